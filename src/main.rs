@@ -1,0 +1,2 @@
+//! The `voicegate` command.
+fn main() {}
