@@ -1,0 +1,126 @@
+//! The catalogue of diagnostic codes. Codes are stable: a number is never used for something else.
+
+/// A code such as `VG031`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Code(pub u16);
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "VG{:03}", self.0)
+    }
+}
+
+/// What a code stands for.
+#[derive(Debug, Clone, Copy)]
+pub struct CodeInfo {
+    /// The code.
+    pub code: Code,
+    /// In a few words.
+    pub title: &'static str,
+    /// Why it is a fault, and the usual cure.
+    pub why: &'static str,
+}
+
+/// The entry of a code.
+pub fn describe(code: Code) -> Option<&'static CodeInfo> {
+    CATALOG.iter().find(|info| info.code == code)
+}
+
+macro_rules! codes {
+    ($($name:ident = $number:literal: $title:literal, $why:literal;)*) => {
+        impl Code {
+            $(#[doc = concat!($title, ".")] pub const $name: Code = Code($number);)*
+        }
+
+        /// Every code, in order.
+        pub const CATALOG: &[CodeInfo] =
+            &[$(CodeInfo { code: Code($number), title: $title, why: $why },)*];
+    };
+}
+
+codes! {
+    SYNTAX = 1: "the file is not YAML",
+        "The parser stopped here; nothing behind this place was read. Usual causes are indentation, an unclosed bracket or quote, and a colon in an unquoted text.";
+    BOUNDS = 2: "the file is larger or deeper than a manifest may be",
+        "Size, depth, aliases and the number of included files are bounded so that a manifest cannot exhaust the gateway.";
+    DUPLICATE_KEY = 3: "a key stands twice in one mapping",
+        "YAML readers disagree on which of the two counts, so neither does.";
+    UNREADABLE = 4: "a file cannot be read",
+        "The file is missing, not a file, not UTF-8, or may not be read by this user.";
+    INCLUDE = 5: "an include matches no file",
+        "A pattern that matches nothing is nearly always mistyped. Patterns are relative to the file that includes.";
+    ENV_UNSET = 6: "an environment variable is not set",
+        "`${VAR}` needs the variable; `${VAR:-default}` gives a default, `${VAR:?message}` a message.";
+    ENV_SYNTAX = 7: "a ${…} is malformed",
+        "Forms are `${VAR}`, `${VAR:-default}` and `${VAR:?message}`; a literal `$` before a brace is written `$$`.";
+    DEFINED_TWICE = 8: "a name is defined twice",
+        "Sections of included files are merged; two definitions of one name would hide one of them.";
+    FORMAT_VERSION = 9: "the manifest's format version is not known",
+        "This gateway reads `version: 1`.";
+    UNKNOWN_KEY = 10: "a key is not known here",
+        "Unknown keys are refused so that a mistyped limit never means no limit.";
+    BAD_VALUE = 11: "a value is not of the right form",
+        "The message says what is expected. Durations and sizes carry their unit: `30s`, `1MiB`.";
+    MISSING_KEY = 12: "a required key is missing",
+        "The mapping cannot be used without it.";
+    NOT_AVAILABLE = 20: "this version of the gateway cannot do that yet",
+        "The key is part of the manifest's format, but what it asks for is not built in this version. It is refused, never ignored.";
+    UNKNOWN_CHAIN = 30: "a chain is not defined",
+        "Chains are defined under `chains:`.";
+    UNKNOWN_UPSTREAM = 31: "an upstream is not defined",
+        "Upstreams are defined under `upstreams:`.";
+    UNKNOWN_STAGE = 32: "a stage is not known",
+        "The stages are listed by `voicegate schema` and in the documentation.";
+    UNKNOWN_HANDLER = 33: "a handler is not known",
+        "Handlers are named by group and verb, such as `gateway.health`.";
+    UNKNOWN_POLICY = 34: "a policy is not defined",
+        "Policies are defined under `cors:` and `rate_limits:`.";
+    UNKNOWN_ROLE = 35: "a role is not defined",
+        "Roles are defined under `roles:`.";
+    CYCLE = 36: "a definition contains itself",
+        "Chains and roles may build on others, but not in a circle.";
+    BAD_PATTERN = 40: "a route pattern is malformed",
+        "A route is `METHOD /path`; `:name` takes one segment, `*name` the rest and must stand last.";
+    CONFLICT = 41: "two routes cannot be told apart",
+        "Same host, method, path shape and predicates: one of the two could never answer.";
+    SHADOWED = 42: "a route can never answer",
+        "Another route takes every request it could match.";
+    UNKNOWN_PARAMETER = 43: "a template names an unknown parameter",
+        "`{name}` refers to a `:name` or `*name` of the route's pattern.";
+    TARGET = 44: "a route needs exactly one target",
+        "A route ends in one of `handler`, `upstream`, `split`, `respond` or `redirect`.";
+    BAD_MATCH = 45: "a host or a predicate is malformed",
+        "`host:` takes a host name (or `*.name`), `match:` header and query values.";
+    MISPLACED = 46: "a key does not apply here",
+        "The key belongs to another kind of target or protocol and would be ignored.";
+    NOT_PUBLIC = 50: "a route has neither `auth` nor `public: true`",
+        "A route that anybody may call says so; otherwise a forgotten stage would open it.";
+    STAGE_ORDER = 51: "a stage stands in the wrong place",
+        "The first stage of a chain is outermost. Some stages need what an earlier one finds out.";
+    STAGE_TWICE = 52: "a stage stands twice in a chain",
+        "The second would undo or repeat the first. Use `with:` to change a stage's body for one route.";
+    BUFFERS_STREAM = 53: "a stage would hold back a stream",
+        "Streams pass byte by byte; compressing, buffering or a total deadline breaks them.";
+    DEADLINES = 60: "deadlines contradict each other",
+        "A limit that always fires before another makes the other useless, or cuts what should live.";
+    UNSAFE_RETRY = 61: "a retry of an unsafe method",
+        "A POST or PATCH that was sent may have been carried out; only an `Idempotency-Key` makes it repeatable.";
+    UNUSED = 62: "a definition is never used",
+        "It has no effect; often the reference to it is mistyped or was removed.";
+    LOOSENED = 63: "a safety rule is loosened",
+        "The manifest may do this, but somebody should have decided it.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_ascending() {
+        for pair in CATALOG.windows(2) {
+            assert!(pair[0].code < pair[1].code, "{} and {}", pair[0].code, pair[1].code);
+        }
+        assert_eq!(Code::UNKNOWN_UPSTREAM.to_string(), "VG031");
+        assert_eq!(describe(Code::SYNTAX).unwrap().code, Code(1));
+    }
+}
