@@ -27,6 +27,28 @@ pub fn decode<T: DeserializeOwned>(node: &Node, out: &mut Diagnostics) -> Option
     result
 }
 
+/// Reads a list inside another type's own `Deserialize`; faults join those of the reading under way.
+pub(super) fn nested_list<T: DeserializeOwned>(node: &Node) -> List<T> {
+    let items = match &node.value {
+        Value::Seq(items) => items.as_slice(),
+        _ => &[],
+    };
+    List(items.iter().filter_map(|item| Some(Spanned { span: item.span, value: decode_inner(item)? })).collect())
+}
+
+/// Reads one value likewise; where that fails, [`reported`] is the error to return.
+pub(super) fn nested<T: DeserializeOwned>(node: &Node) -> Option<T> {
+    decode_inner(node)
+}
+
+/// The error of a value whose faults are reported already.
+pub(super) fn reported<E: de::Error>() -> E {
+    E::custom(REPORTED)
+}
+
+/// Never seen by anybody: [`Session::report`] knows it.
+const REPORTED: &str = "reported already";
+
 thread_local! {
     /// Faults of the [`decode`] that is under way on this thread; nested items add to the same.
     static FAULTS: RefCell<Diagnostics> = RefCell::default();
@@ -62,6 +84,10 @@ impl Session {
     fn report(&self, fail: Fail, node: &Node, span: Span) {
         let fault = match fail {
             Fail::Poisoned => return,
+            Fail::Custom(message) if message == REPORTED => {
+                self.poisoned.borrow_mut().insert(node);
+                return;
+            }
             Fail::Type { expected } if node.expanded => {
                 Diagnostic::error(Code::BAD_VALUE, span, format!("expected {expected}; the expanded value is not"))
             }
@@ -550,12 +576,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for List<T> {
         let node = Node::deserialize(deserializer)?;
         match node.value {
             Value::Null => Ok(List::default()),
-            Value::Seq(items) => Ok(List(
-                items
-                    .iter()
-                    .filter_map(|item| Some(Spanned { span: item.span, value: decode_inner(item)? }))
-                    .collect(),
-            )),
+            Value::Seq(_) => Ok(nested_list(&node)),
             _ => Err(de::Error::custom(format_args!("expected a list, found {}", node.kind()))),
         }
     }

@@ -1,0 +1,370 @@
+//! Routes: what a request must look like, the chain it passes, and the target it ends in.
+
+use super::{Mirror, Split, Wanted};
+use crate::diag::Span;
+use crate::manifest::decode::{List, Spanned, Table, nested, nested_list, reported};
+use crate::manifest::node::{Key, Node, Value};
+use crate::manifest::units::{Dur, Size};
+use schemars::JsonSchema;
+use serde::de::{self, Deserialize, Deserializer};
+use std::borrow::Cow;
+
+/// A group of routes under a prefix.
+#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Version {
+    /// Its name, such as `v2`.
+    pub name: Spanned<String>,
+    /// Path before every route of it, such as `/api/v2`.
+    pub prefix: Spanned<String>,
+    /// The chain of its routes: a name, or a list of stages.
+    pub chain: Option<ChainRef>,
+    /// Since when it is deprecated and when it goes; callers get `Deprecation`, `Sunset` and `Link` headers.
+    pub deprecated: Option<Spanned<Deprecated>>,
+    /// Its routes.
+    #[serde(default)]
+    pub routes: List<Route>,
+    /// Answers instead of all its routes while it is set.
+    pub maintenance: Option<Spanned<Maintenance>>,
+    /// Requests with their expected outcome.
+    #[serde(default)]
+    pub tests: List<RouteTest>,
+}
+
+/// Since when a version is deprecated (RFC 9745), when it goes (RFC 8594), and what replaces it.
+#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Deprecated {
+    /// Day, such as `2026-06-01`.
+    pub since: Spanned<String>,
+    /// Day it stops working.
+    pub sunset: Option<Spanned<String>>,
+    /// Name of the version that replaces it.
+    pub successor: Option<Spanned<String>>,
+}
+
+/// One route: `METHOD /path`, the stages around it, and where it ends.
+#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// `METHOD /path`; `:name` takes one segment, `*name` the rest; `ANY` takes every method.
+    pub route: Spanned<String>,
+    /// Host it answers for (default any); `*.example.com` for subdomains.
+    pub host: Option<Spanned<String>>,
+    /// Header and query values a request must have.
+    #[serde(rename = "match")]
+    pub predicates: Option<Predicates>,
+    /// Target: a native operation, such as `gateway.health`.
+    pub handler: Option<Spanned<String>>,
+    /// Target: an upstream by name.
+    pub upstream: Option<Spanned<String>>,
+    /// Target: several upstreams by weight.
+    pub split: Option<Spanned<List<Split>>>,
+    /// Target: a fixed answer.
+    pub respond: Option<Spanned<Respond>>,
+    /// Target: a redirect.
+    pub redirect: Option<Spanned<Redirect>>,
+    /// An upstream that gets copies.
+    pub mirror: Option<Spanned<Mirror>>,
+    /// gRPC method `package.Service/Method` that JSON is converted for.
+    pub grpc: Option<Spanned<String>>,
+    /// Path at the upstream; `{name}` takes a path parameter (default: the path as it came).
+    pub path: Option<Spanned<String>>,
+    /// What is spoken with the upstream (default `http`).
+    pub protocol: Option<Spanned<Protocol>>,
+    /// Limits of an event stream.
+    pub stream: Option<Spanned<StreamLimits>>,
+    /// Limits of a WebSocket.
+    pub websocket: Option<Spanned<WebSocketLimits>>,
+    /// The chain of this route instead of its version's: a name, or a list of stages.
+    pub chain: Option<ChainRef>,
+    /// Anybody may call it; a route without `auth` in its chain must say so.
+    #[serde(default)]
+    pub public: bool,
+    /// Changes to the chain: a stage's body is replaced in place, a stage the chain lacks is added innermost.
+    #[serde(default)]
+    pub with: With,
+    /// What the documentation says beyond what stages and target say themselves.
+    pub docs: Option<Docs>,
+    /// Answers instead of the target while it is set.
+    pub maintenance: Option<Spanned<Maintenance>>,
+    /// Requests with their expected outcome.
+    #[serde(default)]
+    pub tests: List<RouteTest>,
+}
+
+/// Header and query values a request must have: exact, or `*` for any.
+#[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Predicates {
+    /// By header name.
+    #[serde(default)]
+    pub headers: Wanted,
+    /// By query parameter.
+    #[serde(default)]
+    pub query: Wanted,
+}
+
+/// A fixed answer.
+#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Respond {
+    /// Status (default 200).
+    pub status: Option<Spanned<u16>>,
+    /// Body as JSON.
+    pub json: Option<Node>,
+    /// Body as text.
+    pub text: Option<Spanned<String>>,
+    /// Headers.
+    #[serde(default)]
+    pub headers: Table<Spanned<String>>,
+}
+
+/// A redirect: bare, where to; or with its status.
+#[derive(Debug, Clone)]
+pub struct Redirect {
+    /// URL or path; `{name}` takes a path parameter.
+    pub to: Spanned<String>,
+    /// 301, 302, 303, 307 or 308 (default 308).
+    pub status: Option<Spanned<u16>>,
+}
+
+#[derive(serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct FullRedirect {
+    /// URL or path; `{name}` takes a path parameter.
+    to: Spanned<String>,
+    /// 301, 302, 303, 307 or 308 (default 308).
+    status: Option<Spanned<u16>>,
+}
+
+/// What is spoken with the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// Requests and responses, streamed both ways.
+    Http,
+    /// A response of server-sent events, passed on unbuffered.
+    Sse,
+    /// A WebSocket.
+    Websocket,
+    /// gRPC.
+    Grpc,
+}
+
+/// Limits of an event stream.
+#[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StreamLimits {
+    /// Until the first event (default `15s`).
+    pub first_event: Option<Spanned<Dur>>,
+    /// Between two events (default `60s`).
+    pub idle: Option<Spanned<Dur>>,
+    /// For the whole stream (default `120s`).
+    pub max: Option<Spanned<Dur>>,
+    /// A comment keeps the connection alive after this much silence (default `15s`).
+    pub heartbeat: Option<Spanned<Dur>>,
+}
+
+/// Limits of a WebSocket.
+#[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WebSocketLimits {
+    /// Between two pings (default `30s`).
+    pub ping: Option<Dur>,
+    /// It is closed after this much silence (default `60s`).
+    pub idle: Option<Dur>,
+    /// Largest message (default `1MiB`).
+    pub max_message: Option<Size>,
+    /// CORS policy whose origins may connect.
+    pub origins: Option<Spanned<String>>,
+}
+
+/// Answers instead of a target while it is set.
+#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Maintenance {
+    /// The answer.
+    pub respond: Respond,
+}
+
+/// What the documentation says beyond what stages and target say themselves.
+#[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Docs {
+    /// One line.
+    pub summary: Option<String>,
+    /// More (CommonMark).
+    pub description: Option<String>,
+    /// Groups it belongs to.
+    #[serde(default)]
+    pub tags: List<String>,
+    /// An OpenAPI operation: `file.yaml#/json/pointer`.
+    pub openapi: Option<Spanned<String>>,
+}
+
+/// A request and its expected outcome.
+#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteTest {
+    /// `METHOD /path`.
+    pub request: Spanned<String>,
+    /// Role of the caller (default: nobody).
+    #[serde(rename = "as")]
+    pub role: Option<Spanned<String>>,
+    /// Headers of the request.
+    #[serde(default)]
+    pub headers: Table<String>,
+    /// What must come of it.
+    pub expect: Expectation,
+}
+
+/// The expected outcome of a request.
+#[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Expectation {
+    /// Status.
+    pub status: Option<u16>,
+    /// The route that takes it.
+    pub route: Option<String>,
+    /// The stage that refuses it.
+    pub stage: Option<String>,
+}
+
+/// A chain: one by name, or stages listed on the spot.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ChainRef {
+    /// A name under `chains:`.
+    Named(Spanned<String>),
+    /// The stages.
+    Inline(Span, List<StageUse>),
+}
+
+/// One stage of a chain as written: `auth`, or `{ rate_limit: login }`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageUse {
+    /// Its name, or `chain` for another chain's stages.
+    pub name: Key,
+    /// Its body; null for a bare name. Decoded by the stage.
+    pub body: Node,
+}
+
+/// Changes to a chain: stage name to body, in file order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct With(pub Vec<StageUse>);
+
+/// Name of the schema definition that the list of stages fills in.
+pub const STAGE_SCHEMA: &str = "Stage";
+/// Name of the schema definition for `with:`, filled in likewise.
+pub const WITH_SCHEMA: &str = "With";
+
+impl<'de> Deserialize<'de> for StageUse {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let node = Node::deserialize(deserializer)?;
+        match node.value {
+            Value::Str(text) => {
+                Ok(StageUse { body: Node::null(node.span), name: Key { text, span: node.span } })
+            }
+            Value::Map(mut entries) if entries.len() == 1 => match entries.pop() {
+                Some((name, body)) => Ok(StageUse { name, body }),
+                None => Err(de::Error::custom("a stage needs a name")),
+            },
+            _ => Err(de::Error::custom(
+                "a stage is a name (`auth`) or a mapping of one name to its body (`rate_limit: login`)",
+            )),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for With {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let node = Node::deserialize(deserializer)?;
+        match node.value {
+            Value::Null => Ok(With::default()),
+            Value::Map(entries) => {
+                Ok(With(entries.into_iter().map(|(name, body)| StageUse { name, body }).collect()))
+            }
+            _ => Err(de::Error::custom("`with` is a mapping of stages to their bodies")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ChainRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let node = Node::deserialize(deserializer)?;
+        match &node.value {
+            Value::Str(name) => Ok(ChainRef::Named(Spanned { value: name.clone(), span: node.span })),
+            Value::Seq(_) => Ok(ChainRef::Inline(node.span, nested_list(&node))),
+            _ => Err(de::Error::custom("a chain is the name of one under `chains:`, or a list of stages")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Redirect {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let node = Node::deserialize(deserializer)?;
+        if let Value::Str(to) = &node.value {
+            return Ok(Redirect { to: Spanned { value: to.clone(), span: node.span }, status: None });
+        }
+        match nested::<FullRedirect>(&node) {
+            Some(full) => Ok(Redirect { to: full.to, status: full.status }),
+            None => Err(reported()),
+        }
+    }
+}
+
+fn reference(name: &str) -> schemars::Schema {
+    schemars::json_schema!({ "$ref": format!("#/$defs/{name}") })
+}
+
+impl JsonSchema for StageUse {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        STAGE_SCHEMA.into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        reference(STAGE_SCHEMA)
+    }
+}
+
+impl JsonSchema for With {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        WITH_SCHEMA.into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        reference(WITH_SCHEMA)
+    }
+}
+
+impl JsonSchema for Redirect {
+    fn schema_name() -> Cow<'static, str> {
+        "Redirect".into()
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let full = generator.subschema_for::<FullRedirect>();
+        schemars::json_schema!({
+            "description": "A redirect: bare, where to; or with its status.",
+            "oneOf": [{ "type": "string" }, full],
+        })
+    }
+}
+
+impl JsonSchema for ChainRef {
+    fn schema_name() -> Cow<'static, str> {
+        "Chain".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "The name of a chain under `chains:`, or a list of stages.",
+            "oneOf": [
+                { "type": "string" },
+                { "type": "array", "items": { "$ref": format!("#/$defs/{STAGE_SCHEMA}") } },
+            ],
+        })
+    }
+}

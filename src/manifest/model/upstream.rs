@@ -1,0 +1,198 @@
+//! Named sets of servers: where they are, how they are used, what happens when they fail.
+
+use super::Respond;
+use crate::manifest::decode::{List, Spanned, Table};
+use crate::manifest::units::{Dur, Percent};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// A named set of servers behind the gateway.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// The servers; at least one.
+    pub targets: List<Target>,
+    /// What the servers speak (default `http`).
+    pub protocol: Option<Spanned<UpstreamProtocol>>,
+    /// How a server is chosen (default `round_robin`).
+    pub balance: Option<Spanned<Balance>>,
+    /// Until a connection stands, TLS included (default `1s`).
+    pub connect_timeout: Option<Dur>,
+    /// Connections open to each server at a time; a request that finds none free waits for `connect_timeout` (default 1000).
+    pub max_connections: Option<Spanned<u32>>,
+    /// Deadlines of a request once connected.
+    pub timeouts: Option<Timeouts>,
+    /// How servers are verified when their URL is `https`.
+    pub tls: Option<UpstreamTls>,
+    /// Active health checks.
+    pub health: Option<Health>,
+    /// Circuit breaker.
+    pub breaker: Option<Spanned<Breaker>>,
+    /// Retries.
+    pub retry: Option<Spanned<Retry>>,
+    /// What callers get when the upstream can't answer.
+    pub fallback: Option<Spanned<Fallback>>,
+    /// `.proto` files, compiled at load.
+    pub protos: Option<Spanned<Vec<String>>>,
+    /// A compiled descriptor set.
+    pub descriptors: Option<Spanned<String>>,
+    /// Whether descriptors are asked from the server (gRPC reflection).
+    pub reflection: Option<Spanned<bool>>,
+}
+
+/// One server.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// `http://host:port` or `https://host`, without path or query.
+    pub url: Spanned<String>,
+    /// Its share of the traffic beside the others (default 1; 0 takes none).
+    pub weight: Option<Spanned<u32>>,
+}
+
+/// What an upstream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http,
+    /// gRPC over HTTP/2.
+    Grpc,
+}
+
+/// How a server is chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// In turn, by weight.
+    RoundRobin,
+    /// The less busy of two drawn by weight.
+    LeastRequest,
+    /// By lot, by weight.
+    Random,
+    /// The same server for the same key: `user`, `session`, `ip`, `header.X`.
+    Hash(Spanned<String>),
+}
+
+/// Deadlines of a request once connected.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    /// Until the response's head has come, from the request's last byte on (default `30s`).
+    pub first_byte: Option<Dur>,
+    /// Between two pieces of a body, either way (default `60s`).
+    pub idle: Option<Dur>,
+    /// For the whole exchange (default `5m`; streams have `stream.max` instead).
+    pub total: Option<Dur>,
+}
+
+/// How servers are verified when their URL is `https`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamTls {
+    /// PEM file of the authorities to trust instead of the public ones; relative to this file.
+    pub ca: Option<Spanned<String>>,
+    /// Name the certificate must carry, if not the URL's host.
+    pub server_name: Option<Spanned<String>>,
+}
+
+/// Active health checks.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    /// Path asked with GET; any 2xx is healthy.
+    pub path: Spanned<String>,
+    /// Between two checks (default `30s`).
+    pub interval: Option<Dur>,
+    /// Until a check counts as failed (default `2s`).
+    pub timeout: Option<Spanned<Dur>>,
+    /// Failures in a row that make a server unhealthy (default 3).
+    pub unhealthy_after: Option<u32>,
+    /// Successes in a row that make it healthy again (default 1).
+    pub healthy_after: Option<u32>,
+}
+
+/// Circuit breaker.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Breaker {
+    /// Outcomes of this long count (default `10s`).
+    pub window: Option<Dur>,
+    /// With fewer requests it never opens (default 20).
+    pub min_requests: Option<u32>,
+    /// Share of failures that opens it, 0 to 1 (default 0.5).
+    pub failure_ratio: Option<f64>,
+    /// It stays open this long before one probe (default `5s`).
+    pub open_for: Option<Dur>,
+}
+
+/// Retries.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// Tries at most, the first included (default 2).
+    pub attempts: Option<u32>,
+    /// What is tried again: `connect`, `reset`, or a status.
+    #[serde(default)]
+    pub on: List<RetryOn>,
+    /// Retries at most, as a share of requests (default `20%`).
+    pub budget: Option<Percent>,
+    /// Methods that may be tried again (default the idempotent ones of RFC 9110, section 9.2.2).
+    #[serde(default)]
+    pub methods: List<String>,
+}
+
+/// What is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RetryOn {
+    /// A status the upstream answered.
+    Status(u16),
+    /// `connect` or `reset`.
+    Cause(RetryCause),
+}
+
+/// A failure below HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryCause {
+    /// No connection.
+    Connect,
+    /// The connection broke before an answer.
+    Reset,
+}
+
+/// What callers get when the upstream can't answer.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fallback {
+    /// A fixed answer.
+    Respond(Respond),
+    /// Another upstream.
+    Upstream(Spanned<String>),
+    /// A copy no older than this.
+    Stale(Dur),
+}
+
+/// A share of a route's traffic.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Split {
+    /// Where it goes.
+    pub upstream: Spanned<String>,
+    /// Its share beside the others.
+    pub weight: u32,
+}
+
+/// Copies of a route's requests, sent without waiting for answers.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// Where they go.
+    pub upstream: Spanned<String>,
+    /// Share of the requests that is copied.
+    pub share: Percent,
+}
+
+/// Names used by predicates: header or query parameter to wanted value.
+pub type Wanted = Table<Spanned<String>>;
