@@ -2,4 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod diag;
+pub mod error;
+pub mod exchange;
 pub mod manifest;
+pub mod settings;
+pub mod stages;
+pub mod state;
+pub mod telemetry;
+pub mod units;

@@ -629,7 +629,8 @@ impl schemars::JsonSchema for Node {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{node, units::Dur};
+    use super::super::node;
+    use crate::units::Dur;
     use super::*;
     use crate::diag::SourceFile;
 

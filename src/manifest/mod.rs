@@ -9,7 +9,6 @@ pub mod env;
 mod load;
 pub mod model;
 pub mod node;
-pub mod units;
 
 pub use decode::{List, Spanned, Table};
 pub use load::{Loaded, Manifest, load};

@@ -1,7 +1,7 @@
 //! Who may call, and how often: `auth`, `roles`, `rate_limits`, `cors`.
 
 use crate::manifest::decode::{List, Spanned, Table};
-use crate::manifest::units::Dur;
+use crate::units::Dur;
 use schemars::JsonSchema;
 use serde::Deserialize;
 

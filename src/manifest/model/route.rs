@@ -4,7 +4,7 @@ use super::{Mirror, Split, Wanted};
 use crate::diag::Span;
 use crate::manifest::decode::{List, Spanned, Table, nested, nested_list, reported};
 use crate::manifest::node::{Key, Node, Value};
-use crate::manifest::units::{Dur, Size};
+use crate::units::{Dur, Size};
 use schemars::JsonSchema;
 use serde::de::{self, Deserialize, Deserializer};
 use std::borrow::Cow;

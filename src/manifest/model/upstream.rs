@@ -2,7 +2,7 @@
 
 use super::Respond;
 use crate::manifest::decode::{List, Spanned, Table};
-use crate::manifest::units::{Dur, Percent};
+use crate::units::{Dur, Percent};
 use schemars::JsonSchema;
 use serde::Deserialize;
 

@@ -1,0 +1,277 @@
+//! Errors that callers see.
+//!
+//! Everything the gateway itself refuses or fails at becomes a [`GatewayError`]: a [`Kind`] (stable code, status,
+//! text in two languages) and what is particular to the case. It travels as poem's `Err` or as a finished response;
+//! [`respond`](GatewayError::respond) is the one place where it becomes bytes: `application/problem+json`
+//! (RFC 9457) with the seed's `error`, `code` and `request_id`. Which error goes where: a stage or target that
+//! refuses returns a `GatewayError`; faults of the manifest are [`crate::diag`]; faults of start-up are
+//! their own enums, beside the code that meets them. Clients get less than logs: causes are logged, never sent.
+
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use poem::Response;
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+/// A language that error texts exist in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lang {
+    /// English.
+    #[default]
+    En,
+    /// Chinese, in the seed's own wording.
+    Zh,
+}
+
+impl Lang {
+    /// The better of the two by `Accept-Language` (RFC 9110, section 12.5.4); English where it does not say.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let Some(accept) = headers.get(http::header::ACCEPT_LANGUAGE).and_then(|v| v.to_str().ok()) else {
+            return Lang::En;
+        };
+        let (mut en, mut zh) = (0.0f32, 0.0f32);
+        for range in accept.split(',').take(20) {
+            let (tag, parameters) = range.split_once(';').unwrap_or((range, ""));
+            let weight = match parameters.trim().strip_prefix("q=") {
+                Some(q) => q.trim().parse().unwrap_or(0.0),
+                None => 1.0,
+            };
+            let primary = tag.trim().split('-').next().unwrap_or_default();
+            if primary.eq_ignore_ascii_case("zh") {
+                zh = zh.max(weight);
+            } else if primary.eq_ignore_ascii_case("en") || primary == "*" {
+                en = en.max(weight);
+            }
+        }
+        if zh > en { Lang::Zh } else { Lang::En }
+    }
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $status:literal $code:literal: $en:literal, $zh:literal;)*) => {
+        /// What went wrong, in general. The list of all error codes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Kind { $($(#[$doc])* $name,)* }
+
+        impl Kind {
+            /// Every kind, in order.
+            pub const ALL: &[Kind] = &[$(Kind::$name,)*];
+
+            /// The stable code in snake case.
+            pub fn code(self) -> &'static str {
+                match self { $(Kind::$name => $code,)* }
+            }
+
+            /// The HTTP status.
+            pub fn status(self) -> StatusCode {
+                let number: u16 = match self { $(Kind::$name => $status,)* };
+                StatusCode::from_u16(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+
+            /// The text for people.
+            pub fn text(self, lang: Lang) -> &'static str {
+                match (self, lang) { $((Kind::$name, Lang::En) => $en, (Kind::$name, Lang::Zh) => $zh,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The request cannot be understood.
+    BadRequest = 400 "bad_request": "The request is malformed", "请求格式错误";
+    /// The path is refused before routing (SECURITY rule 1).
+    BadPath = 400 "bad_path": "The request path is not acceptable", "请求路径无效";
+    /// Host and authority disagree or are malformed.
+    BadHost = 400 "bad_host": "The request's host is not acceptable", "请求主机无效";
+    /// No route.
+    NotFound = 404 "not_found": "There is nothing at this address", "资源不存在";
+    /// The path exists, the method does not.
+    MethodNotAllowed = 405 "method_not_allowed": "This method is not allowed here", "不支持该请求方法";
+    /// The request body took too long to come.
+    RequestTimeout = 408 "request_timeout": "The request took too long to arrive", "请求接收超时";
+    /// The body is larger than the route allows.
+    PayloadTooLarge = 413 "payload_too_large": "The request body is too large", "请求内容过大";
+    /// The URI is longer than allowed.
+    UriTooLong = 414 "uri_too_long": "The request URI is too long", "请求地址过长";
+    /// Headers are larger or more than allowed.
+    HeadersTooLarge = 431 "headers_too_large": "The request headers are too large", "请求头过大";
+    /// The caller's origin is not allowed (CORS preflight).
+    OriginNotAllowed = 403 "origin_not_allowed": "This origin may not call this route", "不允许的跨域来源";
+    /// The caller has no permission.
+    Forbidden = 403 "permission_denied": "Permission denied", "权限不足";
+    /// A fault of the gateway.
+    Internal = 500 "internal_error": "Something went wrong here", "服务器内部错误";
+    /// No server of the upstream could be reached.
+    UpstreamUnreachable = 502 "upstream_unreachable": "The service behind this route cannot be reached", "后端服务不可用";
+    /// The upstream broke the connection before it answered.
+    UpstreamReset = 502 "upstream_reset": "The service behind this route broke off", "后端服务连接中断";
+    /// The upstream's answer is not acceptable HTTP.
+    UpstreamBadResponse = 502 "upstream_bad_response": "The service behind this route answered badly", "后端服务响应无效";
+    /// The gateway takes no more work for now.
+    Overloaded = 503 "overloaded": "Too busy, try again shortly", "服务繁忙，请稍后重试";
+    /// Every connection to the upstream is in use.
+    UpstreamSaturated = 503 "upstream_saturated": "The service behind this route is busy, try again shortly", "后端服务繁忙，请稍后重试";
+    /// The gateway is going down.
+    ShuttingDown = 503 "shutting_down": "Going down, try again shortly", "服务正在关闭，请稍后重试";
+    /// The upstream did not answer in time.
+    UpstreamTimeout = 504 "upstream_timeout": "The service behind this route did not answer in time", "后端服务响应超时";
+    /// The route's own deadline passed.
+    DeadlineExceeded = 504 "deadline_exceeded": "The request took too long", "请求处理超时";
+}
+
+/// What a caller is told.
+#[derive(Debug, Clone)]
+pub struct GatewayError {
+    /// What went wrong, in general.
+    pub kind: Kind,
+    /// What is particular to this case; safe to send.
+    pub detail: Option<Cow<'static, str>>,
+    /// When to try again; sent in whole seconds, at least one.
+    pub retry_after: Option<Duration>,
+    /// Value of `Allow`, for 405.
+    pub allow: Option<HeaderValue>,
+    /// Whether the connection cannot be used any further.
+    pub close: bool,
+}
+
+impl From<Kind> for GatewayError {
+    fn from(kind: Kind) -> Self {
+        let retry_after = (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1));
+        GatewayError { kind, detail: None, retry_after, allow: None, close: false }
+    }
+}
+
+impl GatewayError {
+    /// A kind with what is particular to this case. The detail is sent to the caller.
+    pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        GatewayError { detail: Some(detail.into()), ..kind.into() }
+    }
+
+    /// As a finished response.
+    ///
+    /// `request_id` identifies the exchange in logs; `lang` chooses the text.
+    pub fn respond(&self, request_id: &str, lang: Lang) -> Response {
+        let status = self.kind.status();
+        let text = self.kind.text(lang);
+        let mut body = serde_json::json!({
+            "error": text,
+            "code": self.kind.code(),
+            "request_id": request_id,
+            "status": status.as_u16(),
+            "type": format!("urn:voicegate:error:{}", self.kind.code()),
+            "title": text,
+        });
+        if let Some(detail) = &self.detail {
+            body["detail"] = detail.as_ref().into();
+        }
+        let retry_after = self.retry_after.map(|d| d.as_secs_f64().ceil().max(1.0) as u64);
+        if let Some(seconds) = retry_after {
+            body["retry_after"] = seconds.into();
+        }
+        let mut response = Response::builder().status(status).body(body.to_string());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = retry_after {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if let Some(allow) = &self.allow {
+            headers.insert(ALLOW, allow.clone());
+        }
+        if self.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// The error behind a poem error: ours as it was raised, poem's own by its status.
+    pub fn of(error: &poem::Error) -> Self {
+        if let Some(ours) = error.downcast_ref::<GatewayError>() {
+            return ours.clone();
+        }
+        let kind = match error.status().as_u16() {
+            404 => Kind::NotFound,
+            405 => Kind::MethodNotAllowed,
+            408 => Kind::RequestTimeout,
+            413 => Kind::PayloadTooLarge,
+            400..=499 => Kind::BadRequest,
+            503 => Kind::Overloaded,
+            _ => Kind::Internal,
+        };
+        // Texts of client faults say what was wrong with the request; those of server faults may tell too much.
+        match kind.status().is_client_error() {
+            true => GatewayError::new(kind, error.to_string()),
+            false => kind.into(),
+        }
+    }
+}
+
+impl fmt::Display for GatewayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.code())?;
+        match &self.detail {
+            Some(detail) => write!(f, ": {detail}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for GatewayError {}
+
+impl From<GatewayError> for poem::Error {
+    fn from(error: GatewayError) -> Self {
+        let status = error.kind.status();
+        poem::Error::new(error, status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepts(value: &'static str) -> Lang {
+        let mut headers = HeaderMap::new();
+        headers.insert(http::header::ACCEPT_LANGUAGE, HeaderValue::from_static(value));
+        Lang::of(&headers)
+    }
+
+    #[test]
+    fn language_is_negotiated() {
+        assert_eq!(accepts("zh-CN,zh;q=0.9,en;q=0.8"), Lang::Zh);
+        assert_eq!(accepts("en-GB, zh;q=0.5"), Lang::En);
+        assert_eq!(accepts("de"), Lang::En);
+        assert_eq!(accepts("zh;q=0"), Lang::En);
+        assert_eq!(Lang::of(&HeaderMap::new()), Lang::En);
+    }
+
+    #[tokio::test]
+    async fn the_body_is_the_contract() {
+        let error = GatewayError::new(Kind::Overloaded, "3 of 3 slots taken");
+        let response = error.respond("req-1", Lang::Zh);
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.header("content-type"), Some("application/problem+json"));
+        assert_eq!(response.header("retry-after"), Some("1"));
+        let body: serde_json::Value = serde_json::from_str(&response.into_body().into_string().await.unwrap()).unwrap();
+        assert_eq!(body["error"], "服务繁忙，请稍后重试");
+        assert_eq!(body["code"], "overloaded");
+        assert_eq!(body["request_id"], "req-1");
+        assert_eq!(body["status"], 503);
+        assert_eq!(body["retry_after"], 1);
+        assert_eq!(body["detail"], "3 of 3 slots taken");
+    }
+
+    #[test]
+    fn codes_are_unique() {
+        let mut codes: Vec<_> = Kind::ALL.iter().map(|k| k.code()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn server_faults_tell_callers_nothing() {
+        let error = poem::Error::from_string("SELECT secret", StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(GatewayError::of(&error).detail.is_none());
+    }
+}

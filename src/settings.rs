@@ -1,0 +1,232 @@
+//! What belongs to the process and needs a restart: addresses, secrets, limits of the door.
+//!
+//! Each setting is a flag and an environment variable with a default, shown by `--help`. Everything else is in
+//! the manifest and hot-reloads.
+
+use crate::units::{Dur, Size};
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// Settings of `serve`.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// The manifest
+    #[arg(long, env = "VOICEGATE_CONFIG", default_value = "routes.yaml", value_name = "FILE")]
+    pub config: PathBuf,
+
+    /// Address that callers reach [default: 127.0.0.1:8080, or 0.0.0.0:$PORT where PORT is set]
+    #[arg(long, env = "LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+
+    /// Port that callers reach on every interface, where --listen is not given
+    #[arg(long, env = "PORT", value_name = "PORT", hide = true)]
+    pub port: Option<u16>,
+
+    /// Address of the admin listener: health, metrics, admin API
+    #[arg(long, env = "ADMIN_LISTEN", default_value = "127.0.0.1:9090", value_name = "ADDR")]
+    pub admin_listen: SocketAddr,
+
+    /// Token that admin calls which change something must carry (`Authorization: Bearer`); without one they are refused
+    #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub admin_token: Option<Secret>,
+
+    /// File that holds the admin token
+    #[arg(long, env = "ADMIN_TOKEN_FILE", value_name = "FILE", conflicts_with = "admin_token")]
+    pub admin_token_file: Option<PathBuf>,
+
+    /// PEM file with the certificate chain; TLS is on with it
+    #[arg(long, env = "TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// PEM file with the certificate's private key
+    #[arg(long, env = "TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Addresses or networks of proxies whose X-Forwarded-* are believed, comma-separated
+    #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',', value_name = "CIDR", value_parser = network)]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// Kind of installation; production refuses what development only warns about
+    #[arg(long, env = "ENVIRONMENT", default_value = "development", value_name = "KIND")]
+    pub environment: Environment,
+
+    /// Least level that is logged: error, warn, info, debug, trace, or a filter such as `info,hyper=warn`
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+
+    /// Form of log lines [default: pretty on a terminal, else json]
+    #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// How long requests and streams in flight may take to finish after SIGTERM
+    #[arg(long, env = "SHUTDOWN_GRACE", default_value = "30s", value_name = "DURATION", value_parser = duration)]
+    pub shutdown_grace: Dur,
+
+    /// How long to go on accepting after SIGTERM while readiness already says 503, for load balancers to notice
+    #[arg(long, env = "DRAIN_DELAY", value_name = "DURATION", value_parser = duration)]
+    pub drain_delay: Option<Dur>,
+
+    /// How often the manifest's content is looked at, beside watching its folder
+    #[arg(long, env = "RELOAD_POLL", default_value = "2s", value_name = "DURATION", value_parser = duration)]
+    pub reload_poll: Dur,
+
+    /// Worker threads [default: one a core]
+    #[arg(long, env = "WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+
+    /// Limits of the door.
+    #[command(flatten)]
+    pub door: DoorSettings,
+}
+
+/// Limits on connections and requests before any route is known.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct DoorSettings {
+    /// Connections open at a time
+    #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
+    pub max_connections: usize,
+
+    /// Until a request's head must have come
+    #[arg(long, env = "HEADER_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = duration)]
+    pub header_timeout: Dur,
+
+    /// How long an idle connection is kept
+    #[arg(long, env = "KEEP_ALIVE", default_value = "75s", value_name = "DURATION", value_parser = duration)]
+    pub keep_alive: Dur,
+
+    /// How long a request's body may be silent
+    #[arg(long, env = "BODY_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = duration)]
+    pub body_timeout: Dur,
+
+    /// How long a client may read nothing while there is something to send
+    #[arg(long, env = "WRITE_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = duration)]
+    pub write_timeout: Dur,
+
+    /// Size of a request's head
+    #[arg(long, env = "MAX_HEADER_SIZE", default_value = "32KiB", value_name = "SIZE", value_parser = size)]
+    pub max_header_size: Size,
+
+    /// Size of a request's body, where a route sets no `body_limit`
+    #[arg(long, env = "MAX_BODY_SIZE", default_value = "10MiB", value_name = "SIZE", value_parser = size)]
+    pub max_body_size: Size,
+
+    /// Streams open at a time on an HTTP/2 connection
+    #[arg(long, env = "MAX_H2_STREAMS", default_value_t = 256, value_name = "N")]
+    pub max_h2_streams: u32,
+}
+
+/// Kind of installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Environment {
+    /// A developer's machine.
+    Development,
+    /// Anything that real callers reach.
+    Production,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// A secret: never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, where it is needed.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Secret(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl Settings {
+    /// Where callers reach the gateway.
+    pub fn listen_address(&self) -> SocketAddr {
+        match (self.listen, self.port) {
+            (Some(address), _) => address,
+            (None, Some(port)) => ([0, 0, 0, 0], port).into(),
+            (None, None) => ([127, 0, 0, 1], 8080).into(),
+        }
+    }
+
+    /// Whether a proxy's word counts.
+    pub fn trusts(&self, proxy: IpAddr) -> bool {
+        let proxy = proxy.to_canonical();
+        self.trusted_proxies.iter().any(|network| network.contains(&proxy))
+    }
+}
+
+fn duration(text: &str) -> Result<Dur, String> {
+    Dur::parse(text).ok_or_else(|| "a duration has its unit, such as `500ms`, `30s` or `5m`".to_owned())
+}
+
+fn size(text: &str) -> Result<Size, String> {
+    Size::parse(text).ok_or_else(|| "a size has its unit, such as `8KiB` or `10MiB`".to_owned())
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| "an address or network, such as `10.0.0.0/8`".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn parse(args: &[&str]) -> Settings {
+        Cli::try_parse_from(std::iter::once(&"x").chain(args)).unwrap().settings
+    }
+
+    #[test]
+    fn addresses_have_defaults_and_honour_port() {
+        assert_eq!(parse(&[]).listen_address().to_string(), "127.0.0.1:8080");
+        assert_eq!(parse(&["--port", "9"]).listen_address().to_string(), "0.0.0.0:9");
+        assert_eq!(parse(&["--port", "9", "--listen", "127.0.0.1:7"]).listen_address().port(), 7);
+    }
+
+    #[test]
+    fn proxies_are_addresses_or_networks() {
+        let settings = parse(&["--trusted-proxies", "10.0.0.0/8, 192.0.2.7"]);
+        assert!(settings.trusts("10.1.2.3".parse().unwrap()));
+        assert!(settings.trusts("::ffff:10.1.2.3".parse().unwrap()), "mapped IPv4 counts as IPv4");
+        assert!(settings.trusts("192.0.2.7".parse().unwrap()));
+        assert!(!settings.trusts("192.0.2.8".parse().unwrap()));
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let settings = parse(&["--admin-token", "hush"]);
+        assert!(!format!("{settings:?}").contains("hush"));
+        assert_eq!(settings.admin_token.unwrap().reveal(), "hush");
+    }
+}

@@ -1,0 +1,334 @@
+//! Stages: the middleware of a chain, one file each.
+//!
+//! To add one: write `stages/NAME.rs` with a typed body that implements [`StageDecl`], add its line to
+//! [`STAGES`], and a golden manifest. Order is the manifest's business; constraints on order are in the checks.
+//!
+//! A body is decoded and checked once ([`StageDecl::check`]), which yields the value that runs ([`Stage`]); building
+//! cannot fail. A stage that only looks at heads is a [`Hook`]: neighbouring hooks run in one endpoint without a
+//! future of their own. Only a stage that must wait, or wrap the whole call, is an endpoint ([`Layer::Around`]).
+
+use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
+use crate::error::GatewayError;
+use crate::exchange::{Exchange, RouteInfo};
+use crate::manifest::decode::decode;
+use crate::manifest::model::StageUse;
+use crate::manifest::node::{Key, Node, Value};
+use crate::manifest::{Manifest, Table};
+use crate::state::Shared;
+use poem::endpoint::BoxEndpoint;
+use poem::{Endpoint, IntoResponse, Request, Response};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
+use std::hash::DefaultHasher;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An endpoint whose errors are finished responses already.
+pub type Next = BoxEndpoint<'static, Response>;
+
+/// A stage's typed body, as written in the manifest.
+pub trait StageDecl: DeserializeOwned + JsonSchema {
+    /// Name in chains.
+    const NAME: &'static str;
+    /// What it does, in one sentence.
+    const ABOUT: &'static str;
+    /// How short its body may be.
+    const BODY: Body;
+
+    /// Is it sound? Resolves names, reports every fault, and hands on what was decoded. Pure: no I/O beyond
+    /// files the body names, no clock.
+    fn check(self, cx: &mut StageCx<'_>) -> Option<Arc<dyn Stage>>;
+}
+
+/// How short a stage's body may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body {
+    /// May be left out; a mapping otherwise.
+    Optional,
+    /// A bare value stands for this key; may not be left out.
+    Bare(&'static str),
+    /// A bare value stands for this key; may be left out.
+    OptionalBare(&'static str),
+}
+
+/// What a check may look at.
+pub struct StageCx<'a> {
+    /// The manifest, for names the body refers to.
+    pub manifest: &'a Manifest,
+    /// Where the stage stands.
+    pub span: Span,
+    /// Faults go here.
+    pub out: &'a mut Diagnostics,
+    /// What the body refers to: part of the route's identity, so that a changed policy is a changed route.
+    pub references: DefaultHasher,
+}
+
+impl<'a> StageCx<'a> {
+    /// The entry that a body names in one of the manifest's tables; a fault if there is none.
+    pub fn lookup<'t, T>(&mut self, table: &'t Table<T>, what: &str, name: &str, span: Span) -> Option<&'t T> {
+        let found = table.get(name);
+        if found.is_none() {
+            self.out.push(
+                Diagnostic::error(Code::UNKNOWN_POLICY, span, format!("{what} `{name}` is not defined"))
+                    .maybe_help(did_you_mean(name, table.names())),
+            );
+        }
+        found
+    }
+}
+
+/// A checked stage: can be built for any route, any number of times.
+pub trait Stage: Send + Sync {
+    /// Its name in chains.
+    fn name(&self) -> &'static str;
+
+    /// Builds it for a route.
+    fn layer(&self, cx: &BuildCx<'_>) -> Layer;
+
+    /// What checks of a whole chain need to know of it.
+    fn facts(&self) -> Facts {
+        Facts::default()
+    }
+
+    /// What it would do with a request, offline (`voicegate explain`).
+    fn explain(&self, _probe: &Probe<'_>) -> Verdict {
+        Verdict::Passes(String::new())
+    }
+}
+
+/// What checks of a whole chain need to know of a stage.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Why it holds back a streamed response, if it does.
+    pub buffers_response: Option<&'static str>,
+    /// Time after which it ends the exchange.
+    pub deadline: Option<Duration>,
+}
+
+/// What a build may look at.
+pub struct BuildCx<'a> {
+    /// The route.
+    pub route: &'a Arc<RouteInfo>,
+    /// Whether the route answers with a stream.
+    pub streams: bool,
+    /// What the process has.
+    pub shared: &'a Arc<Shared>,
+}
+
+/// A built stage.
+pub enum Layer {
+    /// Looks at heads on the way in and out.
+    Hook(Box<dyn Hook>),
+    /// Takes what it encloses and gives the endpoint that runs.
+    Around(Box<dyn FnOnce(Next) -> Next>),
+}
+
+/// A stage that never waits.
+pub trait Hook: Send + Sync {
+    /// On the way in. An error, or a response, ends the way: outer stages see it, inner ones nothing.
+    fn request(&self, _exchange: &Arc<Exchange>, _request: &mut Request) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    /// On the way out, over every response from further in, errors included.
+    fn response(&self, _exchange: &Arc<Exchange>, _response: &mut Response) {}
+}
+
+/// Why a hook ended the way in.
+pub enum Stop {
+    /// With an error in the common form.
+    Error(GatewayError),
+    /// With a finished response.
+    Answer(Box<Response>),
+}
+
+impl From<GatewayError> for Stop {
+    fn from(error: GatewayError) -> Self {
+        Stop::Error(error)
+    }
+}
+
+/// A request as `explain` imagines it.
+pub struct Probe<'a> {
+    /// Method.
+    pub method: &'a http::Method,
+    /// Normalised path.
+    pub path: &'a str,
+    /// Headers given with `-H`.
+    pub headers: &'a http::HeaderMap,
+    /// Role given with `--as`.
+    pub role: Option<&'a str>,
+}
+
+/// What a stage would do with a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Lets it pass; with a remark.
+    Passes(String),
+    /// Refuses it with a status; why.
+    Refuses(u16, String),
+    /// Answers it itself with a status.
+    Answers(u16, String),
+}
+
+/// One line of the list of stages.
+pub struct StageKind {
+    /// Name in chains.
+    pub name: &'static str,
+    /// What it does.
+    pub about: &'static str,
+    /// How short its body may be.
+    pub body: Body,
+    /// Set while it is only known, not built: what it waits for.
+    pub planned: Option<&'static str>,
+    check: fn(&Node, &mut StageCx<'_>) -> Option<Arc<dyn Stage>>,
+    schema: fn(&mut SchemaGenerator) -> Schema,
+}
+
+impl StageKind {
+    const fn of<D: StageDecl>() -> Self {
+        StageKind {
+            name: D::NAME,
+            about: D::ABOUT,
+            body: D::BODY,
+            planned: None,
+            check: |node, cx| decode::<D>(node, cx.out)?.check(cx),
+            schema: SchemaGenerator::subschema_for::<D>,
+        }
+    }
+
+    /// Decodes and checks a stage's body.
+    pub fn check(&self, stage: &StageUse, cx: &mut StageCx<'_>) -> Option<Arc<dyn Stage>> {
+        let body = self.whole_body(&stage.name, &stage.body, cx)?;
+        body.digest(&mut cx.references);
+        let errors = cx.out.counts().0;
+        let checked = (self.check)(&body, cx)?;
+        (cx.out.counts().0 == errors).then_some(checked)
+    }
+
+    /// The body as a mapping: a bare value under its key, nothing as empty.
+    fn whole_body(&self, name: &Key, body: &Node, cx: &mut StageCx<'_>) -> Option<Node> {
+        match (&body.value, self.body) {
+            (Value::Map(_), _) => Some(body.clone()),
+            (Value::Null, Body::Optional | Body::OptionalBare(_)) => {
+                Some(Node { value: Value::Map(Vec::new()), ..body.clone() })
+            }
+            (Value::Null, Body::Bare(key)) => {
+                let message = format!("stage `{}` needs a body", self.name);
+                let help = format!("write `{}: …` with a value for `{key}`", self.name);
+                cx.out.push(Diagnostic::error(Code::MISSING_KEY, name.span, message).help(help));
+                None
+            }
+            (_, Body::Bare(key) | Body::OptionalBare(key)) => {
+                let key = Key { text: key.to_owned(), span: body.span };
+                Some(Node { value: Value::Map(vec![(key, body.clone())]), ..body.clone() })
+            }
+            (_, Body::Optional) => {
+                let message = format!("stage `{}` takes a mapping, found {}", self.name, body.kind());
+                cx.out.push(Diagnostic::error(Code::BAD_VALUE, body.span, message));
+                None
+            }
+        }
+    }
+
+    /// The JSON Schema of its body.
+    pub fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        (self.schema)(generator)
+    }
+}
+
+/// Every stage there is.
+pub const STAGES: &[StageKind] = &[];
+
+/// The stage of a name.
+pub fn find(name: &str) -> Option<&'static StageKind> {
+    STAGES.iter().find(|kind| kind.name == name)
+}
+
+/// Folds layers round a target: the first is outermost, as listed in the manifest.
+pub fn fold(layers: Vec<Layer>, target: Next) -> Next {
+    let mut next = target;
+    let mut hooks: Vec<Box<dyn Hook>> = Vec::new();
+    for layer in layers.into_iter().rev() {
+        match layer {
+            Layer::Hook(hook) => hooks.push(hook),
+            Layer::Around(wrap) => {
+                next = wrap(with_hooks(&mut hooks, next));
+            }
+        }
+    }
+    with_hooks(&mut hooks, next)
+}
+
+/// Encloses `next` in the hooks gathered so far (innermost first), if any.
+fn with_hooks(hooks: &mut Vec<Box<dyn Hook>>, next: Next) -> Next {
+    if hooks.is_empty() {
+        return next;
+    }
+    let mut hooks = std::mem::take(hooks);
+    hooks.reverse();
+    sealed(Hooks { hooks: hooks.into_boxed_slice(), next })
+}
+
+/// Boxes an endpoint so that its errors are finished responses in the common form: outer stages see them like
+/// any other. Every stage and target goes through here once.
+pub fn sealed<E>(endpoint: E) -> Next
+where
+    E: Endpoint + 'static,
+{
+    Box::new(poem::endpoint::ToDynEndpoint(Sealed(endpoint)))
+}
+
+struct Sealed<E>(E);
+
+impl<E: Endpoint> Endpoint for Sealed<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let exchange = Exchange::of(&request).clone();
+        Ok(match self.0.call(request).await {
+            Ok(output) => output.into_response(),
+            Err(error) if error.is_from_response() => error.into_response(),
+            Err(error) => {
+                let ours = GatewayError::of(&error);
+                if ours.kind.status().is_server_error() && error.downcast_ref::<GatewayError>().is_none() {
+                    tracing::error!(request_id = exchange.request_id(), %error, "a handler failed");
+                }
+                exchange.refuse(&ours)
+            }
+        })
+    }
+}
+
+struct Hooks {
+    hooks: Box<[Box<dyn Hook>]>,
+    next: Next,
+}
+
+impl Endpoint for Hooks {
+    type Output = Response;
+
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
+        let exchange = Exchange::of(&request).clone();
+        let mut entered = 0;
+        let mut stopped = None;
+        for hook in &self.hooks {
+            if let Err(stop) = hook.request(&exchange, &mut request) {
+                stopped = Some(match stop {
+                    Stop::Error(error) => exchange.refuse(&error),
+                    Stop::Answer(response) => *response,
+                });
+                break;
+            }
+            entered += 1;
+        }
+        let mut response = match stopped {
+            Some(response) => response,
+            None => self.next.call(request).await?,
+        };
+        for hook in self.hooks[..entered].iter().rev() {
+            hook.response(&exchange, &mut response);
+        }
+        Ok(response)
+    }
+}
