@@ -1,2 +1,4 @@
 //! voicegate: a declarative API gateway.
 #![forbid(unsafe_code)]
+
+pub mod demo;
