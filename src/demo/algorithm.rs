@@ -209,7 +209,7 @@ impl Algorithm {
 
 impl<'a> Call<'a> {
     fn find(path: &'a str) -> Option<Self> {
-        let after =
+        let segment =
             |prefix| path.strip_prefix(prefix).filter(|rest: &&str| !rest.is_empty() && !rest.contains('/'));
         Some(match path {
             "/v01/query/stream" => Self::Stream(Dialect::Query),

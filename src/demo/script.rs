@@ -134,12 +134,9 @@ fn tokenise(text: &str) -> Vec<String> {
     let mut tokens: Vec<String> = Vec::new();
     let mut previous = ' ';
     for c in text.chars() {
-        let begins = match tokens.last() {
-            None => true,
-            Some(_) => {
-                is_han(c) || (c.is_alphanumeric() && (previous.is_whitespace() || !previous.is_ascii()))
-            }
-        };
+        let begins = is_han(c)
+            || (previous.is_whitespace() && !c.is_whitespace())
+            || (c.is_alphanumeric() && (is_han(previous) || is_wide_punctuation(previous)));
         match tokens.last_mut() {
             Some(token) if !begins => token.push(c),
             _ => tokens.push(c.to_string()),
@@ -152,6 +149,11 @@ fn tokenise(text: &str) -> Vec<String> {
 /// A Chinese character: the unified ideographs and their extensions.
 fn is_han(c: char) -> bool {
     matches!(c, '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{20000}'..='\u{3ffff}')
+}
+
+/// The punctuation that Chinese text has, such as `，` and `。`.
+fn is_wide_punctuation(c: char) -> bool {
+    matches!(c, '\u{3000}'..='\u{303f}' | '\u{ff00}'..='\u{ffef}')
 }
 
 #[cfg(test)]
@@ -180,7 +182,10 @@ mod tests {
             assert_eq!(joined, answer(query));
             assert!(script.len() > 20, "{query}: a stream of {} tokens shows nothing", script.len());
         }
-        assert_eq!(tokenise("Hi, you. 你好，Rust！"), ["Hi, ", "you. ", "你", "好，", "Rust！"]);
+        assert_eq!(
+            tokenise("Hi, “naïve” you. 你好，Rust！"),
+            ["Hi, ", "“naïve” ", "you. ", "你", "好，", "Rust！"]
+        );
     }
 
     #[test]
