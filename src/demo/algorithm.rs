@@ -8,7 +8,7 @@
 //! | `GET /api/v1/chat/session/{id}` | | the session's running generation, or 404; ids are compared as written |
 //! | `GET /api/v1/chat/sessions` | | all running generations |
 //! | `POST /query` | `{query, top_k?}` | answer and sources in one piece |
-//! | `POST /ingest` | any JSON | 202 and a task's id; [`super::tasks`] |
+//! | `POST /ingest` | any object | 202 and a task's id; [`super::tasks`] |
 //! | `GET /tasks/{id}` | | the task's progress, or 404 |
 //! | `POST /cancel` | `{session_id}` or `{task_id}` | 200, or 404 when that is unknown or over |
 //! | `GET /stats`, `GET /health` | | [`super::Stats`]; `{status, service, version, timestamp}` |
@@ -53,7 +53,7 @@ pub(super) struct Algorithm {
     clock: Clock,
 }
 
-/// What a request asks for, its path's parts borrowed.
+/// What a request asks for (`/echo` aside), its path's parts borrowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call<'a> {
     Stream(Dialect),
@@ -67,7 +67,6 @@ enum Call<'a> {
     Stats,
     Health,
     Files(&'a str),
-    Echo,
 }
 
 #[derive(Deserialize)]
@@ -102,15 +101,15 @@ impl Algorithm {
     /// Answers one request. Dropping the future is the caller's leaving.
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_owned();
+        let _unanswered = (!matches!(path.as_str(), "/stats" | "/health")).then(|| self.ledger.requested());
+        if path == "/echo" || path.starts_with("/echo/") {
+            return echo::answer(request).await;
+        }
         let Some(call) = Call::find(&path) else {
             return Refusal::not_found(format!("the demo service has no {path}")).into_response();
         };
-        let _unanswered = (!matches!(call, Call::Stats | Call::Health)).then(|| self.ledger.requested());
         if let Some(allow) = call.refuses(request.method()) {
             return method_not_allowed(allow);
-        }
-        if call == Call::Echo {
-            return echo::answer(request).await;
         }
         self.perform(call, request).await.unwrap_or_else(Refusal::into_response)
     }
@@ -121,34 +120,31 @@ impl Algorithm {
         // Read even where it is not needed: only then does hyper notice a caller that leaves while we wait.
         let body = read(request.into_body()).await?;
         if let Some(status) = switches.status {
-            let refusal = Refusal::new(status, "switched", "this status was asked for by switch");
-            return Ok(refusal.into_response());
+            return Err(Refusal::new(status, "switched", "this status was asked for by switch"));
         }
-        if let Call::Stream(dialect) = call {
-            return self.stream(dialect, &body, switches).await;
+        // A stream keeps these two itself: it is registered before it hangs, and its head goes out before it waits.
+        if !matches!(call, Call::Stream(_)) {
+            if switches.hang {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(switches.first).await;
         }
-        if switches.hang {
-            std::future::pending::<()>().await;
-        }
-        tokio::time::sleep(switches.first).await;
+        let now = Instant::now();
         let (status, answer) = match call {
+            Call::Stream(dialect) => return self.stream(dialect, &body, switches).await,
+            Call::Stats => return Ok(json_response(StatusCode::OK, &self.ledger.stats())),
+            Call::Ingest => {
+                let _: Value = parse(&body)?;
+                (StatusCode::ACCEPTED, self.tasks.start(now))
+            }
+            Call::Task(id) => (StatusCode::OK, self.tasks.get(id, now)?),
             Call::CancelChat => (StatusCode::OK, self.cancel(&body, false)?),
             Call::Cancel => (StatusCode::OK, self.cancel(&body, true)?),
             Call::Session(id) => (StatusCode::OK, self.session(id)?),
-            Call::Sessions => {
-                let sessions: Vec<_> = self.ledger.running(None).iter().map(|g| state(g)).collect();
-                (StatusCode::OK, json!({ "total": sessions.len(), "sessions": sessions }))
-            }
+            Call::Sessions => (StatusCode::OK, self.sessions()),
             Call::Query => (StatusCode::OK, query(&body)?),
-            Call::Ingest => {
-                let _: Value = parse(&body)?;
-                (StatusCode::ACCEPTED, self.tasks.start(Instant::now()))
-            }
-            Call::Task(id) => (StatusCode::OK, self.tasks.get(id, Instant::now())?),
             Call::Health => (StatusCode::OK, self.health()),
             Call::Files(path) => (StatusCode::OK, json!({ "method": method.as_str(), "path": path })),
-            Call::Stats => return Ok(json_response(StatusCode::OK, &self.ledger.stats())),
-            Call::Stream(_) | Call::Echo => unreachable!("answered before"),
         };
         Ok(json_response(status, &answer))
     }
@@ -201,6 +197,11 @@ impl Algorithm {
             .ok_or_else(|| Refusal::not_found("no generation of this session is running"))
     }
 
+    fn sessions(&self) -> Value {
+        let sessions: Vec<_> = self.ledger.running(None).iter().map(|g| state(g)).collect();
+        json!({ "total": sessions.len(), "sessions": sessions })
+    }
+
     fn health(&self) -> Value {
         json!({ "status": "healthy", "service": "algorithm", "version": env!("CARGO_PKG_VERSION"),
                 "timestamp": (self.clock)().to_string() })
@@ -221,8 +222,6 @@ impl<'a> Call<'a> {
             "/cancel" => Self::Cancel,
             "/stats" => Self::Stats,
             "/health" => Self::Health,
-            "/echo" => Self::Echo,
-            _ if path.starts_with("/echo/") => Self::Echo,
             _ => {
                 let file = path.strip_prefix("/files/").map(Self::Files);
                 return file
@@ -237,7 +236,7 @@ impl<'a> Call<'a> {
         let allow = match self {
             Self::Stream(_) | Self::CancelChat | Self::Query | Self::Ingest | Self::Cancel => "POST",
             Self::Session(_) | Self::Sessions | Self::Task(_) | Self::Stats | Self::Health => "GET, HEAD",
-            Self::Files(_) | Self::Echo => return None,
+            Self::Files(_) => return None,
         };
         (!allow.split(", ").any(|allowed| allowed == method.as_str())).then_some(allow)
     }

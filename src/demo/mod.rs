@@ -1,9 +1,9 @@
 //! The stand-in VoiceHelper services, for `voicegate serve --demo` and as the upstream of the integration tests.
 //!
-//! One HTTP server (HTTP/1.1, and HTTP/2 by prior knowledge) plays the algorithm service: the contract of its calls
-//! stands in [`algorithm`], the streams in [`chat`], what it says in [`script`], what the tests may ask of it in
-//! [`switches`]. It is real enough to build a front end against, and it counts what happens to it ([`Stats`]), so that
-//! a test can see that a caller's leaving stopped the work.
+//! One HTTP server (HTTP/1.1, and HTTP/2 by prior knowledge) plays the algorithm service: its calls stand in
+//! `demo/algorithm.rs`, the streams in `demo/chat.rs`, what it says in `demo/script.rs`, what tests may ask of it by
+//! query string in `demo/switches.rs`. It is real enough to build a front end against, and it counts what happens to it
+//! ([`Stats`]), so that a test can see that a caller's leaving stopped the work.
 //!
 //! It listens on loopback unless told otherwise and trusts its callers: no authentication, no header timeout.
 
@@ -87,7 +87,7 @@ impl Demo {
     }
 
     /// Stops: the port closes at once, idle connections too; requests in flight have `grace` to end and are cut then
-    /// (`Duration::ZERO` cuts at once). Returns when nothing runs any more.
+    /// (`Duration::ZERO` cuts at once). Returns when no connection is left.
     pub async fn stop(mut self, grace: Duration) {
         self.signal(grace);
         if let Some(server) = self.server.take() {

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The largest request body that is read, in bytes; `/echo` alone has no limit.
 pub(super) const MAX_BODY: usize = 1024 * 1024;
@@ -86,13 +86,13 @@ pub(super) async fn read(body: Incoming) -> Result<Bytes, Refusal> {
     }
 }
 
-/// The body as `T`: 400 when it is no JSON, 422 when it is JSON of another shape.
+/// The body as `T`, which must be an object: 400 when it is no JSON, 422 when it is JSON of another shape.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| {
-        if error.is_data() {
-            Refusal::invalid(error.to_string())
-        } else {
-            Refusal::bad_request(format!("the body is not JSON: {error}"))
-        }
-    })
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|error| Refusal::bad_request(format!("the body is not JSON: {error}")))?;
+    if !value.is_object() {
+        // Without this, serde would take a list for a struct's fields in their order.
+        return Err(Refusal::invalid("the body must be a JSON object"));
+    }
+    T::deserialize(value).map_err(|error| Refusal::invalid(error.to_string()))
 }
