@@ -31,7 +31,7 @@ use serde_json::{Value, json};
 use super::chat::{Chat, Dialect};
 use super::echo;
 use super::ledger::{Generation, Ledger};
-use super::reply::{Body, Refusal, json_response, method_not_allowed, parse, read};
+use super::reply::{Body, Refusal, json_response, method_not_allowed, parse, read, timestamp};
 use super::script::{Script, answer};
 use super::switches::Switches;
 use super::tasks::Tasks;
@@ -204,7 +204,7 @@ impl Algorithm {
 
     fn health(&self) -> Value {
         json!({ "status": "healthy", "service": "algorithm", "version": env!("CARGO_PKG_VERSION"),
-                "timestamp": (self.clock)().to_string() })
+                "timestamp": timestamp((self.clock)()) })
     }
 }
 
@@ -279,5 +279,5 @@ fn query(body: &[u8]) -> Result<Value, Refusal> {
 fn state(generation: &Generation) -> Value {
     let status = if generation.cancel.is_cancelled() { "cancelling" } else { "running" };
     json!({ "session_id": generation.session_id, "status": status,
-            "started_at": generation.started_at.to_string(), "tokens": generation.tokens.load(Relaxed) })
+            "started_at": timestamp(generation.started_at), "tokens": generation.tokens.load(Relaxed) })
 }

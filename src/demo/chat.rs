@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use super::algorithm::Clock;
 use super::ledger::{Outcome, Running};
-use super::reply::{Body, Cut};
+use super::reply::{Body, Cut, timestamp};
 use super::script::{Script, pace};
 use super::switches::Switches;
 
@@ -103,8 +103,7 @@ impl Chat {
                 format!("data: {line}\n\n")
             }
             Dialect::Agent => {
-                let meta =
-                    json!({ "session_id": self.session_id(), "timestamp": (self.clock)().to_string() });
+                let meta = json!({ "session_id": self.session_id(), "timestamp": timestamp((self.clock)()) });
                 format!("event: {name}\ndata: {}\n\n", json!({ "meta": meta, "data": data }))
             }
         }

@@ -6,6 +6,7 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -71,6 +72,11 @@ pub(super) fn json_response(status: StatusCode, body: &impl Serialize) -> Respon
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// How the services write a point in time: RFC 3339 in UTC, to the millisecond.
+pub(super) fn timestamp(at: Timestamp) -> String {
+    format!("{at:.3}")
 }
 
 /// The whole body, up to [`MAX_BODY`]: 413 beyond, 400 when it breaks off.

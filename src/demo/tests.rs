@@ -1,4 +1,4 @@
-//! The demo services over real sockets.
+//! The demo services over real sockets, in one file: every test speaks through the same few lines of client.
 
 use std::time::{Duration, Instant};
 
@@ -151,7 +151,9 @@ async fn the_agent_stream_names_and_wraps_its_events() {
     assert_eq!(names, ["thinking", "thinking", "token", "token", "token", "done"]);
     for (_, data) in &events {
         assert_eq!(data["meta"]["session_id"], "s2");
-        data["meta"]["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        let timestamp = data["meta"]["timestamp"].as_str().unwrap();
+        timestamp.parse::<jiff::Timestamp>().unwrap();
+        assert_eq!(timestamp.len(), "2026-01-01T00:00:00.000Z".len(), "{timestamp}");
     }
     assert_eq!(events[0].1["data"]["context_entries"], 1);
     assert_eq!(events[2].1["data"]["content"], "您");
@@ -411,6 +413,18 @@ async fn stopping_lets_streams_end_within_the_grace() {
     assert!(clean && body.contains("\"end\""), "{body}");
     tokio::time::timeout(PATIENCE / 2, stop).await.expect("it ends with its last stream").unwrap();
     assert!(TcpStream::connect(addr).await.is_err(), "the port is closed");
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_the_stop() {
+    let demo = Demo::start().await.unwrap();
+    let io = TokioIo::new(TcpStream::connect(demo.addr()).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let response = sender.send_request(request(&demo, Method::GET, "/health", "")).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    tokio::time::timeout(PATIENCE, demo.stop(PATIENCE * 10)).await.expect("it does not wait for the grace");
+    tokio::time::timeout(PATIENCE, connection).await.expect("our end sees it closed").unwrap().unwrap();
 }
 
 #[tokio::test]
