@@ -1,6 +1,7 @@
 //! voicegate: a declarative API gateway.
 #![forbid(unsafe_code)]
 
+pub mod demo;
 pub mod diag;
 pub mod error;
 pub mod exchange;

@@ -1,0 +1,154 @@
+//! The stand-in VoiceHelper services, for `voicegate serve --demo` and as the upstream of the integration tests.
+//!
+//! One HTTP server (HTTP/1.1, and HTTP/2 by prior knowledge) plays the algorithm service: its calls stand in
+//! `demo/algorithm.rs`, the streams in `demo/chat.rs`, what it says in `demo/script.rs`, what tests may ask of it by
+//! query string in `demo/switches.rs`. It is real enough to build a front end against, and it counts what happens to it
+//! ([`Stats`]), so that a test can see that a caller's leaving stopped the work.
+//!
+//! It listens on loopback unless told otherwise and trusts its callers: no authentication, no header timeout.
+
+mod algorithm;
+mod chat;
+mod echo;
+mod ledger;
+mod reply;
+mod script;
+mod switches;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use algorithm::Algorithm;
+pub use ledger::{Connections, Stats, Streams};
+
+/// How long requests in flight may still run when a [`Demo`] is dropped without [`Demo::stop`].
+pub const DROP_GRACE: Duration = Duration::from_secs(1);
+
+/// How long the accept loop rests after a failed accept (out of file descriptors, mostly).
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// The running stand-in services. Dropping it stops them in the background, within [`DROP_GRACE`].
+#[derive(Debug)]
+pub struct Demo {
+    addr: SocketAddr,
+    algorithm: Arc<Algorithm>,
+    stop: Option<oneshot::Sender<Duration>>,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Demo {
+    /// Starts on a free port of the loopback interface. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// The operating system's, when no port can be bound.
+    pub async fn start() -> std::io::Result<Self> {
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+    }
+
+    /// Starts on the given address; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// The operating system's, when the address can't be bound.
+    pub async fn start_at(addr: SocketAddr) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(addr).await?;
+        let addr = listener.local_addr()?;
+        let algorithm = Arc::new(Algorithm::new(jiff::Timestamp::now));
+        let (stop, stopped) = oneshot::channel();
+        let server = tokio::spawn(accept(listener, algorithm.clone(), stopped));
+        Ok(Self { addr, algorithm, stop: Some(stop), server: Some(server) })
+    }
+
+    /// The address it really listens on.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its base URL without a trailing slash, such as `http://127.0.0.1:41327`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// What has happened so far; the same that `GET /stats` answers.
+    pub fn stats(&self) -> Stats {
+        self.algorithm.ledger().stats()
+    }
+
+    /// Stops: the port closes at once, idle connections too; requests in flight have `grace` to end and are cut then
+    /// (`Duration::ZERO` cuts at once). Returns when no connection is left.
+    pub async fn stop(mut self, grace: Duration) {
+        self.signal(grace);
+        if let Some(server) = self.server.take() {
+            // An error here means that the task is gone, which is what we wait for.
+            let _ = server.await;
+        }
+    }
+
+    fn signal(&mut self, grace: Duration) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(grace);
+        }
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        self.signal(DROP_GRACE);
+    }
+}
+
+/// Accepts until told to stop, then drains. Owns every connection's task, so that none outlives it.
+async fn accept(listener: TcpListener, algorithm: Arc<Algorithm>, mut stopped: oneshot::Receiver<Duration>) {
+    let drain = CancellationToken::new();
+    let mut connections = JoinSet::new();
+    let grace = loop {
+        tokio::select! {
+            grace = &mut stopped => break grace.unwrap_or(DROP_GRACE),
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, algorithm.clone(), drain.clone()));
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_BACKOFF).await,
+            },
+        }
+    };
+    drop(listener);
+    drain.cancel();
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(grace, ended).await.is_err() {
+        connections.shutdown().await;
+    }
+}
+
+/// Serves one connection to its end, or to the end of its running requests once `drain` is cancelled.
+async fn connection(stream: TcpStream, algorithm: Arc<Algorithm>, drain: CancellationToken) {
+    // Tokens are tiny writes: Nagle would hold each back until the last is acknowledged.
+    let _ = stream.set_nodelay(true);
+    let _open = algorithm.ledger().connected();
+    let serving = algorithm.clone();
+    let service = service_fn(move |request| {
+        let algorithm = serving.clone();
+        async move { Ok::<_, std::convert::Infallible>(algorithm.answer(request).await) }
+    });
+    let server = auto::Builder::new(TokioExecutor::new());
+    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    // A connection's error is its caller's leaving or a cut that a switch asked for: the ledger tells, nobody here needs it.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
