@@ -137,7 +137,8 @@ pub struct GatewayError {
 
 impl From<Kind> for GatewayError {
     fn from(kind: Kind) -> Self {
-        let retry_after = (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1));
+        let retry_after =
+            (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1));
         GatewayError { kind, detail: None, retry_after, allow: None, close: false }
     }
 }
@@ -252,7 +253,8 @@ mod tests {
         assert_eq!(response.status(), 503);
         assert_eq!(response.header("content-type"), Some("application/problem+json"));
         assert_eq!(response.header("retry-after"), Some("1"));
-        let body: serde_json::Value = serde_json::from_str(&response.into_body().into_string().await.unwrap()).unwrap();
+        let body: serde_json::Value =
+            serde_json::from_str(&response.into_body().into_string().await.unwrap()).unwrap();
         assert_eq!(body["error"], "服务繁忙，请稍后重试");
         assert_eq!(body["code"], "overloaded");
         assert_eq!(body["request_id"], "req-1");

@@ -301,7 +301,8 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let observers = std::mem::take(&mut *self.observers.lock().unwrap_or_else(|poison| poison.into_inner()));
+        let observers =
+            std::mem::take(&mut *self.observers.lock().unwrap_or_else(|poison| poison.into_inner()));
         for observer in observers {
             observer.finished(self);
         }
@@ -310,7 +311,10 @@ impl Drop for Exchange {
 
 impl std::fmt::Debug for Exchange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Exchange").field("method", &self.method).field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Exchange")
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 

@@ -27,7 +27,9 @@ pub enum Palette {
 /// Renders every fault, in the order they stand.
 pub fn render(diagnostics: &Diagnostics, sources: &Sources, format: Format, palette: Palette) -> String {
     match format {
-        Format::Human => diagnostics.iter().map(|d| human(d, sources, palette)).collect::<Vec<_>>().join("\n"),
+        Format::Human => {
+            diagnostics.iter().map(|d| human(d, sources, palette)).collect::<Vec<_>>().join("\n")
+        }
         Format::Json => json(diagnostics, sources),
         Format::Github => diagnostics.iter().map(|d| github(d, sources)).collect(),
     }
@@ -138,8 +140,12 @@ mod tests {
         let file = sources.add(SourceFile::new("routes.yaml", "a: 1\n        upstream: alog\n"));
         let mut all = Diagnostics::new();
         all.push(
-            Diagnostic::error(Code::UNKNOWN_UPSTREAM, Span::new(file, 23, 4), "upstream `alog` is not defined")
-                .help("did you mean `algo`?"),
+            Diagnostic::error(
+                Code::UNKNOWN_UPSTREAM,
+                Span::new(file, 23, 4),
+                "upstream `alog` is not defined",
+            )
+            .help("did you mean `algo`?"),
         );
         (all, sources)
     }

@@ -33,7 +33,12 @@ pub(super) fn nested_list<T: DeserializeOwned>(node: &Node) -> List<T> {
         Value::Seq(items) => items.as_slice(),
         _ => &[],
     };
-    List(items.iter().filter_map(|item| Some(Spanned { span: item.span, value: decode_inner(item)? })).collect())
+    List(
+        items
+            .iter()
+            .filter_map(|item| Some(Spanned { span: item.span, value: decode_inner(item)? }))
+            .collect(),
+    )
 }
 
 /// Reads one value likewise; where that fails, [`reported`] is the error to return.
@@ -88,9 +93,11 @@ impl Session {
                 self.poisoned.borrow_mut().insert(node);
                 return;
             }
-            Fail::Type { expected } if node.expanded => {
-                Diagnostic::error(Code::BAD_VALUE, span, format!("expected {expected}; the expanded value is not"))
-            }
+            Fail::Type { expected } if node.expanded => Diagnostic::error(
+                Code::BAD_VALUE,
+                span,
+                format!("expected {expected}; the expanded value is not"),
+            ),
             Fail::Type { expected } => {
                 let found = node.kind();
                 Diagnostic::error(Code::BAD_VALUE, span, format!("expected {expected}, found {found}"))
@@ -120,9 +127,16 @@ impl Session {
 enum Fail {
     /// Reported already.
     Poisoned,
-    Type { expected: String },
-    Variant { name: String, known: &'static [&'static str] },
-    Missing { field: &'static str },
+    Type {
+        expected: String,
+    },
+    Variant {
+        name: String,
+        known: &'static [&'static str],
+    },
+    Missing {
+        field: &'static str,
+    },
     Custom(String),
 }
 
@@ -166,7 +180,9 @@ fn in_words(expected: &str) -> String {
         "a boolean" => "`true` or `false`".to_owned(),
         "a sequence" => "a list".to_owned(),
         text if text.starts_with("struct ") || text == "a map" => "a mapping".to_owned(),
-        text if text.starts_with("enum ") || text.starts_with("string or map") => "one of the choices".to_owned(),
+        text if text.starts_with("enum ") || text.starts_with("string or map") => {
+            "one of the choices".to_owned()
+        }
         text => text.to_owned(),
     }
 }
@@ -221,17 +237,23 @@ impl<'n> NodeDe<'n> {
         let entries = self.entries(&visitor)?;
         if let Some(fields) = fields {
             for (key, _) in entries.iter().filter(|(key, _)| !fields.contains(&key.text.as_str())) {
-                let fault =
-                    Diagnostic::error(Code::UNKNOWN_KEY, key.span, format!("key `{}` is not known here", key.text))
-                        .maybe_help(did_you_mean(&key.text, fields.iter().copied()));
+                let fault = Diagnostic::error(
+                    Code::UNKNOWN_KEY,
+                    key.span,
+                    format!("key `{}` is not known here", key.text),
+                )
+                .maybe_help(did_you_mean(&key.text, fields.iter().copied()));
                 FAULTS.with_borrow_mut(|faults| faults.push(fault));
             }
         }
-        let result = visitor.visit_map(MapDe { entries: entries.iter(), fields, value: None, session: self.session });
+        let result =
+            visitor.visit_map(MapDe { entries: entries.iter(), fields, value: None, session: self.session });
         match result {
             // A required key that is there but faulty was reported where it stands.
             Err(Fail::Missing { field })
-                if entries.iter().any(|(key, value)| key.text == field && self.session.is_poisoned(value)) =>
+                if entries
+                    .iter()
+                    .any(|(key, value)| key.text == field && self.session.is_poisoned(value)) =>
             {
                 self.session.poisoned.borrow_mut().insert(self.node);
                 Err(Fail::Poisoned)
@@ -289,7 +311,11 @@ impl<'de> Deserializer<'de> for NodeDe<'_> {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Fail> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Fail> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -373,7 +399,8 @@ impl<'de> de::MapAccess<'de> for MapDe<'_> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fail> {
-        let node = self.value.take().ok_or_else(|| Fail::Custom("a value was asked for before its key".into()))?;
+        let node =
+            self.value.take().ok_or_else(|| Fail::Custom("a value was asked for before its key".into()))?;
         item(node, self.session, seed)
     }
 }
@@ -630,9 +657,9 @@ impl schemars::JsonSchema for Node {
 #[cfg(test)]
 mod tests {
     use super::super::node;
-    use crate::units::Dur;
     use super::*;
     use crate::diag::SourceFile;
+    use crate::units::Dur;
 
     #[derive(Debug, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -680,8 +707,9 @@ mod tests {
 
     #[test]
     fn a_good_document() {
-        let (top, faults) =
-            read("items: [{name: a}, {name: b, weight: 2}]\nnamed: {x: {name: c}}\nwait: 30s\npick: {hash: user}\nport: 80\nraw: [1]\n");
+        let (top, faults) = read(
+            "items: [{name: a}, {name: b, weight: 2}]\nnamed: {x: {name: c}}\nwait: 30s\npick: {hash: user}\nport: 80\nraw: [1]\n",
+        );
         assert_eq!(faults, Vec::<String>::new());
         let top = top.unwrap();
         assert_eq!(top.items.0[1].weight, 2);

@@ -77,8 +77,12 @@ fn evaluate(expression: &str, span: Span, lookup: &Lookup<'_>) -> Result<String,
                 .help(format!("set it, or give a default: `${{{name}:-…}}`")),
         )),
         _ => Err(Box::new(
-            Diagnostic::error(Code::ENV_SYNTAX, span, format!("what follows `{name}` in `${{…}}` is not understood"))
-                .help("write `${VAR}`, `${VAR:-default}` or `${VAR:?message}`"),
+            Diagnostic::error(
+                Code::ENV_SYNTAX,
+                span,
+                format!("what follows `{name}` in `${{…}}` is not understood"),
+            )
+            .help("write `${VAR}`, `${VAR:-default}` or `${VAR:?message}`"),
         )),
     }
 }

@@ -2,7 +2,9 @@
 
 use super::decode::{self, List, Spanned, Table};
 use super::env::{self, Lookup};
-use super::model::{Auth, Cors, Document, Info, RateLimit, Role, Route, RouteTest, StageUse, Upstream, Version};
+use super::model::{
+    Auth, Cors, Document, Info, RateLimit, Role, Route, RouteTest, StageUse, Upstream, Version,
+};
 use super::node::{self, Key, MAX_FILE_BYTES};
 use crate::diag::{Code, Diagnostic, Diagnostics, FileId, SourceFile, Sources, Span};
 use sha2::{Digest, Sha256};
@@ -171,8 +173,20 @@ impl Loader<'_> {
 
     /// Adds a file's sections and returns what it includes.
     fn merge(&mut self, document: Document) -> List<String> {
-        let Document { info, include, upstreams, auth, rate_limits, roles, cors, chains, versions, routes, tests, .. } =
-            document;
+        let Document {
+            info,
+            include,
+            upstreams,
+            auth,
+            rate_limits,
+            roles,
+            cors,
+            chains,
+            versions,
+            routes,
+            tests,
+            ..
+        } = document;
         if let Some(info) = info
             && self.claim("section", "info", info.span)
         {
@@ -253,7 +267,8 @@ fn read(path: &Path) -> Result<String, String> {
         return Err(format!("it is larger than {} MiB", MAX_FILE_BYTES >> 20));
     }
     let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
-    let text = String::from_utf8(bytes).map_err(|e| format!("byte {} is not UTF-8", e.utf8_error().valid_up_to()))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| format!("byte {} is not UTF-8", e.utf8_error().valid_up_to()))?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
@@ -316,7 +331,10 @@ mod tests {
     #[test]
     fn sections_of_included_files_are_merged() {
         let dir = write(&[
-            ("routes.yaml", "version: 1\ninclude: ['policies/*.yaml']\nroutes: [{ route: GET /a, respond: {} }]\n"),
+            (
+                "routes.yaml",
+                "version: 1\ninclude: ['policies/*.yaml']\nroutes: [{ route: GET /a, respond: {} }]\n",
+            ),
             ("policies/a.yaml", "cors: { default: { origins: [] } }\n"),
             ("policies/b.yaml", "chains: { c: [auth] }\nroutes: [{ route: GET /b, respond: {} }]\n"),
         ]);
@@ -331,11 +349,17 @@ mod tests {
     #[test]
     fn a_name_defined_twice_is_an_error_across_files() {
         let dir = write(&[
-            ("routes.yaml", "version: 1\ninclude: ['p.yaml']\ncors: { a: {} }\ninfo: { title: t, version: v }\n"),
+            (
+                "routes.yaml",
+                "version: 1\ninclude: ['p.yaml']\ncors: { a: {} }\ninfo: { title: t, version: v }\n",
+            ),
             ("p.yaml", "cors: { a: {} }\ninfo: { title: t, version: v }\n"),
         ]);
         let loaded = load(&dir.path().join("routes.yaml"), &|_| None);
-        assert_eq!(codes(&loaded), ["VG008 CORS policy `a` is defined twice", "VG008 section `info` is defined twice"]);
+        assert_eq!(
+            codes(&loaded),
+            ["VG008 CORS policy `a` is defined twice", "VG008 section `info` is defined twice"]
+        );
     }
 
     #[test]
@@ -352,7 +376,10 @@ mod tests {
         assert!(codes(&load(&dir.path().join("none.yaml"), &|_| None))[0].starts_with("VG004 cannot read"));
         assert!(codes(&load(dir.path(), &|_| None))[0].ends_with("it is not a file"));
         assert!(codes(&load(&dir.path().join("latin.yaml"), &|_| None))[0].ends_with("byte 3 is not UTF-8"));
-        assert_eq!(codes(&load(&dir.path().join("empty.yaml"), &|_| None)), ["VG012 key `version` is missing"]);
+        assert_eq!(
+            codes(&load(&dir.path().join("empty.yaml"), &|_| None)),
+            ["VG012 key `version` is missing"]
+        );
     }
 
     #[test]

@@ -175,8 +175,9 @@ fn syntax_fault(error: &serde_saphyr::Error, span: Span) -> Diagnostic {
         E::Budget { .. } | E::AliasReplayLimitExceeded { .. } | E::AliasExpansionLimitExceeded { .. }
     );
     if bounds || message.contains("budget") || message.contains("limit") {
-        return Diagnostic::error(Code::BOUNDS, span, format!("the file exceeds a bound: {message}"))
-            .help(format!("at most {MAX_DEPTH} levels, {MAX_NODES} values and {MAX_ALIASES} aliases a file"));
+        return Diagnostic::error(Code::BOUNDS, span, format!("the file exceeds a bound: {message}")).help(
+            format!("at most {MAX_DEPTH} levels, {MAX_NODES} values and {MAX_ALIASES} aliases a file"),
+        );
     }
     Diagnostic::error(Code::SYNTAX, span, message)
 }
@@ -216,7 +217,10 @@ impl Builder<'_> {
         Node { span, value, expanded: false }
     }
 
-    fn entries(&mut self, raw: Vec<(serde_saphyr::Spanned<String>, serde_saphyr::Spanned<Raw>)>) -> Vec<(Key, Node)> {
+    fn entries(
+        &mut self,
+        raw: Vec<(serde_saphyr::Spanned<String>, serde_saphyr::Spanned<Raw>)>,
+    ) -> Vec<(Key, Node)> {
         let mut seen = std::collections::HashMap::with_capacity(raw.len());
         let mut entries = Vec::with_capacity(raw.len());
         for (key, value) in raw {
@@ -228,9 +232,13 @@ impl Builder<'_> {
                     entries.push((key, value));
                 }
                 Some(first) => self.out.push(
-                    Diagnostic::error(Code::DUPLICATE_KEY, key.span, format!("key `{}` stands twice", key.text))
-                        .help("keep one of the two")
-                        .note(*first, "first stands here"),
+                    Diagnostic::error(
+                        Code::DUPLICATE_KEY,
+                        key.span,
+                        format!("key `{}` stands twice", key.text),
+                    )
+                    .help("keep one of the two")
+                    .note(*first, "first stands here"),
                 ),
             }
         }

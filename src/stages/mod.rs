@@ -65,7 +65,13 @@ pub struct StageCx<'a> {
 
 impl<'a> StageCx<'a> {
     /// The entry that a body names in one of the manifest's tables; a fault if there is none.
-    pub fn lookup<'t, T>(&mut self, table: &'t Table<T>, what: &str, name: &str, span: Span) -> Option<&'t T> {
+    pub fn lookup<'t, T>(
+        &mut self,
+        table: &'t Table<T>,
+        what: &str,
+        name: &str,
+        span: Span,
+    ) -> Option<&'t T> {
         let found = table.get(name);
         if found.is_none() {
             self.out.push(
