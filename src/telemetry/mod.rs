@@ -3,3 +3,10 @@
 /// Metrics and traces of the process.
 #[derive(Debug, Default)]
 pub struct Telemetry {}
+
+impl Telemetry {
+    /// Text.
+    pub fn render(&self) -> String {
+        String::new()
+    }
+}
