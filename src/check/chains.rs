@@ -1,7 +1,7 @@
 //! Chains: names resolved, nested chains expanded, bodies decoded once.
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Node};
 use crate::manifest::model::{ChainRef, StageUse, With};
 use crate::stages::{self, STAGES, Stage, StageCx};
 use std::collections::{HashMap, HashSet};
@@ -15,7 +15,9 @@ pub struct Link {
     pub name: &'static str,
     /// Where it was written.
     pub span: Span,
-    /// What it says, and what that refers to.
+    /// What it says, as written.
+    pub body: Node,
+    /// Hash of what it says and of what that refers to.
     pub fingerprint: u64,
     /// The checked stage; none if its body had faults.
     pub stage: Option<Arc<dyn Stage>>,
@@ -143,6 +145,10 @@ impl<'a> Chains<'a> {
         let checked = kind.check(stage, &mut cx);
         let mut state = cx.references;
         kind.name.hash(&mut state);
-        Some(Link { name: kind.name, span: stage.name.span, fingerprint: state.finish(), stage: checked })
+        Some(Link {
+            name: kind.name,
+            span: stage.name.span,
+            body: stage.body.clone(),
+            fingerprint: state.finish(), stage: checked })
     }
 }
