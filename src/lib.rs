@@ -1,2 +1,2 @@
 //! voicegate: a declarative API gateway.
-#![forbid(unsafe_code)]
+pub mod serve;

@@ -1,0 +1,401 @@
+//! The door: listens, lets in as many as there is room for, and ends when asked.
+//!
+//! poem's own server sets no header timeout, bounds no HTTP/2 streams and spins when accepting fails; this one runs
+//! hyper itself. What one connection does can't end the loop. At the cap a connection is accepted and sent away with
+//! a 503 at once: left in the kernel's queue it would hang until someone else leaves, and clients and load balancers
+//! can act on an answer, not on silence. Only a bounded number is sent away politely (and none over TLS, where even
+//! that costs a handshake), the rest is closed.
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::BoxBody;
+use hyper::body::Incoming;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    connection::Protocols,
+    drain::{Drain, Stage},
+    tls::TlsSettings,
+};
+
+/// Connections the kernel holds for us until we accept them.
+const BACKLOG: i32 = 4096;
+/// How many connections over the cap may be told so at the same time, and for how long each.
+const FAREWELLS: usize = 128;
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long connections that were cut get to notice.
+const AFTER_CUT: Duration = Duration::from_secs(1);
+
+/// What is behind the door.
+pub trait Service: Clone + Send + Sync + 'static {
+    /// Answers one request. Dropped when the client leaves.
+    fn call(
+        &self,
+        request: Request<Incoming>,
+        connection: Arc<ConnInfo>,
+    ) -> impl Future<Output = Response<BoxBody<Bytes, io::Error>>> + Send;
+}
+
+/// Where a request came in.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnInfo {
+    /// The other end of the socket, which may be a proxy.
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+    /// Whether the connection is encrypted up to us.
+    pub tls: bool,
+}
+
+/// What a connection may take. Every field has a setting behind it; `Default` is fit for the open internet.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Open connections, upgraded ones included. 10 000; see [`Limits::within_file_limit`].
+    pub max_connections: usize,
+    /// From the opening of a connection, or the first byte of a later request, to the end of the head. 10 s.
+    pub header_timeout: Duration,
+    /// Between two requests; in HTTP/2, without a stream. 75 s, longer than common proxies keep theirs.
+    pub keep_alive_timeout: Duration,
+    /// For the whole TLS handshake. 10 s.
+    pub handshake_timeout: Duration,
+    /// For a peer to take any of the bytes that wait for it, per connection and per HTTP/2 stream. 30 s.
+    pub write_stall: Duration,
+    /// Bytes of a head, request line included. 32 KiB; more is 431.
+    pub max_header_bytes: usize,
+    /// Fields of an HTTP/1 head. 100; more is 431.
+    pub max_headers: usize,
+    /// Bytes buffered for reading and for writing on an HTTP/1 connection. 64 KiB, at least 8 KiB.
+    pub h1_buffer_bytes: usize,
+    /// Concurrent streams of an HTTP/2 connection. 256.
+    pub h2_max_streams: u32,
+    /// Streams reset by the peer before we looked at them; more ends the connection (CVE-2023-44487). 20.
+    pub h2_max_reset_streams: usize,
+    /// Streams that we reset for faults of the peer; more ends the connection (CVE-2025-8671). 256.
+    pub h2_max_local_resets: usize,
+    /// Bytes buffered for writing per HTTP/2 stream. 64 KiB.
+    pub h2_send_buffer_bytes: usize,
+    /// Bytes of request bodies that may wait for us, per HTTP/2 stream. 256 KiB.
+    pub h2_stream_window_bytes: u32,
+    /// Bytes of request bodies that may wait for us, per HTTP/2 connection. 1 MiB.
+    pub h2_connection_window_bytes: u32,
+    /// How often an HTTP/2 peer is asked for a sign of life. 20 s.
+    pub h2_ping_interval: Duration,
+    /// How long it may take to give one. 10 s.
+    pub h2_ping_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            header_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(75),
+            handshake_timeout: Duration::from_secs(10),
+            write_stall: Duration::from_secs(30),
+            max_header_bytes: 32 << 10,
+            max_headers: 100,
+            h1_buffer_bytes: 64 << 10,
+            h2_max_streams: 256,
+            h2_max_reset_streams: 20,
+            h2_max_local_resets: 256,
+            h2_send_buffer_bytes: 64 << 10,
+            h2_stream_window_bytes: 256 << 10,
+            h2_connection_window_bytes: 1 << 20,
+            h2_ping_interval: Duration::from_secs(20),
+            h2_ping_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Limits {
+    /// Lowers `max_connections` so that it fits the process's limit of open files, where that is known (Linux): half
+    /// of what is left after 128 for stores, logs and the like, because a proxied request needs a second socket.
+    pub fn within_file_limit(mut self) -> Self {
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        if let Some(fit) = open_files(&limits).map(|files| (files.saturating_sub(128) / 2).max(16))
+            && fit < self.max_connections
+        {
+            let (wanted, files) = (self.max_connections, fit * 2 + 128);
+            tracing::warn!(
+                wanted,
+                connections = fit,
+                "the limit of open files allows fewer connections than are set; raise it (ulimit -n, LimitNOFILE) to {}",
+                wanted * 2 + 128
+            );
+            tracing::debug!(files, "limit of open files");
+            self.max_connections = fit;
+        }
+        self
+    }
+}
+
+/// The soft limit in the text of `/proc/self/limits`; none if it is unlimited or not there.
+fn open_files(limits: &str) -> Option<usize> {
+    limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// Counts the connections of one listener. Clones share the counts.
+#[derive(Clone, Default)]
+pub struct Connections(Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    open: AtomicUsize,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    none_left: Notify,
+}
+
+impl Connections {
+    /// Nothing counted yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Connections open now, upgraded ones included.
+    pub fn open(&self) -> usize {
+        self.0.open.load(SeqCst)
+    }
+
+    /// Connections let in so far.
+    pub fn accepted(&self) -> u64 {
+        self.0.accepted.load(Relaxed)
+    }
+
+    /// Connections sent away at the cap so far.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Relaxed)
+    }
+
+    fn seat(&self, permit: OwnedSemaphorePermit) -> Seat {
+        self.0.open.fetch_add(1, SeqCst);
+        self.0.accepted.fetch_add(1, Relaxed);
+        Seat { counts: Arc::clone(&self.0), _permit: permit }
+    }
+
+    async fn all_closed(&self) {
+        loop {
+            // Registered before looking, so that the last one to leave is not missed.
+            let notified = self.0.none_left.notified();
+            if self.open() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").field("open", &self.open()).finish_non_exhaustive()
+    }
+}
+
+/// A place in the house, given back when the socket is closed.
+struct Seat {
+    counts: Arc<Counts>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if self.counts.open.fetch_sub(1, SeqCst) == 1 {
+            self.counts.none_left.notify_waiters();
+        }
+    }
+}
+
+/// How serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Connections let in.
+    pub accepted: u64,
+    /// Connections still open when the grace was over.
+    pub cut: usize,
+}
+
+/// Opens a listening socket: address reusable at once, a long queue, both IP versions on `[::]`.
+///
+/// # Errors
+/// Whatever the system refuses, with the address and what to do about it.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    listen(address).map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::AddrInUse => "another process listens there: stop it or choose another port",
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need CAP_NET_BIND_SERVICE: grant it or choose a higher port"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "no interface of this machine has that address: use one that has, or 0.0.0.0"
+            }
+            _ => "check the address",
+        };
+        io::Error::new(error.kind(), format!("can't listen on {address}: {error}; {remedy}"))
+    })
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Serves connections until the drain ends it: returns when all are done, or when the drain cuts what is left.
+/// `connections` belongs to this listener alone, for it tells when all are done.
+pub async fn serve<S: Service>(
+    listener: TcpListener,
+    service: S,
+    limits: Limits,
+    tls: Option<TlsSettings>,
+    drain: Drain,
+    connections: Connections,
+) -> Summary {
+    let seats = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+    let farewells = Arc::new(Semaphore::new(FAREWELLS));
+    let protocols = Arc::new(Protocols::new(service, limits, tls, drain.clone()));
+    let accepting = async {
+        let mut trouble = Trouble::default();
+        loop {
+            let (socket, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    sleep(trouble.pause(&error, Instant::now())).await;
+                    continue;
+                }
+            };
+            trouble.over();
+            let Ok(permit) = Arc::clone(&seats).try_acquire_owned() else {
+                connections.0.refused.fetch_add(1, Relaxed);
+                match Arc::clone(&farewells).try_acquire_owned() {
+                    Ok(permit) if !protocols.has_tls() => drop(tokio::spawn(send_away(socket, permit))),
+                    _ => drop(socket),
+                }
+                continue;
+            };
+            let seat = connections.seat(permit);
+            // Fails only if the peer has gone already, which the next read tells as well.
+            let _ = socket.set_nodelay(true);
+            let Ok(local) = socket.local_addr() else { continue };
+            let info = ConnInfo { peer, local, tls: protocols.has_tls() };
+            tokio::spawn(Arc::clone(&protocols).serve(socket, info, seat));
+        }
+    };
+    tokio::select! {
+        () = drain.reached(Stage::Draining) => {}
+        () = accepting => {}
+    }
+    // From here on the kernel refuses newcomers.
+    drop(listener);
+    let cut = tokio::select! {
+        biased;
+        () = connections.all_closed() => 0,
+        () = drain.reached(Stage::Cut) => connections.open(),
+    };
+    if cut > 0 {
+        tracing::warn!(cut, "the grace is over; connections were cut");
+        let _ = timeout(AFTER_CUT, connections.all_closed()).await;
+    }
+    Summary { accepted: connections.accepted(), cut }
+}
+
+/// Tells a client that came over the cap to come back, and waits a moment until it has read that.
+async fn send_away(mut socket: TcpStream, permit: OwnedSemaphorePermit) {
+    let request_id = uuid::Uuid::now_v7();
+    let body = format!(
+        r#"{{"type":"about:blank","title":"Service Unavailable","status":503,"code":"too_many_connections","error":"The server has no room for another connection.","detail":"The server has no room for another connection.","request_id":"{request_id}","retry_after":1}}"#
+    );
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
+         Retry-After: 1\r\nX-Request-ID: {request_id}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    // Whether the client hears it is up to the client.
+    let _ = timeout(FAREWELL, async {
+        socket.write_all(answer.as_bytes()).await?;
+        socket.shutdown().await?;
+        let mut discarded = [0; 1024];
+        while socket.read(&mut discarded).await? > 0 {}
+        io::Result::Ok(())
+    })
+    .await;
+    drop(permit);
+}
+
+/// What to do when accepting fails: wait longer each time, say so at most once a second.
+#[derive(Default)]
+struct Trouble {
+    in_a_row: u32,
+    last_said: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Trouble {
+    const FIRST: Duration = Duration::from_millis(5);
+    const LONGEST: Duration = Duration::from_secs(1);
+    const SILENCE: Duration = Duration::from_secs(1);
+
+    fn pause(&mut self, error: &io::Error, now: Instant) -> Duration {
+        // The connection failed, not the listener (accept(2) hands such errors through).
+        if matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::Interrupted
+                | io::ErrorKind::NetworkDown
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::HostUnreachable
+        ) {
+            return Duration::ZERO;
+        }
+        let pause = Self::FIRST.saturating_mul(1 << self.in_a_row.min(10)).min(Self::LONGEST);
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.unsaid += 1;
+        if self.last_said.is_none_or(|said| now.duration_since(said) >= Self::SILENCE) {
+            let failures = self.unsaid;
+            tracing::error!(
+                %error, failures,
+                "can't accept connections; if files have run out, raise the limit (ulimit -n, LimitNOFILE) or lower max_connections"
+            );
+            (self.last_said, self.unsaid) = (Some(now), 0);
+        }
+        pause
+    }
+
+    fn over(&mut self) {
+        self.in_a_row = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,12 @@
+//! RUN IT: from a listening socket to a request that has been looked at once.
+//!
+//! `accept` takes connections in, `tls` and `io` turn them into bytes, `connection` speaks HTTP on them and holds
+//! their deadlines, `intake` is the one view of the request that everything behind it shares, `drain` ends it all.
+pub mod accept;
+mod connection;
+pub mod drain;
+mod framing;
+pub mod intake;
+mod io;
+pub mod path;
+pub mod tls;
