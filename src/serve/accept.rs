@@ -27,12 +27,12 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
     connection::Protocols,
-    drain::{Drain, Stage},
+    drain::{Drain, LAST_CALL, Stage},
     tls::TlsSettings,
 };
 
@@ -133,14 +133,13 @@ impl Limits {
         if let Some(fit) = open_files(&limits).map(|files| (files.saturating_sub(128) / 2).max(16))
             && fit < self.max_connections
         {
-            let (wanted, files) = (self.max_connections, fit * 2 + 128);
+            let (wanted, files) =
+                (self.max_connections, self.max_connections.saturating_mul(2).saturating_add(128));
             tracing::warn!(
                 wanted,
-                connections = fit,
-                "the limit of open files allows fewer connections than are set; raise it (ulimit -n, LimitNOFILE) to {}",
-                wanted * 2 + 128
+                possible = fit,
+                "the limit of open files allows fewer connections than are set; raise it to {files} (ulimit -n, LimitNOFILE)"
             );
-            tracing::debug!(files, "limit of open files");
             self.max_connections = fit;
         }
         self
@@ -167,6 +166,7 @@ struct Counts {
     open: AtomicUsize,
     accepted: AtomicU64,
     refused: AtomicU64,
+    cut: AtomicUsize,
     none_left: Notify,
 }
 
@@ -191,10 +191,10 @@ impl Connections {
         self.0.refused.load(Relaxed)
     }
 
-    fn seat(&self, permit: OwnedSemaphorePermit) -> Seat {
+    fn seat(&self, permit: OwnedSemaphorePermit, drain: Drain) -> Seat {
         self.0.open.fetch_add(1, SeqCst);
         self.0.accepted.fetch_add(1, Relaxed);
-        Seat { counts: Arc::clone(&self.0), _permit: permit }
+        Seat { counts: Arc::clone(&self.0), drain, _permit: permit }
     }
 
     async fn all_closed(&self) {
@@ -218,11 +218,15 @@ impl fmt::Debug for Connections {
 /// A place in the house, given back when the socket is closed.
 struct Seat {
     counts: Arc<Counts>,
+    drain: Drain,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        if self.drain.stage() == Stage::Cut {
+            self.counts.cut.fetch_add(1, SeqCst);
+        }
         if self.counts.open.fetch_sub(1, SeqCst) == 1 {
             self.counts.none_left.notify_waiters();
         }
@@ -283,47 +287,65 @@ pub async fn serve<S: Service>(
     let seats = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let farewells = Arc::new(Semaphore::new(FAREWELLS));
     let protocols = Arc::new(Protocols::new(service, limits, tls, drain.clone()));
-    let accepting = async {
-        let mut trouble = Trouble::default();
-        loop {
-            let (socket, peer) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    sleep(trouble.pause(&error, Instant::now())).await;
-                    continue;
-                }
-            };
-            trouble.over();
-            let Ok(permit) = Arc::clone(&seats).try_acquire_owned() else {
-                connections.0.refused.fetch_add(1, Relaxed);
-                match Arc::clone(&farewells).try_acquire_owned() {
-                    Ok(permit) if !protocols.has_tls() => drop(tokio::spawn(send_away(socket, permit))),
-                    _ => drop(socket),
-                }
-                continue;
-            };
-            let seat = connections.seat(permit);
-            // Fails only if the peer has gone already, which the next read tells as well.
-            let _ = socket.set_nodelay(true);
-            let Ok(local) = socket.local_addr() else { continue };
-            let info = ConnInfo { peer, local, tls: protocols.has_tls() };
-            tokio::spawn(Arc::clone(&protocols).serve(socket, info, seat));
-        }
+    let mut full = Sparingly::default();
+    let mut receive = |socket: TcpStream, peer: SocketAddr| {
+        let Ok(permit) = Arc::clone(&seats).try_acquire_owned() else {
+            connections.0.refused.fetch_add(1, Relaxed);
+            if let Some(refused) = full.say(Instant::now()) {
+                tracing::warn!(
+                    refused,
+                    open = connections.open(),
+                    "no room for more connections; raise max_connections"
+                );
+            }
+            match Arc::clone(&farewells).try_acquire_owned() {
+                Ok(permit) if !protocols.has_tls() => drop(tokio::spawn(send_away(socket, permit))),
+                _ => drop(socket),
+            }
+            return;
+        };
+        let seat = connections.seat(permit, drain.clone());
+        // Both fail only if the peer has gone already.
+        let _ = socket.set_nodelay(true);
+        let Ok(local) = socket.local_addr() else { return };
+        let info = ConnInfo { peer, local, tls: protocols.has_tls() };
+        tokio::spawn(Arc::clone(&protocols).serve(socket, info, seat));
     };
-    tokio::select! {
-        () = drain.reached(Stage::Draining) => {}
-        () = accepting => {}
+    let draining = drain.reached(Stage::Draining);
+    tokio::pin!(draining);
+    let mut trouble = Trouble::default();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut draining => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                trouble.over();
+                receive(socket, peer);
+            }
+            Err(error) => tokio::select! {
+                () = &mut draining => break,
+                () = sleep(trouble.pause(&error, Instant::now())) => {}
+            },
+        }
+    }
+    // Whoever stands in the kernel's queue would be reset; whoever has asked something already is answered instead.
+    let last_call = Instant::now() + LAST_CALL;
+    while let Ok(Ok((socket, peer))) = timeout_at(last_call, listener.accept()).await {
+        receive(socket, peer);
     }
     // From here on the kernel refuses newcomers.
     drop(listener);
-    let cut = tokio::select! {
-        biased;
-        () = connections.all_closed() => 0,
-        () = drain.reached(Stage::Cut) => connections.open(),
-    };
+    tokio::select! {
+        () = connections.all_closed() => {}
+        () = drain.reached(Stage::Cut) => drop(timeout(AFTER_CUT, connections.all_closed()).await),
+    }
+    // Upgraded connections belong to whoever took them over; what they still hold ends with the process.
+    let cut = connections.0.cut.load(SeqCst) + connections.open();
     if cut > 0 {
         tracing::warn!(cut, "the grace is over; connections were cut");
-        let _ = timeout(AFTER_CUT, connections.all_closed()).await;
     }
     Summary { accepted: connections.accepted(), cut }
 }
@@ -351,18 +373,16 @@ async fn send_away(mut socket: TcpStream, permit: OwnedSemaphorePermit) {
     drop(permit);
 }
 
-/// What to do when accepting fails: wait longer each time, say so at most once a second.
+/// How long to wait when accepting fails: longer each time in a row.
 #[derive(Default)]
 struct Trouble {
     in_a_row: u32,
-    last_said: Option<Instant>,
-    unsaid: u64,
+    log: Sparingly,
 }
 
 impl Trouble {
     const FIRST: Duration = Duration::from_millis(5);
     const LONGEST: Duration = Duration::from_secs(1);
-    const SILENCE: Duration = Duration::from_secs(1);
 
     fn pause(&mut self, error: &io::Error, now: Instant) -> Duration {
         // The connection failed, not the listener (accept(2) hands such errors through).
@@ -380,20 +400,36 @@ impl Trouble {
         }
         let pause = Self::FIRST.saturating_mul(1 << self.in_a_row.min(10)).min(Self::LONGEST);
         self.in_a_row = self.in_a_row.saturating_add(1);
-        self.unsaid += 1;
-        if self.last_said.is_none_or(|said| now.duration_since(said) >= Self::SILENCE) {
-            let failures = self.unsaid;
+        if let Some(failures) = self.log.say(now) {
             tracing::error!(
                 %error, failures,
                 "can't accept connections; if files have run out, raise the limit (ulimit -n, LimitNOFILE) or lower max_connections"
             );
-            (self.last_said, self.unsaid) = (Some(now), 0);
         }
         pause
     }
 
     fn over(&mut self) {
         self.in_a_row = 0;
+    }
+}
+
+/// Keeps what can happen thousands of times a second to one log line a second.
+#[derive(Default)]
+struct Sparingly {
+    last: Option<Instant>,
+    held_back: u64,
+}
+
+impl Sparingly {
+    /// How often it happened since it was last said, if it is time to say it.
+    fn say(&mut self, now: Instant) -> Option<u64> {
+        self.held_back += 1;
+        if self.last.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1)) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.held_back))
     }
 }
 

@@ -13,22 +13,17 @@
 //! Bodies are not timed: how slowly one may come or go is the business of the route. While a response is being made
 //! or sent nothing here ends the connection, save the cut at the end of a drain.
 use std::{
-    cell::Cell,
     convert::Infallible,
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Poll, ready},
 };
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::combinators::BoxBody;
 use hyper::{
     body::Incoming,
-    rt::Executor,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -36,15 +31,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
     net::TcpStream,
-    time::{Instant, Sleep, sleep_until, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::{
     accept::{ConnInfo, Limits, Service},
+    clock::{Clock, Verdict, Version},
     drain::{Drain, Signal, Stage},
-    framing::Phase,
     intake::AmbiguousLength,
     io::{Exchange, Steady, Tap, Vitals},
+    stream::{Answer, StreamExecutor},
     tls::TlsSettings,
 };
 
@@ -113,7 +109,7 @@ impl<S: Service> Protocols<S> {
                     timeout_at(opened + self.limits.handshake_timeout, tls.acceptor().accept(socket));
                 let stream = tokio::select! {
                     biased;
-                    () = signal.draining() => return,
+                    () = signal.last_call() => return,
                     shaken = handshake => match shaken {
                         Ok(Ok(stream)) => stream,
                         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
@@ -149,9 +145,9 @@ impl<S: Service> Protocols<S> {
     ) -> Outcome {
         let sniffed = tokio::select! {
             biased;
-            // Nothing has been asked yet, or too little to know what.
-            () = signal.draining() => return Outcome::Ended(Ok(())),
+            // What has been asked already is answered, also in a drain.
             sniffed = timeout_at(opened + self.limits.header_timeout, sniff(&mut io)) => sniffed,
+            () = signal.last_call() => return Outcome::Ended(Ok(())),
         };
         let clock = Clock::new(&self.limits, opened);
         match sniffed {
@@ -214,13 +210,7 @@ fn answer<S: Service>(
         request.extensions_mut().insert(AmbiguousLength);
     }
     let (service, info) = (service.clone(), Arc::clone(info));
-    async move { Ok(service.call(request, info).await.map(|body| Answer { body, _exchange: exchange })) }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
-    Http1,
-    Http2,
+    async move { Ok(service.call(request, info).await.map(|body| Answer::new(body, exchange))) }
 }
 
 /// Reads until the bytes differ from the HTTP/2 preface or are all of it. `None` if the peer left first.
@@ -261,13 +251,15 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
         if stage == Stage::Cut {
             return Poll::Ready(Outcome::Cut);
         }
-        if stage >= Stage::Draining && !shutting {
-            shutting = true;
-            shut(connection.as_mut());
-        }
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Outcome::Ended(ended));
+            }
+            // Only now, because hyper takes a connection of which it has seen nothing for an idle one.
+            if stage >= Stage::Draining && !shutting {
+                shutting = true;
+                shut(connection.as_mut());
+                continue;
             }
             match ready!(clock.poll(cx, vitals, version)) {
                 Verdict::Idle if !shutting => {
@@ -280,197 +272,4 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
         }
     })
     .await
-}
-
-/// The deadline that applies now, recomputed each time the connection was polled; one timer, moved seldom.
-struct Clock {
-    header_timeout: Duration,
-    keep_alive_timeout: Duration,
-    write_stall: Duration,
-    /// What the connection was doing, and since when if that has mattered yet.
-    state: (Phase, u64, bool),
-    since: Option<Instant>,
-    last_call: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-    armed: bool,
-}
-
-/// A deadline has passed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// The connection rests and may be closed in order.
-    Idle,
-    /// The peer owes us something and may be dropped.
-    Late,
-}
-
-impl Clock {
-    fn new(limits: &Limits, opened: Instant) -> Self {
-        Self {
-            header_timeout: limits.header_timeout,
-            keep_alive_timeout: limits.keep_alive_timeout,
-            write_stall: limits.write_stall,
-            state: (Phase::Idle, 0, false),
-            since: Some(opened),
-            last_call: None,
-            timer: None,
-            armed: false,
-        }
-    }
-
-    /// A peer that was told to go and has nothing to wait for is dropped after a while, whatever it does.
-    fn last_call(&mut self) {
-        self.last_call = Some(Instant::now() + self.write_stall);
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, vitals: &Vitals, version: Version) -> Poll<Verdict> {
-        loop {
-            let (at, verdict) = match self.due(vitals, version) {
-                Some(due) => due,
-                None => return Poll::Pending,
-            };
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
-            // A timer that goes off too early is moved then; moving it for each request would cost more.
-            if !self.armed || at < timer.deadline() {
-                timer.as_mut().reset(at);
-                self.armed = true;
-            }
-            ready!(timer.as_mut().poll(cx));
-            self.armed = false;
-            if let Some(verdict) = verdict.filter(|_| Instant::now() >= at) {
-                return Poll::Ready(verdict);
-            }
-            if verdict.is_none() {
-                self.since = None;
-            }
-        }
-    }
-
-    /// When to act and how; without a verdict, when to look again.
-    fn due(&mut self, vitals: &Vitals, version: Version) -> Option<(Instant, Option<Verdict>)> {
-        let state = (vitals.phase(), vitals.started(), vitals.is_busy());
-        let (phase, started, busy) = state;
-        // The time for the first head runs from the beginning, not from its first byte.
-        let first = started == 0 && !busy;
-        if state != self.state {
-            self.state = state;
-            if !first {
-                self.since = None;
-            }
-        }
-        if busy && version == Version::Http1 {
-            return None;
-        }
-        let since = *self.since.get_or_insert_with(Instant::now);
-        let rest = since + self.keep_alive_timeout;
-        if busy {
-            // The last HTTP/2 stream ends on a task of its own, which does not wake this one.
-            return Some((rest, None));
-        }
-        if let Some(at) = self.last_call {
-            return Some((at, Some(Verdict::Late)));
-        }
-        match (version, phase) {
-            (Version::Http2, _) => Some((rest, Some(Verdict::Idle))),
-            (Version::Http1, Phase::Idle) if !first => Some((rest, Some(Verdict::Idle))),
-            (Version::Http1, Phase::Idle | Phase::Head) => {
-                Some((since + self.header_timeout, Some(Verdict::Late)))
-            }
-            (Version::Http1, Phase::Body) => None,
-        }
-    }
-}
-
-pin_project_lite::pin_project! {
-    /// The body of a response, with the request it answers.
-    struct Answer {
-        #[pin]
-        body: BoxBody<Bytes, io::Error>,
-        _exchange: Exchange,
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let polled = self.project().body.poll_frame(cx);
-        TURN.set(if polled.is_pending() { Turn::Ours } else { Turn::Theirs });
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// Who has to move for a stream to go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    /// The body was not asked: as before.
-    Unchanged,
-    /// The body has nothing yet.
-    Ours,
-    /// A frame was handed over and has to leave.
-    Theirs,
-}
-
-thread_local! {
-    /// How a body, deep inside hyper's stream, tells the task that polls the stream. Read in the same poll.
-    static TURN: Cell<Turn> = const { Cell::new(Turn::Unchanged) };
-}
-
-/// Runs each HTTP/2 stream as a task, and ends it when its peer grants no window for too long: the connection goes on
-/// answering pings meanwhile, so neither the socket nor the pings show that.
-#[derive(Clone, Copy)]
-pub(super) struct StreamExecutor {
-    stall: Duration,
-}
-
-impl<F: Future<Output: Send> + Send + 'static> Executor<F> for StreamExecutor {
-    fn execute(&self, stream: F) {
-        tokio::spawn(Stream { stream, stall: self.stall, stalled: false, timer: None });
-    }
-}
-
-pin_project_lite::pin_project! {
-    struct Stream<F> {
-        #[pin]
-        stream: F,
-        stall: Duration,
-        stalled: bool,
-        timer: Option<Pin<Box<Sleep>>>,
-    }
-}
-
-impl<F: Future> Future for Stream<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        TURN.set(Turn::Unchanged);
-        if this.stream.poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        match TURN.get() {
-            Turn::Unchanged => {}
-            Turn::Ours => *this.stalled = false,
-            Turn::Theirs => {
-                let stall = *this.stall;
-                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
-                timer.as_mut().reset(Instant::now() + stall);
-                *this.stalled = true;
-            }
-        }
-        match this.timer {
-            // Dropping the stream resets it.
-            Some(timer) if *this.stalled => timer.as_mut().poll(cx),
-            _ => Poll::Pending,
-        }
-    }
 }

@@ -13,6 +13,9 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+/// How long what was sent before the drain gets to be seen: the event loop tells of it a little later.
+pub(super) const LAST_CALL: Duration = Duration::from_millis(20);
+
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -150,8 +153,8 @@ impl Signal {
         self.seen
     }
 
-    /// Waits for the first stage of the drain.
-    pub(super) async fn draining(&mut self) {
+    /// Waits until nothing new should begin and what had come by then has been seen.
+    pub(super) async fn last_call(&mut self) {
         std::future::poll_fn(
             |cx| if self.poll(cx) >= Stage::Draining { Poll::Ready(()) } else { Poll::Pending },
         )
@@ -218,7 +221,7 @@ mod tests {
     async fn a_late_signal_knows_the_stage() {
         let drain = Drain::new();
         drain.advance(Stage::Closing);
-        drain.signal().draining().await;
+        drain.signal().last_call().await;
         assert!(drain.is_closing() && drain.is_draining());
     }
 }
