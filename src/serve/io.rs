@@ -295,7 +295,7 @@ mod tests {
             assert!(vitals.is_busy());
             peer.read_exact(&mut some).await.unwrap();
         }
-        let failure = writer.await.unwrap().unwrap_err();
+        let failure = tokio::time::timeout(LINGER, writer).await.unwrap().unwrap().unwrap_err();
         assert_eq!(failure.kind(), io::ErrorKind::TimedOut);
     }
 

@@ -352,7 +352,8 @@ async fn an_idle_http2_connection_is_closed_in_order() {
 
 #[tokio::test]
 async fn a_response_in_progress_outlives_every_idle_limit() {
-    let house = open(Limits { header_timeout: TICK, keep_alive_timeout: TICK, ..limits() }, None);
+    let short = Limits { header_timeout: TICK, keep_alive_timeout: TICK, write_stall: TICK, ..limits() };
+    let house = open(short, None);
     let mut socket = house.connect().await;
     socket.write_all(get("/gate").as_bytes()).await.unwrap();
     let mut send = house.h2().await;
@@ -611,22 +612,27 @@ async fn a_refusal_is_heard_by_a_client_that_is_still_sending() {
 
 #[tokio::test]
 async fn a_flood_of_resets_ends_the_connection() {
-    let house = open(Limits { h2_max_reset_streams: 5, ..limits() }, None);
-    let mut socket = house.connect().await;
     let mut wire = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
-    for stream in (1..400u32).step_by(2) {
+    for stream in (1..100u32).step_by(2) {
         // GET / with :authority `a`, from the static table; then CANCEL.
-        let block = [0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
-        wire.extend([0, 0, block.len() as u8, 1, 5]);
-        wire.extend(stream.to_be_bytes());
-        wire.extend(block);
-        wire.extend([0, 0, 4, 3, 0]);
-        wire.extend(stream.to_be_bytes());
-        wire.extend([0, 0, 0, 8]);
+        wire.extend(b"\0\0\x06\x01\x05".iter().chain(&stream.to_be_bytes()).chain(b"\x82\x86\x84\x41\x01a"));
+        wire.extend(b"\0\0\x04\x03\0".iter().chain(&stream.to_be_bytes()).chain(b"\0\0\0\x08"));
     }
-    socket.write_all(&wire).await.unwrap();
-    until_closed(&mut socket).await;
-    soon(house.connections.all_closed()).await;
+    wire.extend(b"\0\0\x08\x06\0\0\0\0\0are you?");
+    for (allowed, survives) in [(5, false), (1000, true)] {
+        let house = open(Limits { h2_max_reset_streams: allowed, ..limits() }, None);
+        let mut socket = house.connect().await;
+        socket.write_all(&wire).await.unwrap();
+        if survives {
+            let mut all = Vec::new();
+            while !all.ends_with(b"are you?") {
+                assert!(soon(socket.read_buf(&mut all)).await.unwrap() > 0);
+            }
+        } else {
+            until_closed(&mut socket).await;
+            soon(house.connections.all_closed()).await;
+        }
+    }
 }
 
 #[tokio::test]
