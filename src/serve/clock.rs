@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{accept::Limits, framing::Phase, io::Vitals};
+use super::{framing::Phase, io::Vitals, limits::Limits};
 
 /// What is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,11 +35,12 @@ use tokio::{
 };
 
 use super::{
-    accept::{ConnInfo, Limits, Service},
+    accept::{ConnInfo, Service},
     clock::{Clock, Verdict, Version},
     drain::{Drain, Signal, Stage},
     intake::AmbiguousLength,
     io::{Exchange, Steady, Tap, Vitals},
+    limits::Limits,
     stream::{Answer, StreamExecutor},
     tls::TlsSettings,
 };

@@ -625,7 +625,7 @@ async fn a_flood_of_resets_ends_the_connection() {
         socket.write_all(&wire).await.unwrap();
         if survives {
             let mut all = Vec::new();
-            while !all.ends_with(b"are you?") {
+            while !all.windows(8).any(|piece| piece == b"are you?") {
                 assert!(soon(socket.read_buf(&mut all)).await.unwrap() > 0);
             }
         } else {
@@ -658,16 +658,4 @@ fn trouble_backs_off_and_is_said_once_a_second() {
     trouble.over();
     assert_eq!(trouble.pause(&full, begun), Trouble::FIRST);
     assert_eq!(trouble.pause(&io::ErrorKind::ConnectionAborted.into(), begun), Duration::ZERO);
-}
-
-#[test]
-fn the_cap_fits_the_limit_of_open_files() {
-    let text = "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 524288               files\n";
-    assert_eq!(open_files(text), Some(1024));
-    assert_eq!(open_files("Max open files unlimited unlimited files"), None);
-    assert_eq!(open_files(""), None);
-    let limits = Limits { max_connections: usize::MAX, ..Limits::default() };
-    if std::path::Path::new("/proc/self/limits").exists() {
-        assert!(limits.within_file_limit().max_connections < usize::MAX);
-    }
 }
