@@ -80,10 +80,14 @@ macro_rules! kinds {
 kinds! {
     /// The request cannot be understood.
     BadRequest = 400 "bad_request": "The request is malformed", "请求格式错误";
-    /// The path is refused before routing (SECURITY rule 1).
-    BadPath = 400 "bad_path": "The request path is not acceptable", "请求路径无效";
+    /// The path has no single reading (SECURITY rule 1).
+    InvalidPath = 400 "invalid_path": "The request path is not acceptable", "请求路径无效";
+    /// Where the request ends could be read in two ways (SECURITY rule 2).
+    InvalidFraming = 400 "invalid_framing": "The request's length is ambiguous", "请求长度标识无效";
+    /// The request's target is not a path.
+    InvalidTarget = 400 "invalid_target": "The request target is not acceptable", "请求目标无效";
     /// Host and authority disagree or are malformed.
-    BadHost = 400 "bad_host": "The request's host is not acceptable", "请求主机无效";
+    InvalidHost = 400 "invalid_host": "The request's host is not acceptable", "请求主机无效";
     /// No route.
     NotFound = 404 "not_found": "There is nothing at this address", "资源不存在";
     /// The path exists, the method does not.

@@ -9,6 +9,8 @@ pub mod error;
 pub mod exchange;
 pub mod handlers;
 pub mod manifest;
+pub mod path;
+pub mod serve;
 pub mod settings;
 pub mod stages;
 pub mod state;

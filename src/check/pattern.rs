@@ -3,6 +3,7 @@
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::manifest::Spanned;
 use crate::manifest::model;
+use crate::path::normalise_pattern_segment;
 use http::{HeaderName, HeaderValue, Method};
 
 /// Which methods a route takes.
@@ -225,49 +226,19 @@ fn segment(part: &str, last: bool, span: Span, out: &mut Diagnostics) -> Option<
     if part.is_empty() && !last {
         return fault("the path has an empty segment (`//`)".into(), "requests with `//` are refused");
     }
-    if part == "." || part == ".." {
-        return fault(format!("the path has the segment `{part}`"), "requests with dot segments are refused");
-    }
-    if part.contains(['?', '#', '{', '}', '\\', ' ']) || part.chars().any(char::is_control) {
+    if part.contains(['{', '}', ' ']) {
         return fault(
             format!("segment `{part}` has a character that no path has"),
             "parameters are written `:name`, and predicates go under `match:`",
         );
     }
-    match normal_segment(part) {
-        Some(text) => Some(Segment::Static(text)),
-        None => fault(format!("segment `{part}` has a bad percent escape"), "write the character itself"),
+    if part.is_empty() {
+        return Some(Segment::Static(String::new()));
     }
-}
-
-/// The normal form that request paths have when they are matched: unreserved characters as themselves, everything
-/// else percent-encoded in upper case (RFC 3986, section 6.2.2).
-fn normal_segment(part: &str) -> Option<String> {
-    let mut out = String::with_capacity(part.len());
-    let mut bytes = part.bytes();
-    let push = |out: &mut String, byte: u8, escaped: bool| {
-        let unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        let plain = unreserved || (!escaped && b"!$&'()*+,;=:@".contains(&byte));
-        if plain {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    };
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            push(&mut out, byte, false);
-            continue;
-        }
-        let digits = [bytes.next()?, bytes.next()?];
-        let text = std::str::from_utf8(&digits).ok()?;
-        let value = u8::from_str_radix(text, 16).ok()?;
-        if b"/\\\0;?#".contains(&value) {
-            return None;
-        }
-        push(&mut out, value, true);
+    match normalise_pattern_segment(part) {
+        Ok(text) => Some(Segment::Static(text.into_owned())),
+        Err(why) => fault(format!("segment `{part}` has no normal form"), why.detail()),
     }
-    Some(out)
 }
 
 /// Reads a host.
@@ -360,11 +331,11 @@ mod tests {
             ("GET /:", "is not a parameter"),
             ("GET /*", "needs a name"),
             ("GET /a//b", "empty segment"),
-            ("GET /a/../b", "segment `..`"),
-            ("GET /a?b=c", "character that no path has"),
+            ("GET /a/../b", "no normal form"),
+            ("GET /a?b=c", "no normal form"),
             ("GET /a{id}", "character that no path has"),
-            ("GET /%2f", "bad percent escape"),
-            ("GET /%zz", "bad percent escape"),
+            ("GET /%2f", "no normal form"),
+            ("GET /%zz", "no normal form"),
             ("GET /:a/:a", "stands twice"),
         ] {
             let fault = read(text, "").unwrap_err();
