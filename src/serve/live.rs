@@ -12,7 +12,7 @@ use crate::manifest::{self, Loaded};
 use crate::state::{ReloadFailure, Revision, Shared};
 use crate::upstream::Registry;
 use arc_swap::{ArcSwap, Guard};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -23,6 +23,8 @@ pub struct Live {
     table: ArcSwap<RoutingTable>,
     parts: Parts,
     config: PathBuf,
+    /// Variables that go before the environment's.
+    variables: BTreeMap<String, String>,
     /// One reload at a time; also holds what the watcher looks at.
     watched: Mutex<Watched>,
     /// Tables before this one, newest last, for rollback.
@@ -77,19 +79,23 @@ pub struct Unsound {
 /// How many earlier revisions can be gone back to.
 const HISTORY: usize = 10;
 
-/// Variables of `${…}` as the process has them.
-pub fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+/// Reads the manifest with the given variables, then the environment's.
+fn read(config: &Path, variables: &BTreeMap<String, String>) -> Loaded {
+    manifest::load(config, &|name| variables.get(name).cloned().or_else(|| std::env::var(name).ok()))
 }
 
 impl Live {
-    /// Loads the first revision.
+    /// Loads the first revision. `variables` go before the environment's in `${…}`.
     ///
     /// # Errors
     /// The diagnostics, if the manifest is not sound.
-    pub fn start(config: &Path, shared: &Arc<Shared>) -> Result<Arc<Self>, Unsound> {
+    pub fn start(
+        config: &Path,
+        variables: BTreeMap<String, String>,
+        shared: &Arc<Shared>,
+    ) -> Result<Arc<Self>, Unsound> {
         let begun = Instant::now();
-        let loaded = manifest::load(config, &environment);
+        let loaded = read(config, &variables);
         let watched = Watched {
             hash: loaded.content_hash.clone(),
             files: loaded.files.clone(),
@@ -112,6 +118,7 @@ impl Live {
             table: ArcSwap::from_pointee(table),
             parts,
             config: config.to_owned(),
+            variables,
             watched: Mutex::new(watched),
             history: Mutex::default(),
         };
@@ -156,7 +163,7 @@ impl Live {
     pub fn reload(&self, why: &str, force: bool) -> Reloaded {
         let mut watched = self.lock();
         let begun = Instant::now();
-        let loaded = manifest::load(&self.config, &environment);
+        let loaded = read(&self.config, &self.variables);
         let known = loaded.content_hash == watched.hash;
         watched.files.clone_from(&loaded.files);
         watched.folders.clone_from(&loaded.folders);

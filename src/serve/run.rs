@@ -10,6 +10,7 @@ use super::watch;
 use crate::settings::{DoorSettings, Settings};
 use crate::state::Shared;
 use crate::telemetry::Telemetry;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,11 +72,16 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Starts a gateway. Returns when both listeners answer.
+/// Starts a gateway. Returns when both listeners answer. `variables` go before the environment's in the manifest's
+/// `${…}`.
 ///
 /// # Errors
 /// [`StartError`]; nothing is left running then.
-pub async fn start(settings: Settings, telemetry: Arc<Telemetry>) -> Result<Running, StartError> {
+pub async fn start(
+    settings: Settings,
+    telemetry: Arc<Telemetry>,
+    variables: BTreeMap<String, String>,
+) -> Result<Running, StartError> {
     let tls = match (&settings.tls_cert, &settings.tls_key) {
         (Some(certificate), Some(key)) => Some(TlsSettings::load(certificate, key).map_err(StartError::Tls)?),
         _ => None,
@@ -84,7 +90,7 @@ pub async fn start(settings: Settings, telemetry: Arc<Telemetry>) -> Result<Runn
     let (closing, closed) = channel::channel(false);
     let shared = Shared::new(settings.clone(), telemetry.clone(), closed);
     let config = settings.config.clone();
-    let loading = { let shared = shared.clone(); tokio::task::spawn_blocking(move || Live::start(&config, &shared)) };
+    let loading = { let shared = shared.clone(); tokio::task::spawn_blocking(move || Live::start(&config, variables, &shared)) };
     let live = match loading.await {
         Ok(live) => live.map_err(StartError::Unsound)?,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
