@@ -7,6 +7,7 @@
 //! refuses returns a `GatewayError`; faults of the manifest are [`crate::diag`]; faults of start-up are
 //! their own enums, beside the code that meets them. Clients get less than logs: causes are logged, never sent.
 
+use crate::units::Size;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use poem::Response;
@@ -190,10 +191,34 @@ impl GatewayError {
         response
     }
 
+    /// What to tell the caller when reading the request's body failed because the gateway cut it: 413 for
+    /// [`BodyTooLarge`] anywhere in the chain of causes. `None` for every other failure.
+    ///
+    /// For whoever reads a body on its way elsewhere, such as the proxy: such a failure is the caller's, not the
+    /// upstream's.
+    pub fn from_body_error(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if let Some(cut) = error.downcast_ref::<BodyTooLarge>() {
+                return Some(cut.into());
+            }
+            // `source()` of an io::Error passes over the error it was made of.
+            let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            cause = match inner {
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
+        }
+        None
+    }
+
     /// The error behind a poem error: ours as it was raised, poem's own by its status.
     pub fn of(error: &poem::Error) -> Self {
         if let Some(ours) = error.downcast_ref::<GatewayError>() {
             return ours.clone();
+        }
+        if let Some(ours) = GatewayError::from_body_error(error) {
+            return ours;
         }
         let kind = match error.status().as_u16() {
             404 => Kind::NotFound,
@@ -223,6 +248,34 @@ impl fmt::Display for GatewayError {
 }
 
 impl std::error::Error for GatewayError {}
+
+/// Why a request's body ends early: it grew beyond what the route takes. Travels inside an [`std::io::Error`] to
+/// whoever reads the body, who finds it by [`GatewayError::from_body_error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyTooLarge {
+    /// Bytes that the route takes.
+    pub limit: u64,
+}
+
+impl fmt::Display for BodyTooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the request body is larger than {}", Size(self.limit))
+    }
+}
+
+impl std::error::Error for BodyTooLarge {}
+
+impl From<BodyTooLarge> for std::io::Error {
+    fn from(cut: BodyTooLarge) -> Self {
+        std::io::Error::other(cut)
+    }
+}
+
+impl From<&BodyTooLarge> for GatewayError {
+    fn from(cut: &BodyTooLarge) -> Self {
+        GatewayError::new(Kind::PayloadTooLarge, format!("The limit here is {}", Size(cut.limit)))
+    }
+}
 
 impl From<GatewayError> for poem::Error {
     fn from(error: GatewayError) -> Self {
@@ -265,6 +318,27 @@ mod tests {
         assert_eq!(body["status"], 503);
         assert_eq!(body["retry_after"], 1);
         assert_eq!(body["detail"], "3 of 3 slots taken");
+    }
+
+    #[test]
+    fn a_cut_body_is_found_in_any_chain_of_causes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("sending failed")]
+        struct Sending(#[source] std::io::Error);
+        let cut = || std::io::Error::from(BodyTooLarge { limit: 1024 });
+        for error in [
+            &cut() as &(dyn std::error::Error + 'static),
+            &Sending(cut()),
+            &std::io::Error::other(Sending(std::io::Error::other(cut()))),
+        ] {
+            let found = GatewayError::from_body_error(error).unwrap();
+            assert_eq!(found.kind, Kind::PayloadTooLarge);
+            assert_eq!(found.detail.as_deref(), Some("The limit here is 1KiB"));
+        }
+        let other = std::io::Error::other(Sending(std::io::ErrorKind::ConnectionReset.into()));
+        assert!(GatewayError::from_body_error(&other).is_none());
+        let read = poem::Error::from(poem::error::ReadBodyError::Io(cut()));
+        assert_eq!(GatewayError::of(&read).kind, Kind::PayloadTooLarge);
     }
 
     #[test]

@@ -23,6 +23,18 @@ use std::hash::DefaultHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod body_limit;
+pub mod compress;
+pub mod cors;
+pub mod headers;
+pub mod planned;
+pub mod recovery;
+pub mod request_id;
+pub mod security_headers;
+#[cfg(test)]
+mod testing;
+pub mod timeout;
+
 /// An endpoint whose errors are finished responses already.
 pub type Next = BoxEndpoint<'static, Response>;
 
@@ -34,6 +46,8 @@ pub trait StageDecl: DeserializeOwned + JsonSchema {
     const ABOUT: &'static str;
     /// How short its body may be.
     const BODY: Body;
+    /// Set while it is only known, not built: what it comes with. Its use is a fault, its body is checked all the same.
+    const PLANNED: Option<&'static str> = None;
 
     /// Is it sound? Resolves names, reports every fault, and hands on what was decoded. Pure: no I/O beyond
     /// files the body names, no clock.
@@ -130,6 +144,10 @@ pub enum Layer {
 }
 
 /// A stage that never waits.
+///
+/// Most implement [`request`](Hook::request), [`response`](Hook::response) or both. One whose way out depends on what
+/// the request said (CORS on its `Origin`) implements [`enter`](Hook::enter) and [`leave`](Hook::leave) instead, which
+/// carry a number across without an allocation.
 pub trait Hook: Send + Sync {
     /// On the way in. An error, or a response, ends the way: outer stages see it, inner ones nothing.
     fn request(&self, _exchange: &Arc<Exchange>, _request: &mut Request) -> Result<(), Stop> {
@@ -138,7 +156,20 @@ pub trait Hook: Send + Sync {
 
     /// On the way out, over every response from further in, errors included.
     fn response(&self, _exchange: &Arc<Exchange>, _response: &mut Response) {}
+
+    /// [`request`](Hook::request), and what to remember until the way out.
+    fn enter(&self, exchange: &Arc<Exchange>, request: &mut Request) -> Result<Mark, Stop> {
+        self.request(exchange, request).map(|()| 0)
+    }
+
+    /// [`response`](Hook::response), with what was remembered.
+    fn leave(&self, exchange: &Arc<Exchange>, _mark: Mark, response: &mut Response) {
+        self.response(exchange, response);
+    }
 }
+
+/// What a hook remembers of a request; its meaning is the hook's own.
+pub type Mark = u32;
 
 /// Why a hook ended the way in.
 pub enum Stop {
@@ -197,7 +228,7 @@ impl StageKind {
             name: D::NAME,
             about: D::ABOUT,
             body: D::BODY,
-            planned: None,
+            planned: D::PLANNED,
             check: |node, cx| decode::<D>(node, cx.out)?.check(cx),
             schema: SchemaGenerator::subschema_for::<D>,
         }
@@ -208,8 +239,15 @@ impl StageKind {
         let body = self.whole_body(&stage.name, &stage.body, cx)?;
         body.digest(&mut cx.references);
         let errors = cx.out.counts().0;
-        let checked = (self.check)(&body, cx)?;
-        (cx.out.counts().0 == errors).then_some(checked)
+        let checked = (self.check)(&body, cx);
+        if let Some(milestone) = self.planned {
+            let message = format!("stage `{}` is not available yet", self.name);
+            cx.out.push(
+                Diagnostic::error(Code::NOT_AVAILABLE, stage.name.span, message)
+                    .help(format!("it comes with *{milestone}*; remove it until then")),
+            );
+        }
+        checked.filter(|_| cx.out.counts().0 == errors)
     }
 
     /// The body as a mapping: a bare value under its key, nothing as empty.
@@ -244,7 +282,27 @@ impl StageKind {
 }
 
 /// Every stage there is.
-pub const STAGES: &[StageKind] = &[];
+pub const STAGES: &[StageKind] = &[
+    StageKind::of::<recovery::Recovery>(),
+    StageKind::of::<request_id::RequestId>(),
+    StageKind::of::<cors::CorsStage>(),
+    StageKind::of::<security_headers::SecurityHeaders>(),
+    StageKind::of::<headers::Headers>(),
+    StageKind::of::<timeout::Timeout>(),
+    StageKind::of::<body_limit::BodyLimit>(),
+    StageKind::of::<compress::Compress>(),
+    StageKind::of::<planned::Auth>(),
+    StageKind::of::<planned::Rbac>(),
+    StageKind::of::<planned::Tenant>(),
+    StageKind::of::<planned::ApiKey>(),
+    StageKind::of::<planned::IpFilter>(),
+    StageKind::of::<planned::RateLimit>(),
+    StageKind::of::<planned::Concurrency>(),
+    StageKind::of::<planned::Cache>(),
+    StageKind::of::<planned::Validate>(),
+    StageKind::of::<planned::Transform>(),
+    StageKind::of::<planned::Inspect>(),
+];
 
 /// The stage of a name.
 pub fn find(name: &str) -> Option<&'static StageKind> {
@@ -273,8 +331,16 @@ fn with_hooks(hooks: &mut Vec<Box<dyn Hook>>, next: Next) -> Next {
     }
     let mut hooks = std::mem::take(hooks);
     hooks.reverse();
-    sealed(Hooks { hooks: hooks.into_boxed_slice(), next })
+    let mut next = next;
+    while !hooks.is_empty() {
+        let run = hooks.split_off(hooks.len().saturating_sub(MAX_RUN));
+        next = sealed(Hooks { hooks: run.into_boxed_slice(), next });
+    }
+    next
 }
+
+/// Hooks in one endpoint at most: their marks live in its future.
+const MAX_RUN: usize = 8;
 
 /// Boxes an endpoint so that its errors are finished responses in the common form: outer stages see them like
 /// any other. Every stage and target goes through here once.
@@ -306,6 +372,28 @@ impl<E: Endpoint> Endpoint for Sealed<E> {
     }
 }
 
+/// Whether a response is a stream of server-sent events, which no stage may hold back or cut.
+fn is_event_stream(headers: &http::HeaderMap) -> bool {
+    let kind = headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
+    let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// Adds names to `Vary`, unless all are there.
+fn vary(headers: &mut http::HeaderMap, names: &'static str) {
+    let present = |name: &str| {
+        headers.get_all(http::header::VARY).iter().any(|value| {
+            value.as_bytes().split(|byte| *byte == b',').any(|one| {
+                let one = one.trim_ascii();
+                one == b"*" || one.eq_ignore_ascii_case(name.as_bytes())
+            })
+        })
+    };
+    if !names.split(", ").all(present) {
+        headers.append(http::header::VARY, http::HeaderValue::from_static(names));
+    }
+}
+
 struct Hooks {
     hooks: Box<[Box<dyn Hook>]>,
     next: Next,
@@ -316,15 +404,19 @@ impl Endpoint for Hooks {
 
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let exchange = Exchange::of(&request).clone();
+        let mut marks: [Mark; MAX_RUN] = [0; MAX_RUN];
         let mut entered = 0;
         let mut stopped = None;
-        for hook in &self.hooks {
-            if let Err(stop) = hook.request(&exchange, &mut request) {
-                stopped = Some(match stop {
-                    Stop::Error(error) => exchange.refuse(&error),
-                    Stop::Answer(response) => *response,
-                });
-                break;
+        for (hook, mark) in self.hooks.iter().zip(&mut marks) {
+            match hook.enter(&exchange, &mut request) {
+                Ok(remembered) => *mark = remembered,
+                Err(stop) => {
+                    stopped = Some(match stop {
+                        Stop::Error(error) => exchange.refuse(&error),
+                        Stop::Answer(response) => *response,
+                    });
+                    break;
+                }
             }
             entered += 1;
         }
@@ -332,8 +424,8 @@ impl Endpoint for Hooks {
             Some(response) => response,
             None => self.next.call(request).await?,
         };
-        for hook in self.hooks[..entered].iter().rev() {
-            hook.response(&exchange, &mut response);
+        for (hook, mark) in self.hooks.iter().zip(marks).take(entered).rev() {
+            hook.leave(&exchange, mark, &mut response);
         }
         Ok(response)
     }
