@@ -7,6 +7,9 @@
 //! cannot fail. A stage that only looks at heads is a [`Hook`]: neighbouring hooks run in one endpoint without a
 //! future of their own. Only a stage that must wait, or wrap the whole call, is an endpoint ([`Layer::Around`]).
 
+mod access_log;
+mod metrics;
+
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::error::GatewayError;
 use crate::exchange::{Exchange, RouteInfo};
@@ -244,7 +247,8 @@ impl StageKind {
 }
 
 /// Every stage there is.
-pub const STAGES: &[StageKind] = &[];
+pub const STAGES: &[StageKind] =
+    &[StageKind::of::<access_log::AccessLog>(), StageKind::of::<metrics::Metrics>()];
 
 /// The stage of a name.
 pub fn find(name: &str) -> Option<&'static StageKind> {

@@ -218,29 +218,10 @@ fn lock(shard: &Mutex<Vec<u8>>) -> std::sync::MutexGuard<'_, Vec<u8>> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use super::super::testing::Kept;
     use super::*;
     use std::time::Instant;
-
-    /// Keeps what is written, for tests of what logs.
-    #[derive(Clone, Default)]
-    pub(in crate::telemetry) struct Kept(Arc<Mutex<Vec<u8>>>);
-
-    impl Kept {
-        pub(in crate::telemetry) fn text(&self) -> String {
-            String::from_utf8(lock(&self.0).clone()).unwrap()
-        }
-    }
-
-    impl Write for Kept {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            lock(&self.0).extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// Takes nothing until it is let.
     struct Stuck(mpsc::Receiver<()>, Kept, mpsc::Sender<()>);

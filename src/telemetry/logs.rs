@@ -282,7 +282,7 @@ impl Visit for PlainFields<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lines::tests::Kept;
+    use super::super::testing::Kept;
     use super::*;
 
     fn logged(json: bool, level: &str, log: impl FnOnce()) -> String {

@@ -24,6 +24,8 @@ mod upstreams;
 mod write;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use access::AccessLog;

@@ -1,8 +1,7 @@
 //! Telemetry as a whole: the exact names outsiders see, bounded labels, access lines, spans at a collector.
 
-use super::lines::Writer;
-use super::lines::tests::Kept;
-use super::logs::{AccessLevels, Style};
+use super::logs::AccessLevels;
+use super::testing::access;
 use super::*;
 use crate::error::{Kind, Lang};
 use crate::exchange::{Arrival, End, UpstreamNote};
@@ -210,19 +209,10 @@ async fn the_process_is_shown() {
     task.abort();
 }
 
-fn access(json: bool, levels: AccessLevels, log: impl FnOnce(Arc<AccessLog>)) -> String {
-    let kept = Kept::default();
-    let writer = Writer::start(kept.clone(), 1 << 20, json).unwrap();
-    let style = Style { json, colour: false };
-    log(Arc::new(AccessLog::to(writer.lines().clone(), style, levels)));
-    drop(writer);
-    kept.text()
-}
-
 const ALL: AccessLevels = AccessLevels { info: true, warn: true };
 
 /// An exchange that went to an upstream, and whose caller tries to forge lines.
-fn told(log: Arc<AccessLog>) {
+fn told(log: AccessLog) {
     let exchange = exchange("POST", "/api/v01/chat/%0a\u{1b}[31m\"x");
     exchange.adopt_request_id("req-1\n\"".into());
     exchange.set_trace(Arc::new(
@@ -235,7 +225,7 @@ fn told(log: Arc<AccessLog>) {
     exchange.sent_to(UpstreamNote { upstream: "algo".into(), target: "algo:8000".into() });
     exchange.upstream_answered(Duration::from_micros(1500));
     exchange.ended(End::Complete);
-    exchange.observe(log);
+    exchange.observe(Arc::new(log));
 }
 
 #[test]
@@ -292,7 +282,7 @@ fn an_access_line_says_it_all_in_json() {
 
 #[test]
 fn an_access_line_without_a_route_says_so() {
-    let text = access(true, ALL, |log| exchange("GET", "/nowhere").observe(log));
+    let text = access(true, ALL, |log| exchange("GET", "/nowhere").observe(Arc::new(log)));
     let line: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(line["route"].is_null() && line.as_object().unwrap().contains_key("route"));
     assert_eq!(line["status"], 499);
@@ -315,6 +305,7 @@ fn an_access_line_for_people() {
 #[test]
 fn the_filter_can_leave_only_faults() {
     let text = access(true, AccessLevels { info: false, warn: true }, |log| {
+        let log = Arc::new(log);
         for status in [200, 404, 502] {
             let exchange = exchange("GET", "/");
             exchange.set_status(status);
