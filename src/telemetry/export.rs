@@ -52,13 +52,18 @@ pub(super) fn endpoint(env: Env<'_>) -> Result<Option<String>, TelemetryError> {
     }
     let own = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
     let shared = set("OTEL_EXPORTER_OTLP_ENDPOINT");
-    let Some(url) = own.or_else(|| shared.map(|base| format!("{}/v1/traces", base.trim_end_matches('/'))))
-    else {
+    let below = |base: String| format!("{}/v1/traces", base.trim_end_matches('/'));
+    let Some(endpoint) = own.or_else(|| shared.map(below)) else {
         return Ok(None);
     };
+    // Not echoed: a URL may hold a password.
+    if !url::Url::parse(&endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
+        let text = "OTEL_EXPORTER_OTLP_ENDPOINT is not a URL such as `http://collector:4318`";
+        return Err(TelemetryError::Traces(text.to_owned()));
+    }
     let protocol = set("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| set("OTEL_EXPORTER_OTLP_PROTOCOL"));
     match protocol.as_deref() {
-        None | Some("http/protobuf") => Ok(Some(url)),
+        None | Some("http/protobuf") => Ok(Some(endpoint)),
         Some(other) => Err(TelemetryError::Traces(format!(
             "OTEL_EXPORTER_OTLP_PROTOCOL is `{other}`: only `http/protobuf` is spoken; collectors take it on port 4318"
         ))),
@@ -75,7 +80,10 @@ impl Exporter {
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(endpoint)
             .build()
-            .map_err(|error| TelemetryError::Traces(format!("cannot export to {endpoint}: {error}")))?;
+            .map_err(|error| {
+                let why = error.to_string().replace(endpoint, "OTEL_EXPORTER_OTLP_ENDPOINT");
+                TelemetryError::Traces(format!("cannot be exported: {why}"))
+            })?;
         let provider =
             SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build();
         Ok(Exporter { tracer: provider.tracer("voicegate"), provider })

@@ -18,9 +18,16 @@ const SECONDS: &[f64] = &[
     120.0,
 ];
 
-/// Label sets a counter may have: 10,000 routes with some ten methods and statuses each. What is beyond is
-/// counted under `otel_metric_overflow="true"`.
-const MAX_SERIES: usize = 100_000;
+/// Label sets an instrument may have; what is beyond is counted under `otel_metric_overflow="true"`. Labels are
+/// bounded by the manifest, so this is no limit that traffic could reach: it has room for 10,000 routes with some
+/// ten methods and statuses each, where the SDK's own default of 2,000 has not.
+fn max_series(name: &str) -> Option<usize> {
+    match name {
+        "http_requests_total" => Some(100_000),
+        _ if name.starts_with("voicegate_stream") || name.starts_with("voicegate_upstream") => Some(20_000),
+        _ => None,
+    }
+}
 
 /// The registry and what makes instruments.
 pub(super) struct Meters {
@@ -44,8 +51,8 @@ impl Meters {
             .with_resource(resource)
             .with_reader(exporter)
             .with_view(|instrument: &Instrument| {
-                let roomy = instrument.name() == "http_requests_total";
-                roomy.then(|| Stream::builder().with_cardinality_limit(MAX_SERIES).build().ok()).flatten()
+                let limit = max_series(instrument.name())?;
+                Stream::builder().with_cardinality_limit(limit).build().ok()
             })
             .build();
         let meter = provider.meter_with_scope(InstrumentationScope::builder("voicegate").build());

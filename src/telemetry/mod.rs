@@ -172,7 +172,10 @@ impl Telemetry {
         parent.is_some()
     }
 
-    /// All metrics in the Prometheus text format. Reads `/proc`; call it within the runtime, whose tasks it counts.
+    /// All metrics in the Prometheus text format.
+    ///
+    /// Reads `/proc` and writes out every series, so it belongs on the runtime's blocking pool once there are
+    /// thousands of routes; outside the runtime it cannot count tasks.
     pub fn render(&self) -> String {
         self.meters.render()
     }

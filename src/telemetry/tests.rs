@@ -124,11 +124,14 @@ fn counting_from_many_threads_loses_nothing() {
 fn ten_thousand_routes_are_told_apart() {
     let telemetry = Telemetry::default();
     let routes: Vec<_> = (0..10_000).map(|n| telemetry.route(&route(&format!("/r/{n}")))).collect();
+    let streams: Vec<_> = (0..10_000).map(|n| telemetry.streams(&route(&format!("/s/{n}")))).collect();
     for metrics in &routes {
         metrics.record(&Method::GET, 200, Duration::ZERO);
     }
+    drop(streams[0].open());
     let text = telemetry.render();
     assert_eq!(lines_of(&text, "http_requests_total").len(), 10_000);
+    assert_eq!(lines_of(&text, "voicegate_streams_open").len(), 10_000);
     assert!(!text.contains("overflow"));
 }
 
@@ -348,6 +351,10 @@ fn export_is_asked_for_by_the_standard_variables() {
     assert_eq!(ask(&[base, own]), Ok(Some("http://other:4318/in".into())));
     assert_eq!(ask(&[base, ("OTEL_SDK_DISABLED", "TRUE")]), Ok(None));
     assert_eq!(ask(&[base, ("OTEL_TRACES_EXPORTER", "none")]), Ok(None));
+    for bad in ["collector:4318", "http//me:hush@collector", "::"] {
+        let error = ask(&[("OTEL_EXPORTER_OTLP_ENDPOINT", bad)]).unwrap_err();
+        assert!(error.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && !error.contains("hush"), "{error}");
+    }
     assert!(ask(&[base, ("OTEL_TRACES_EXPORTER", "zipkin")]).unwrap_err().contains("zipkin"));
     assert!(ask(&[base, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).unwrap_err().contains("http/protobuf"));
 }
