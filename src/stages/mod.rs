@@ -7,6 +7,9 @@
 //! cannot fail. A stage that only looks at heads is a [`Hook`]: neighbouring hooks run in one endpoint without a
 //! future of their own. Only a stage that must wait, or wrap the whole call, is an endpoint ([`Layer::Around`]).
 
+mod access_log;
+mod metrics;
+
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::error::GatewayError;
 use crate::exchange::{Exchange, RouteInfo};
@@ -283,6 +286,8 @@ impl StageKind {
 
 /// Every stage there is.
 pub const STAGES: &[StageKind] = &[
+    StageKind::of::<access_log::AccessLog>(),
+    StageKind::of::<metrics::Metrics>(),
     StageKind::of::<recovery::Recovery>(),
     StageKind::of::<request_id::RequestId>(),
     StageKind::of::<cors::CorsStage>(),
