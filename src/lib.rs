@@ -3,11 +3,14 @@
 
 pub mod demo;
 pub mod diag;
+pub mod endpoint;
 pub mod error;
 pub mod exchange;
 pub mod manifest;
 pub mod settings;
 pub mod stages;
 pub mod state;
+pub mod targets;
 pub mod telemetry;
 pub mod units;
+pub mod upstream;
