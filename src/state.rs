@@ -169,3 +169,21 @@ impl HealthBoard {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    /// What a process started with these flags has, and the switch that says it goes down.
+    pub(crate) fn shared(flags: &[&str]) -> (Arc<Shared>, watch::Sender<bool>) {
+        let (close, closing) = watch::channel(false);
+        let settings = Cli::parse_from(std::iter::once(&"test").chain(flags)).settings;
+        (Shared::new(settings, Arc::new(crate::telemetry::testing::telemetry()), closing), close)
+    }
+}
