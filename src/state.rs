@@ -184,6 +184,6 @@ pub(crate) mod tests {
     pub(crate) fn shared(flags: &[&str]) -> (Arc<Shared>, watch::Sender<bool>) {
         let (close, closing) = watch::channel(false);
         let settings = Cli::parse_from(std::iter::once(&"test").chain(flags)).settings;
-        (Shared::new(settings, Arc::new(crate::telemetry::testing::telemetry()), closing), close)
+        (Shared::new(settings, Arc::default(), closing), close)
     }
 }

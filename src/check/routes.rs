@@ -8,7 +8,7 @@ use crate::exchange::RouteInfo;
 use crate::handlers::{self, Operation, PLANNED};
 use crate::manifest::model::{ChainRef, Route, Version};
 use crate::manifest::{Manifest, Spanned};
-use crate::targets::{self, Target};
+use crate::targets::{self, Found, Target};
 use http::{HeaderName, HeaderValue};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -145,7 +145,7 @@ impl<'a> RouteChecker<'a> {
         let links = self.chains.change(&base, &route.with, out);
         self.order_once(&links, out);
         let params = parsed.as_ref().map(|(_, pattern)| pattern.params()).unwrap_or_default();
-        let ending = self.ending(route, &params, parsed.as_ref().map(|(method, _)| method), out);
+        let ending = self.ending(route, &params, out);
         not_yet(route, out);
         access(route, &links, out);
         if let Some(Ending::Target(target)) = &ending
@@ -203,16 +203,34 @@ impl<'a> RouteChecker<'a> {
         &mut self,
         route: &Spanned<Route>,
         params: &[String],
-        method: Option<&MethodSet>,
         out: &mut Diagnostics,
     ) -> Option<Ending> {
         self.used_upstreams.extend(used(route).map(str::to_owned));
-        let method = method.map_or("ANY", MethodSet::as_str);
-        let Some(handler) = &route.handler else {
-            return targets::check(route, params, method, self.manifest, out).map(Ending::Target);
-        };
-        targets::check_beside_handler(route, out);
-        native(handler, params, out).map(Ending::Native)
+        match targets::check(route, params, self.manifest, out)? {
+            Found::Target(target) => Some(Ending::Target(target)),
+            Found::Handler(name) => {
+                beside_handler(route, out);
+                native(&name, params, out).map(Ending::Native)
+            }
+        }
+    }
+}
+
+/// No operation that is built yet works with an upstream.
+fn beside_handler(route: &Route, out: &mut Diagnostics) {
+    let planned = route.handler.as_ref().is_some_and(|name| PLANNED.iter().any(|(known, _)| *known == name.value));
+    let spans = [
+        ("upstream", route.upstream.as_ref().map(|it| it.span)),
+        ("path", route.path.as_ref().map(|it| it.span)),
+        ("stream", route.stream.as_ref().map(|it| it.span)),
+        ("protocol", route.protocol.as_ref().map(|it| it.span)),
+    ];
+    for (key, span) in spans.into_iter().filter(|_| !planned) {
+        let Some(span) = span else { continue };
+        out.push(
+            Diagnostic::error(Code::MISPLACED, span, format!("`{key}` does not apply to this handler"))
+                .help("remove it, or the handler"),
+        );
     }
 }
 

@@ -144,7 +144,7 @@ fn describe(text: &mut String, route: &CheckedRoute, params: &[&str], request: &
     }
     let target = match &route.ending {
         Ending::Native(operation) => format!("handler {}: {}", operation.name, operation.summary),
-        Ending::Target(target) => target.explain(&request.path, request.query.as_deref(), params),
+        Ending::Target(target) => target.describe(&request.path, params),
     };
     let reached = if stopped { " (not reached)" } else { "" };
     let _ = writeln!(text, "  target  {target}{reached}");

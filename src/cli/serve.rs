@@ -4,7 +4,8 @@ use super::{FINDINGS, OK, say};
 use crate::demo::Demo;
 use crate::serve::run::{StartError, start, until_told};
 use crate::settings::Settings;
-use crate::telemetry::{Telemetry, logs};
+use crate::telemetry::Telemetry;
+use crate::telemetry::logs::{self, LogGuard};
 use clap::Args;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -35,7 +36,7 @@ pub fn run(command: Serve) -> u8 {
         runtime.worker_threads(workers.max(1));
     }
     let code = match runtime.build() {
-        Ok(runtime) => runtime.block_on(serve(command)),
+        Ok(runtime) => runtime.block_on(serve(command, &guard)),
         Err(error) => {
             say(&format!("error: the runtime cannot start: {error}"));
             super::USAGE
@@ -45,7 +46,7 @@ pub fn run(command: Serve) -> u8 {
     code
 }
 
-async fn serve(command: Serve) -> u8 {
+async fn serve(command: Serve, log: &LogGuard) -> u8 {
     let Serve { mut settings, demo } = command;
     let mut variables = BTreeMap::new();
     let mut kept = None;
@@ -58,7 +59,7 @@ async fn serve(command: Serve) -> u8 {
             }
         }
     }
-    let telemetry = match Telemetry::new(&settings) {
+    let telemetry = match Telemetry::start(env!("CARGO_PKG_VERSION"), log) {
         Ok(telemetry) => Arc::new(telemetry),
         Err(error) => {
             say(&format!("error: {error}"));

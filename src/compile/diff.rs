@@ -104,7 +104,12 @@ fn describe(route: &CheckedRoute) -> String {
 pub fn ending(route: &CheckedRoute) -> String {
     match &route.ending {
         Ending::Native(operation) => format!("handler {}", operation.name),
-        Ending::Target(target) => target.describe(),
+        Ending::Target(target) => {
+            // Parameters stand for themselves.
+            let values: Vec<String> = route.info.params.iter().map(|name| format!("{{{name}}}")).collect();
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            target.describe(&route.info.template, &values)
+        }
     }
 }
 

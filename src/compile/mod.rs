@@ -16,7 +16,7 @@ use crate::handlers::Handlers;
 use crate::stages::{BuildCx, Hook, Layer, fold};
 use crate::state::Shared;
 use crate::targets::TargetCx;
-use crate::upstream::{Registry, Upstream};
+use crate::upstream::{Registry, Running};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint, Request, Response};
 use router::{Asked, Found, Place, Router};
@@ -81,7 +81,7 @@ pub fn compile(checked: Arc<Checked>, parts: &Parts, before: Option<&RoutingTabl
     RoutingTable { router, routes, refuse, checked }
 }
 
-fn compile_route(route: &Arc<CheckedRoute>, parts: &Parts, upstreams: &HashMap<String, Arc<Upstream>>) -> CompiledRoute {
+fn compile_route(route: &Arc<CheckedRoute>, parts: &Parts, upstreams: &Running) -> CompiledRoute {
     let target = match &route.ending {
         Ending::Native(operation) => sealed(parts.handlers.endpoint(operation)),
         Ending::Target(target) => {

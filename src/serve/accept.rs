@@ -31,6 +31,7 @@ use tokio::{
 };
 
 pub use super::limits::Limits;
+use crate::telemetry::Level;
 use super::{
     connection::Protocols,
     drain::{Drain, LAST_CALL, Stage},
@@ -80,12 +81,18 @@ struct Counts {
     refused: AtomicU64,
     cut: AtomicUsize,
     none_left: Notify,
+    gauge: Arc<Level>,
 }
 
 impl Connections {
     /// Nothing counted yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Nothing counted yet; open connections are counted in a gauge too.
+    pub fn shown_by(gauge: Arc<Level>) -> Self {
+        Connections(Arc::new(Counts { gauge, ..Counts::default() }))
     }
 
     /// Connections open now, upgraded ones included.
@@ -106,6 +113,7 @@ impl Connections {
     fn seat(&self, permit: OwnedSemaphorePermit, drain: Drain) -> Seat {
         self.0.open.fetch_add(1, SeqCst);
         self.0.accepted.fetch_add(1, Relaxed);
+        self.0.gauge.up();
         Seat { counts: Arc::clone(&self.0), drain, _permit: permit }
     }
 
@@ -139,6 +147,7 @@ impl Drop for Seat {
         if self.drain.stage() == Stage::Cut {
             self.counts.cut.fetch_add(1, SeqCst);
         }
+        self.counts.gauge.down();
         if self.counts.open.fetch_sub(1, SeqCst) == 1 {
             self.counts.none_left.notify_waiters();
         }

@@ -22,6 +22,8 @@ use tokio::sync::watch as channel;
 const CERTIFICATES: Duration = Duration::from_secs(10);
 /// Part of the grace that streams get for saying goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// How long the last spans may take.
+const FLUSH: Duration = Duration::from_secs(2);
 /// Connections of the admin listener.
 const ADMIN_CONNECTIONS: usize = 64;
 
@@ -103,8 +105,7 @@ pub async fn start(
         tokio::spawn(tls.clone().keep_fresh(CERTIFICATES));
     }
     let (drain, admin_drain) = (Drain::new(), Drain::new());
-    let connections = Connections::new();
-    telemetry.watch_connections({ let connections = connections.clone(); move || connections.open() as u64 });
+    let connections = Connections::shown_by(telemetry.connections().clone());
     let limits = limits(&settings.door).within_file_limit();
     let public = spawn(listener, Gateway::new(live.clone()), limits.clone(), tls, &drain, connections);
     let admin_limits = Limits { max_connections: ADMIN_CONNECTIONS, ..limits };
@@ -194,7 +195,11 @@ impl Running {
         let admin_clock = tokio::spawn(async move { ending.run(short).await });
         let _ = self.admin.await;
         admin_clock.abort();
-        self.telemetry.shutdown(Duration::from_secs(2)).await;
+        let telemetry = self.telemetry;
+        let flushed = tokio::task::spawn_blocking(move || telemetry.shutdown(FLUSH)).await;
+        if let Ok(Err(error)) = flushed {
+            tracing::warn!(%error, "the last spans were not exported");
+        }
         match cut {
             0 => tracing::info!("stopped: everything in flight finished"),
             cut => tracing::warn!(cut, "stopped: the grace was over before everything finished"),

@@ -11,12 +11,14 @@ mod client;
 mod health;
 mod meter;
 mod pool;
+mod registry;
 mod send;
 pub mod spec;
 
 pub use body::UpstreamBody;
 pub use health::{Condition, ServerStatus, UpstreamStatus};
 pub use meter::{Figures, Meter};
+pub use registry::{Registry, Running};
 pub use send::SendOptions;
 pub use spec::UpstreamSpec;
 
