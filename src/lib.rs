@@ -1,10 +1,13 @@
 //! voicegate: a declarative API gateway.
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod compile;
 pub mod demo;
 pub mod diag;
 pub mod error;
 pub mod exchange;
+pub mod handlers;
 pub mod manifest;
 pub mod settings;
 pub mod stages;

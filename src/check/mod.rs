@@ -1,0 +1,4 @@
+//! wip
+pub mod chains;
+pub mod order;
+pub mod pattern;
