@@ -116,7 +116,7 @@ mod tests {
         let stage = stage(body).unwrap();
         logged(|telemetry: Telemetry| {
             let settings = Cli::try_parse_from(["x"]).unwrap().settings;
-            let shared = Arc::new(Shared { settings, telemetry: Arc::new(telemetry) });
+            let shared = Shared::new(settings, Arc::new(telemetry), tokio::sync::watch::channel(false).1);
             let route = Arc::new(RouteInfo {
                 method: "GET".into(),
                 template: "/a".into(),

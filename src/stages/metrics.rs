@@ -87,7 +87,8 @@ mod tests {
     #[tokio::test]
     async fn an_exchange_is_counted_by_template_once_it_is_over() {
         let settings = Cli::try_parse_from(["x"]).unwrap().settings;
-        let shared = Arc::new(Shared { settings, telemetry: Arc::new(Telemetry::default()) });
+        let shared =
+            Shared::new(settings, Arc::new(Telemetry::default()), tokio::sync::watch::channel(false).1);
         let route = Arc::new(RouteInfo {
             method: "GET".into(),
             template: "/a/:id".into(),

@@ -15,6 +15,7 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 use std::num::{NonZeroU64, NonZeroU128};
 use std::str::FromStr;
@@ -25,6 +26,7 @@ use std::time::Duration;
 pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Makes spans and sends them.
+#[derive(Clone)]
 pub(super) struct Exporter {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
@@ -115,10 +117,8 @@ impl Exporter {
     }
 
     /// Sends what is left, for at most so long. Blocks.
-    pub(super) fn shutdown(&self, within: Duration) -> Result<(), TelemetryError> {
-        self.provider
-            .shutdown_with_timeout(within)
-            .map_err(|error| TelemetryError::Traces(format!("the last spans were not sent: {error}")))
+    pub(super) fn shutdown(&self, within: Duration) -> OTelSdkResult {
+        self.provider.shutdown_with_timeout(within)
     }
 }
 

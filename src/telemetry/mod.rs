@@ -2,7 +2,7 @@
 //!
 //! [`logs::init`] comes first in a process, then [`Telemetry::start`]. The other modules hand out typed handles
 //! with plain methods, prepared when a table is built: [`RouteMetrics`], [`StreamMetrics`], [`UpstreamMetrics`],
-//! [`ReloadMetrics`], [`Level`]. What a request does with them is an atomic addition; what takes longer
+//! [`Level`]. What a request does with them is an atomic addition; what takes longer
 //! (reading `/proc`, adding up, writing out) happens when somebody scrapes, or on a thread of its own.
 //!
 //! To add a metric: a method on the handle its callers hold already, its instrument beside that, its name in
@@ -31,8 +31,7 @@ mod tests;
 pub use access::AccessLog;
 pub use level::{Held, Level};
 pub use lines::Lines;
-pub use reloads::ReloadMetrics;
-pub use requests::{RouteMetrics, UNMATCHED};
+pub use requests::RouteMetrics;
 pub use streams::{OpenStream, StreamMetrics};
 pub use upstreams::{TargetMetrics, UpstreamMetrics};
 
@@ -44,15 +43,16 @@ use logs::LogGuard;
 use meters::Meters;
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
+use reloads::ReloadMetrics;
 use requests::RequestMeters;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use streams::StreamMeters;
 use trace::TraceContext;
 use upstreams::UpstreamMeters;
 
-/// Why telemetry did not start, or did not end well.
+/// Why telemetry did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// Metrics could not be registered.
@@ -68,7 +68,6 @@ pub struct Telemetry {
     meters: Meters,
     requests: Arc<RequestMeters>,
     routes: Keyed<RouteMetrics>,
-    unmatched: Arc<RouteMetrics>,
     streams: StreamMeters,
     upstreams: UpstreamMeters,
     reloads: ReloadMetrics,
@@ -111,7 +110,6 @@ impl Telemetry {
         );
         process::register(&meters);
         Ok(Telemetry {
-            unmatched: Arc::new(RouteMetrics::new(UNMATCHED.into(), requests.clone())),
             routes: Keyed::default(),
             streams: StreamMeters::new(&meters),
             upstreams: UpstreamMeters::new(&meters)?,
@@ -129,11 +127,6 @@ impl Telemetry {
         self.routes.get_or(&route.template, |path| RouteMetrics::new(path, self.requests.clone()))
     }
 
-    /// The counters of requests that match no route.
-    pub fn unmatched(&self) -> &Arc<RouteMetrics> {
-        &self.unmatched
-    }
-
     /// The counters of a route's streams, shared likewise.
     pub fn streams(&self, route: &RouteInfo) -> Arc<StreamMetrics> {
         self.streams.route(&route.template)
@@ -144,9 +137,19 @@ impl Telemetry {
         self.upstreams.upstream(name)
     }
 
-    /// The counters of manifest loads.
-    pub fn reloads(&self) -> &ReloadMetrics {
-        &self.reloads
+    /// A manifest was loaded in so long, and is served from now on as this revision.
+    pub fn reload_succeeded(&self, revision: u64, took: Duration) {
+        self.reloads.succeeded(revision, took, SystemTime::now());
+    }
+
+    /// A manifest could not be loaded; the one before it is served on.
+    pub fn reload_failed(&self) {
+        self.reloads.failed();
+    }
+
+    /// The files are those of the served manifest again, after one that could not be loaded.
+    pub fn reload_recovered(&self) {
+        self.reloads.recovered();
     }
 
     /// Connections of callers: hold one for each.
@@ -180,9 +183,14 @@ impl Telemetry {
         self.meters.render()
     }
 
-    /// Sends the last spans, for at most so long. Blocks: call it off the runtime's workers.
-    pub fn shutdown(&self, within: Duration) -> Result<(), TelemetryError> {
-        self.exporter.as_ref().map_or(Ok(()), |exporter| exporter.shutdown(within))
+    /// Sends the last spans, for at most so long. That some were lost is logged.
+    pub async fn shutdown(&self, within: Duration) {
+        let Some(exporter) = self.exporter.clone() else { return };
+        // The SDK waits for its thread.
+        let sent = tokio::task::spawn_blocking(move || exporter.shutdown(within)).await;
+        if let Ok(Err(error)) = sent {
+            tracing::warn!(%error, "the last spans were not sent");
+        }
     }
 }
 

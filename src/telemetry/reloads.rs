@@ -4,10 +4,10 @@ use super::meters::{Meters, label};
 use opentelemetry::metrics::BoundCounter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// How reloads went.
-pub struct ReloadMetrics {
+pub(super) struct ReloadMetrics {
     success: BoundCounter<u64>,
     failure: BoundCounter<u64>,
     now: Arc<Now>,
@@ -18,6 +18,7 @@ pub struct ReloadMetrics {
 struct Now {
     revision: AtomicU64,
     succeeded_at_millis: AtomicU64,
+    took_micros: AtomicU64,
     healthy: AtomicBool,
 }
 
@@ -40,6 +41,12 @@ impl ReloadMetrics {
         );
         let seen = now.clone();
         meters.gauge(
+            "voicegate_config_load_seconds",
+            "How long the manifest took to read, check and compile.",
+            move |gauge| gauge.observe(seen.took_micros.load(Ordering::Relaxed) as f64 / 1e6, &[]),
+        );
+        let seen = now.clone();
+        meters.gauge(
             "voicegate_config_healthy",
             "1 while the last load of the manifest worked.",
             move |gauge| {
@@ -53,23 +60,24 @@ impl ReloadMetrics {
         }
     }
 
-    /// A manifest was loaded, and is served as this revision.
-    pub fn succeeded(&self, revision: u64, at: SystemTime) {
+    /// A manifest was loaded in so long, and is served as this revision.
+    pub(super) fn succeeded(&self, revision: u64, took: Duration, at: SystemTime) {
         let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.now.revision.store(revision, Ordering::Relaxed);
         self.now.succeeded_at_millis.store(since_epoch.as_millis() as u64, Ordering::Relaxed);
+        self.now.took_micros.store(took.as_micros() as u64, Ordering::Relaxed);
         self.now.healthy.store(true, Ordering::Relaxed);
         self.success.add(1);
     }
 
-    /// A manifest could not be loaded; the one before it is still served.
-    pub fn failed(&self) {
+    /// A manifest could not be loaded; the one before it is served on.
+    pub(super) fn failed(&self) {
         self.now.healthy.store(false, Ordering::Relaxed);
         self.failure.add(1);
     }
 
-    /// Whether the last load worked.
-    pub fn healthy(&self) -> bool {
-        self.now.healthy.load(Ordering::Relaxed)
+    /// What could not be loaded was taken back.
+    pub(super) fn recovered(&self) {
+        self.now.healthy.store(true, Ordering::Relaxed);
     }
 }

@@ -9,9 +9,6 @@ use prometheus::{Histogram, HistogramVec};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// `path` of requests that match no route.
-pub const UNMATCHED: &str = "unmatched";
-
 /// The instruments, before they are bound to a route.
 pub(super) struct RequestMeters {
     requests: Counter<u64>,

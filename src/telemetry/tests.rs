@@ -44,7 +44,7 @@ fn requests_have_the_names_of_the_contract() {
     metrics.record(&Method::GET, 200, Duration::from_millis(3));
     metrics.record(&Method::GET, 200, Duration::from_millis(40));
     metrics.record(&Method::GET, 404, Duration::from_secs(100));
-    telemetry.unmatched().record(&Method::POST, 404, Duration::from_micros(100));
+    telemetry.route(&route("unmatched")).record(&Method::POST, 404, Duration::from_micros(100));
     let text = telemetry.render();
     assert_eq!(
         lines_of(&text, "http_requests_total"),
@@ -72,10 +72,11 @@ fn requests_have_the_names_of_the_contract() {
 #[test]
 fn labels_are_bounded_whatever_callers_send() {
     let telemetry = Telemetry::default();
+    let unmatched = telemetry.route(&route("unmatched"));
     for n in 0..100 {
         let exchange = exchange(&format!("BREW{n}"), &format!("/raw/{n}"));
         exchange.set_status(404);
-        exchange.observe(telemetry.unmatched().clone());
+        exchange.observe(unmatched.clone());
     }
     let text = telemetry.render();
     assert_eq!(
@@ -156,8 +157,9 @@ fn streams_upstreams_reloads_and_connections_are_shown() {
     target.idle.set(3);
     let _busy = target.active.hold();
 
-    telemetry.reloads().failed();
-    telemetry.reloads().succeeded(7, SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_500));
+    telemetry.reload_failed();
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_500);
+    telemetry.reloads.succeeded(7, Duration::from_millis(250), at);
     let _caller = telemetry.connections().hold();
 
     let text = telemetry.render();
@@ -177,12 +179,18 @@ fn streams_upstreams_reloads_and_connections_are_shown() {
         r#"voicegate_config_reloads_total{result="failure"} 1"#,
         "voicegate_config_revision 7",
         "voicegate_config_last_success_timestamp_seconds 1700000000.5",
+        "voicegate_config_load_seconds 0.25",
         "voicegate_config_healthy 1",
         "voicegate_connections_open 1",
         "voicegate_log_lines_dropped_total 0",
     ] {
         assert!(text.lines().any(|have| have == line), "{line}\n{text}");
     }
+
+    telemetry.reload_failed();
+    assert!(telemetry.render().contains("\nvoicegate_config_healthy 0\n"));
+    telemetry.reload_recovered();
+    assert!(telemetry.render().contains("\nvoicegate_config_healthy 1\n"));
 
     drop((target, upstream));
     let text = telemetry.render();
@@ -406,7 +414,7 @@ async fn collector() -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<Posted
     (address, receiver)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn a_span_reaches_the_collector_with_the_ids_sent_upstream() {
     let (address, mut posted) = collector().await;
     let endpoint = format!("http://{address}");
@@ -425,9 +433,8 @@ async fn a_span_reaches_the_collector_with_the_ids_sent_upstream() {
     assert_ne!(sent.span_id.get(), 0x00f067aa0ba902b7);
     drop(exchange);
 
-    let flushing = tokio::task::spawn_blocking(move || telemetry.shutdown(Duration::from_secs(10)));
+    telemetry.shutdown(Duration::from_secs(10)).await;
     let export = posted.recv().await.unwrap();
-    flushing.await.unwrap().unwrap();
     assert_eq!(export.path, "/v1/traces");
     assert_eq!(export.content_type.unwrap(), "application/x-protobuf");
     let holds = |part: &[u8]| export.body.windows(part.len()).any(|window| window == part);
