@@ -192,7 +192,7 @@ impl GatewayError {
     }
 
     /// What to tell the caller when reading the request's body failed because the gateway cut it: 413 for
-    /// [`BodyTooLarge`] anywhere in the chain of causes. `None` for every other failure.
+    /// [`BodyTooLarge`] and 408 for [`BodyTimeout`] anywhere in the chain of causes. `None` for every other failure.
     ///
     /// For whoever reads a body on its way elsewhere, such as the proxy: such a failure is the caller's, not the
     /// upstream's.
@@ -201,6 +201,10 @@ impl GatewayError {
         while let Some(error) = cause {
             if let Some(cut) = error.downcast_ref::<BodyTooLarge>() {
                 return Some(cut.into());
+            }
+            if error.is::<BodyTimeout>() {
+                let late = GatewayError::new(Kind::RequestTimeout, "The request body did not arrive in time");
+                return Some(GatewayError { close: true, ..late });
             }
             // `source()` of an io::Error passes over the error it was made of.
             let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
@@ -255,6 +259,24 @@ impl std::error::Error for GatewayError {}
 pub struct BodyTooLarge {
     /// Bytes that the route takes.
     pub limit: u64,
+}
+
+/// Why a request's body ends early: nothing came of it for too long. Travels like [`BodyTooLarge`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyTimeout;
+
+impl fmt::Display for BodyTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the request body did not arrive in time")
+    }
+}
+
+impl std::error::Error for BodyTimeout {}
+
+impl From<BodyTimeout> for std::io::Error {
+    fn from(late: BodyTimeout) -> Self {
+        std::io::Error::new(std::io::ErrorKind::TimedOut, late)
+    }
 }
 
 impl fmt::Display for BodyTooLarge {

@@ -1,8 +1,8 @@
 //! Chains: names resolved, nested chains expanded, bodies decoded once.
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
-use crate::manifest::{Manifest, Node};
 use crate::manifest::model::{ChainRef, StageUse, With};
+use crate::manifest::{Manifest, Node};
 use crate::stages::{self, STAGES, Stage, StageCx};
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -99,8 +99,12 @@ impl<'a> Chains<'a> {
         if self.open.iter().any(|open| open == name) {
             let path = self.open.join("` → `");
             out.push(
-                Diagnostic::error(Code::CYCLE, span, format!("chain `{name}` contains itself: `{path}` → `{name}`"))
-                    .help("take the stages out of the circle into a chain of their own"),
+                Diagnostic::error(
+                    Code::CYCLE,
+                    span,
+                    format!("chain `{name}` contains itself: `{path}` → `{name}`"),
+                )
+                .help("take the stages out of the circle into a chain of their own"),
             );
             return [].into();
         }
@@ -119,8 +123,12 @@ impl<'a> Chains<'a> {
                 match stage.body.as_str() {
                     Some(name) => links.extend(self.by_name(name, stage.body.span, out).iter().cloned()),
                     None => out.push(
-                        Diagnostic::error(Code::BAD_VALUE, stage.name.span, "`chain` takes the name of a chain")
-                            .help("write `- chain: public`"),
+                        Diagnostic::error(
+                            Code::BAD_VALUE,
+                            stage.name.span,
+                            "`chain` takes the name of a chain",
+                        )
+                        .help("write `- chain: public`"),
                     ),
                 }
             } else {
@@ -135,8 +143,12 @@ impl<'a> Chains<'a> {
         let Some(kind) = stages::find(name) else {
             let known = STAGES.iter().map(|kind| kind.name).chain(["chain"]);
             out.push(
-                Diagnostic::error(Code::UNKNOWN_STAGE, stage.name.span, format!("stage `{name}` is not known"))
-                    .maybe_help(did_you_mean(name, known)),
+                Diagnostic::error(
+                    Code::UNKNOWN_STAGE,
+                    stage.name.span,
+                    format!("stage `{name}` is not known"),
+                )
+                .maybe_help(did_you_mean(name, known)),
             );
             return None;
         };
@@ -149,6 +161,8 @@ impl<'a> Chains<'a> {
             name: kind.name,
             span: stage.name.span,
             body: stage.body.clone(),
-            fingerprint: state.finish(), stage: checked })
+            fingerprint: state.finish(),
+            stage: checked,
+        })
     }
 }

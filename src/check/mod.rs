@@ -157,7 +157,10 @@ fn conflicts(routes: &[Arc<CheckedRoute>], out: &mut Diagnostics) {
     type Place<'a> = (Option<&'a pattern::Host>, String, &'a pattern::Predicates);
     let mut places: HashMap<Place<'_>, Vec<&CheckedRoute>> = HashMap::with_capacity(routes.len());
     for route in routes {
-        places.entry((route.host.as_ref(), route.pattern.shape(), &route.predicates)).or_default().push(route);
+        places
+            .entry((route.host.as_ref(), route.pattern.shape(), &route.predicates))
+            .or_default()
+            .push(route);
     }
     for together in places.values() {
         for (at, route) in together.iter().enumerate() {

@@ -50,9 +50,24 @@ const RULES: &[After] = &[
         reason: "a cached answer must not be given to somebody who may not see it",
         required: false,
     },
-    After { stage: "validate", after: &["body_limit"], reason: "it reads the body, which must be bounded", required: false },
-    After { stage: "transform", after: &["body_limit"], reason: "it reads the body, which must be bounded", required: false },
-    After { stage: "inspect", after: &["body_limit"], reason: "it reads the body, which must be bounded", required: false },
+    After {
+        stage: "validate",
+        after: &["body_limit"],
+        reason: "it reads the body, which must be bounded",
+        required: false,
+    },
+    After {
+        stage: "transform",
+        after: &["body_limit"],
+        reason: "it reads the body, which must be bounded",
+        required: false,
+    },
+    After {
+        stage: "inspect",
+        after: &["body_limit"],
+        reason: "it reads the body, which must be bounded",
+        required: false,
+    },
     After {
         stage: "timeout",
         after: &["access_log"],
@@ -92,9 +107,13 @@ pub fn check(links: &[Link], out: &mut Diagnostics) {
             && !REPEATABLE.contains(&link.name)
         {
             out.push(
-                Diagnostic::error(Code::STAGE_TWICE, link.span, format!("stage `{}` stands twice in a chain", link.name))
-                    .help("keep one; `with:` changes a stage's body for one route")
-                    .note(first.span, "first stands here"),
+                Diagnostic::error(
+                    Code::STAGE_TWICE,
+                    link.span,
+                    format!("stage `{}` stands twice in a chain", link.name),
+                )
+                .help("keep one; `with:` changes a stage's body for one route")
+                .note(first.span, "first stands here"),
             );
         }
     }

@@ -126,8 +126,9 @@ impl Predicates {
                 Want::Exact(text) => values.any(|value| value.as_bytes() == text.as_bytes()),
             }
         }) && self.query.iter().all(|(name, want)| {
-            url::form_urlencoded::parse(query.unwrap_or_default().as_bytes())
-                .any(|(key, value)| key == name.as_str() && (*want == Want::Present || Some(value.as_ref()) == want.text()))
+            url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(key, value)| {
+                key == name.as_str() && (*want == Want::Present || Some(value.as_ref()) == want.text())
+            })
         })
     }
 }
@@ -162,7 +163,9 @@ pub fn route(text: &Spanned<String>, prefix: &str, out: &mut Diagnostics) -> Opt
         name => {
             let span = text.span.part(span_offset(text), name.len());
             let help = match name.to_ascii_uppercase() {
-                upper if METHODS.contains(&upper.as_str()) => Some(format!("methods are upper case: `{upper}`")),
+                upper if METHODS.contains(&upper.as_str()) => {
+                    Some(format!("methods are upper case: `{upper}`"))
+                }
                 _ => did_you_mean(name, METHODS.iter().copied()),
             };
             out.push(bad(span, format!("`{name}` is not a method")).maybe_help(help));
@@ -213,7 +216,10 @@ fn segment(part: &str, last: bool, span: Span, out: &mut Diagnostics) -> Option<
     if let Some(text) = part.strip_prefix(':') {
         return match name(text) {
             Some(name) => Some(Segment::Param(name)),
-            None => fault(format!("`:{text}` is not a parameter"), "letters, digits and `_`, not starting with a digit"),
+            None => fault(
+                format!("`:{text}` is not a parameter"),
+                "letters, digits and `_`, not starting with a digit",
+            ),
         };
     }
     if let Some(text) = part.strip_prefix('*') {
@@ -275,8 +281,12 @@ pub fn predicates(declared: &model::Predicates, out: &mut Diagnostics) -> Predic
         match name {
             Ok(name) if good_value => result.headers.push((name, Want::of(&value.value))),
             _ => out.push(
-                Diagnostic::error(Code::BAD_MATCH, key.span, format!("`{}` is not a header and its value", key.text))
-                    .help("values are exact, or `*` for any"),
+                Diagnostic::error(
+                    Code::BAD_MATCH,
+                    key.span,
+                    format!("`{}` is not a header and its value", key.text),
+                )
+                .help("values are exact, or `*` for any"),
             ),
         }
     }

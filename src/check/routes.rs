@@ -199,12 +199,7 @@ impl<'a> RouteChecker<'a> {
         }
     }
 
-    fn ending(
-        &mut self,
-        route: &Spanned<Route>,
-        params: &[String],
-        out: &mut Diagnostics,
-    ) -> Option<Ending> {
+    fn ending(&mut self, route: &Spanned<Route>, params: &[String], out: &mut Diagnostics) -> Option<Ending> {
         self.used_upstreams.extend(used(route).map(str::to_owned));
         match targets::check(route, params, self.manifest, out)? {
             Found::Target(target) => Some(Ending::Target(target)),
@@ -218,7 +213,8 @@ impl<'a> RouteChecker<'a> {
 
 /// No operation that is built yet works with an upstream.
 fn beside_handler(route: &Route, out: &mut Diagnostics) {
-    let planned = route.handler.as_ref().is_some_and(|name| PLANNED.iter().any(|(known, _)| *known == name.value));
+    let planned =
+        route.handler.as_ref().is_some_and(|name| PLANNED.iter().any(|(known, _)| *known == name.value));
     let spans = [
         ("upstream", route.upstream.as_ref().map(|it| it.span)),
         ("path", route.path.as_ref().map(|it| it.span)),
@@ -254,8 +250,12 @@ fn native(name: &Spanned<String>, params: &[String], out: &mut Diagnostics) -> O
         let known = handlers::operations().iter().map(|operation| operation.name);
         let known = known.chain(PLANNED.iter().map(|(name, _)| *name));
         out.push(
-            Diagnostic::error(Code::UNKNOWN_HANDLER, name.span, format!("handler `{}` is not known", name.value))
-                .maybe_help(did_you_mean(&name.value, known)),
+            Diagnostic::error(
+                Code::UNKNOWN_HANDLER,
+                name.span,
+                format!("handler `{}` is not known", name.value),
+            )
+            .maybe_help(did_you_mean(&name.value, known)),
         );
         return None;
     };

@@ -7,7 +7,7 @@ use crate::manifest::model::{ChainRef, StageUse};
 use std::collections::HashSet;
 
 /// Checks sections on their own.
-pub fn check(manifest: &Manifest, out: &mut Diagnostics) {
+pub(super) fn check(manifest: &Manifest, out: &mut Diagnostics) {
     let identity = "Identity, access and limits";
     if let Some(auth) = &manifest.auth {
         not_yet(auth.span, "auth:", identity, out);
@@ -55,8 +55,12 @@ pub fn check(manifest: &Manifest, out: &mut Diagnostics) {
             if !good {
                 let all = known.into_iter().chain(["header.X", "query.X", "body.X"]);
                 out.push(
-                    Diagnostic::error(Code::BAD_VALUE, by.span, format!("a limit cannot count by `{}`", by.value))
-                        .maybe_help(did_you_mean(&by.value, all)),
+                    Diagnostic::error(
+                        Code::BAD_VALUE,
+                        by.span,
+                        format!("a limit cannot count by `{}`", by.value),
+                    )
+                    .maybe_help(did_you_mean(&by.value, all)),
                 );
             }
         }
@@ -98,7 +102,7 @@ fn circle(manifest: &Manifest, start: &str) -> bool {
 }
 
 /// Warns of definitions that nothing refers to.
-pub fn unused(manifest: &Manifest, checker: &RouteChecker<'_>, out: &mut Diagnostics) {
+pub(super) fn unused(manifest: &Manifest, checker: &RouteChecker<'_>, out: &mut Diagnostics) {
     let mut warn = |span: Span, what: &str, name: &str| {
         out.push(
             Diagnostic::warning(Code::UNUSED, span, format!("{what} `{name}` is never used"))
@@ -132,7 +136,8 @@ fn policies_in_use(manifest: &Manifest) -> HashSet<&str> {
         let origins = route.websocket.as_ref().and_then(|limits| limits.origins.as_ref());
         names.extend(origins.map(|name| name.value.as_str()));
     }
-    let chains = routes.map(|route| &route.chain).chain(manifest.versions.iter().map(|version| &version.chain));
+    let chains =
+        routes.map(|route| &route.chain).chain(manifest.versions.iter().map(|version| &version.chain));
     for chain in chains.flatten() {
         if let ChainRef::Inline(_, stages) = chain {
             names.extend(stages.0.iter().filter_map(|stage| policy_of(&stage.value)));

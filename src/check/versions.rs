@@ -9,7 +9,7 @@ use jiff::civil::Date;
 use std::sync::Arc;
 
 /// The path before every route of a version, without a slash at its end.
-pub fn prefix(version: &Version, out: &mut Diagnostics) -> Option<String> {
+pub(super) fn prefix(version: &Version, out: &mut Diagnostics) -> Option<String> {
     let text = version.prefix.value.trim_end_matches('/');
     if text.is_empty() {
         return Some(String::new());
@@ -26,7 +26,7 @@ pub fn prefix(version: &Version, out: &mut Diagnostics) -> Option<String> {
 }
 
 /// `Deprecation` (RFC 9745), `Sunset` (RFC 8594) and `Link` headers of a version.
-pub fn deprecation(
+pub(super) fn deprecation(
     declared: &Spanned<Deprecated>,
     manifest: &Manifest,
     out: &mut Diagnostics,
@@ -52,8 +52,12 @@ pub fn deprecation(
         let Some(successor) = successor else {
             let known = manifest.versions.iter().map(|version| version.name.value.as_str());
             out.push(
-                Diagnostic::error(Code::UNKNOWN_POLICY, name.span, format!("version `{}` is not defined", name.value))
-                    .maybe_help(did_you_mean(&name.value, known)),
+                Diagnostic::error(
+                    Code::UNKNOWN_POLICY,
+                    name.span,
+                    format!("version `{}` is not defined", name.value),
+                )
+                .maybe_help(did_you_mean(&name.value, known)),
             );
             return None;
         };
@@ -68,7 +72,8 @@ fn date(text: &Spanned<String>, out: &mut Diagnostics) -> Option<i64> {
     let zoned = text.value.parse::<Date>().ok().and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC).ok());
     let Some(zoned) = zoned else {
         out.push(
-            Diagnostic::error(Code::BAD_VALUE, text.span, "this is not a day").help("write it as `2026-06-01`"),
+            Diagnostic::error(Code::BAD_VALUE, text.span, "this is not a day")
+                .help("write it as `2026-06-01`"),
         );
         return None;
     };

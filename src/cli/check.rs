@@ -7,7 +7,7 @@ use std::time::Instant;
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
-pub struct Check {
+pub(super) struct Check {
     #[command(flatten)]
     config: ConfigArg,
 
@@ -27,7 +27,7 @@ enum FormatArg {
     Github,
 }
 
-pub fn run(command: &Check) -> u8 {
+pub(super) fn run(command: &Check) -> u8 {
     let begun = Instant::now();
     let outcome = read(&command.config.config, command.strict);
     let took = begun.elapsed();

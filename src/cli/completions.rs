@@ -6,12 +6,12 @@ use clap_complete::Shell;
 
 /// Arguments of `completions`.
 #[derive(Debug, Args)]
-pub struct Completions {
+pub(super) struct Completions {
     /// The shell
     shell: Shell,
 }
 
-pub fn run(command: &Completions) -> u8 {
+pub(super) fn run(command: &Completions) -> u8 {
     let mut script = Vec::new();
     clap_complete::generate(command.shell, &mut Cli::command(), "voicegate", &mut script);
     print(&String::from_utf8_lossy(&script));

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 
 /// Arguments of `diff`.
 #[derive(Debug, Args)]
-pub struct DiffArgs {
+pub(super) struct DiffArgs {
     /// The manifest as it was
     old: PathBuf,
     /// The manifest as it will be
     new: PathBuf,
 }
 
-pub fn run(command: &DiffArgs) -> u8 {
+pub(super) fn run(command: &DiffArgs) -> u8 {
     let (old, new) = match (sound(&command.old), sound(&command.new)) {
         (Ok(old), Ok(new)) => (old, new),
         _ => return super::USAGE,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
-pub struct Explain {
+pub(super) struct Explain {
     /// Method of the request
     method: String,
     /// Path of the request, with its query
@@ -28,7 +28,7 @@ pub struct Explain {
     config: ConfigArg,
 }
 
-pub fn run(command: &Explain) -> u8 {
+pub(super) fn run(command: &Explain) -> u8 {
     let request = match request_of(command) {
         Ok(request) => request,
         Err(message) => {
@@ -65,8 +65,10 @@ fn request_of(command: &Explain) -> Result<Request, String> {
     let mut headers = HeaderMap::new();
     for header in &command.headers {
         let (name, value) = header.split_once(':').ok_or_else(|| format!("`{header}` is not NAME:VALUE"))?;
-        let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| format!("`{name}` is not a header"))?;
-        let value = HeaderValue::from_str(value.trim()).map_err(|_| format!("`{header}` has an impossible value"))?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes())
+            .map_err(|_| format!("`{name}` is not a header"))?;
+        let value =
+            HeaderValue::from_str(value.trim()).map_err(|_| format!("`{header}` has an impossible value"))?;
         headers.append(name, value);
     }
     let host = headers.get("host").and_then(|v| v.to_str().ok()).unwrap_or_default();

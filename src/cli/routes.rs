@@ -6,7 +6,7 @@ use clap::Args;
 
 /// Arguments of `routes`.
 #[derive(Debug, Args)]
-pub struct Routes {
+pub(super) struct Routes {
     #[command(flatten)]
     config: ConfigArg,
 
@@ -15,7 +15,7 @@ pub struct Routes {
     json: bool,
 }
 
-pub fn run(command: &Routes) -> u8 {
+pub(super) fn run(command: &Routes) -> u8 {
     let checked = match sound(&command.config.config) {
         Ok(checked) => checked,
         Err(code) => return code,

@@ -3,7 +3,7 @@
 use super::{OK, print};
 use crate::compile::schema::manifest_schema;
 
-pub fn run() -> u8 {
+pub(super) fn run() -> u8 {
     print(&format!("{:#}\n", manifest_schema()));
     OK
 }

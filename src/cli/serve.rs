@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
-pub struct Serve {
+pub(super) struct Serve {
     #[command(flatten)]
     settings: Settings,
 
@@ -22,7 +22,7 @@ pub struct Serve {
     demo: bool,
 }
 
-pub fn run(command: Serve) -> u8 {
+pub(super) fn run(command: Serve) -> u8 {
     let guard = match logs::init(&command.settings) {
         Ok(guard) => guard,
         Err(error) => {

@@ -49,8 +49,12 @@ impl Diff {
                 }
             }
         }
-        diff.removed =
-            old.routes().iter().filter(|route| !after.contains_key(&route.key())).map(|r| describe(r)).collect();
+        diff.removed = old
+            .routes()
+            .iter()
+            .filter(|route| !after.contains_key(&route.key()))
+            .map(|r| describe(r))
+            .collect();
         diff
     }
 
@@ -106,7 +110,7 @@ pub fn ending(route: &CheckedRoute) -> String {
         Ending::Native(operation) => format!("handler {}", operation.name),
         Ending::Target(target) => {
             // Parameters stand for themselves.
-            let values: Vec<String> = route.info.params.iter().map(|name| format!("{{{name}}}")).collect();
+            let values: Vec<String> = route.info.params.iter().map(|name| format!(":{name}")).collect();
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
             target.describe(&route.info.template, &values)
         }
@@ -120,14 +124,24 @@ fn changes(old: &CheckedRoute, new: &CheckedRoute) -> Vec<String> {
         all.push(format!("target: {from} → {to}"));
     }
     let find = |route: &'_ CheckedRoute, link: &Link| {
-        route.links.iter().find(|other| other.name == link.name).map(|other| (other.fingerprint, text(&other.body)))
+        route
+            .links
+            .iter()
+            .find(|other| other.name == link.name)
+            .map(|other| (other.fingerprint, text(&other.body)))
     };
     for link in new.links.iter() {
         let now = text(&link.body);
         match find(old, link) {
-            None => all.push(format!("stage {}: added{}", link.name, if now.is_empty() { now } else { format!(" ({now})") })),
+            None => all.push(format!(
+                "stage {}: added{}",
+                link.name,
+                if now.is_empty() { now } else { format!(" ({now})") }
+            )),
             Some((fingerprint, _)) if fingerprint == link.fingerprint => {}
-            Some((_, before)) if before == now => all.push(format!("stage {}: its policy {now} changed", link.name)),
+            Some((_, before)) if before == now => {
+                all.push(format!("stage {}: its policy {now} changed", link.name))
+            }
             Some((_, before)) => all.push(format!("stage {}: {before} → {now}", link.name)),
         }
     }
@@ -150,7 +164,8 @@ pub fn text(node: &Node) -> String {
         _ if node.expanded => "${…}".to_owned(),
         Value::Seq(items) => format!("[{}]", items.iter().map(text).collect::<Vec<_>>().join(", ")),
         Value::Map(entries) => {
-            let parts: Vec<_> = entries.iter().map(|(key, value)| format!("{}: {}", key.text, text(value))).collect();
+            let parts: Vec<_> =
+                entries.iter().map(|(key, value)| format!("{}: {}", key.text, text(value))).collect();
             parts.join(", ")
         }
         Value::Bool(value) => value.to_string(),

@@ -126,7 +126,8 @@ fn refusing_endpoint(checked: &Checked, shared: &Arc<Shared>) -> Next {
     let stages = ON_EVERY_REQUEST.iter().filter_map(|name| checked.first_use(name)?.stage.as_ref());
     let layers = stages.map(|stage| stage.layer(&cx)).collect();
     let answer = poem::endpoint::make_sync(|request: Request| -> poem::Result<Response> {
-        let error = request.data::<Refused>().map_or(GatewayError::from(Kind::NotFound), |refused| refused.0.clone());
+        let error =
+            request.data::<Refused>().map_or(GatewayError::from(Kind::NotFound), |refused| refused.0.clone());
         Err(error.into())
     });
     fold(layers, sealed(answer))
@@ -254,4 +255,3 @@ async fn run(
 fn finish(result: poem::Result<Response>) -> Response {
     result.unwrap_or_else(|error| error.into_response())
 }
-

@@ -108,14 +108,17 @@ impl<T> Router<T> {
         let headers = HeaderMap::new();
         match self.find(&Asked { host, method: &method, path, headers: &headers, query: None }) {
             Found::NotAllowed(allow) => Some(allow),
-            Found::Route(..) => Some(HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")),
+            Found::Route(..) => {
+                Some(HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
+            }
             Found::Nothing => None,
         }
     }
 
     fn trees(&self, host: &str) -> impl Iterator<Item = &Tree<T>> {
         let exact = if self.exact.is_empty() { None } else { self.exact.get(host) };
-        let suffix = self.suffixes.iter().find(|(suffix, _)| host.len() > suffix.len() && host.ends_with(suffix));
+        let suffix =
+            self.suffixes.iter().find(|(suffix, _)| host.len() > suffix.len() && host.ends_with(suffix));
         exact.into_iter().chain(suffix.map(|(_, tree)| tree)).chain(std::iter::once(&self.any))
     }
 }
@@ -351,12 +354,18 @@ mod tests {
             let (route, host) = text.split_once(" @").map_or((*text, None), |(r, h)| (r, Some(h)));
             let (route, native) = route.strip_suffix(" !").map_or((route, false), |r| (r, true));
             let mut out = Diagnostics::new();
-            let spanned = |text: &str| Spanned { value: text.to_owned(), span: Span::new(FileId(0), 0, text.len()) };
+            let spanned =
+                |text: &str| Spanned { value: text.to_owned(), span: Span::new(FileId(0), 0, text.len()) };
             let (method, pattern) = pattern::route(&spanned(route), "", &mut out).unwrap();
             let host = host.map(|h| pattern::host(&spanned(h), &mut out).unwrap());
             let predicates = Predicates::default();
-            let place =
-                Place { host: host.as_ref(), method: &method, pattern: &pattern, predicates: &predicates, native };
+            let place = Place {
+                host: host.as_ref(),
+                method: &method,
+                pattern: &pattern,
+                predicates: &predicates,
+                native,
+            };
             router.insert(&place, (*text).to_owned());
         }
         router

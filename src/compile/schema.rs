@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 /// The schema, as `openapi/manifest.schema.json` holds it.
 pub fn manifest_schema() -> Value {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
-    let bodies: Vec<(&StageKind, Schema)> = STAGES.iter().map(|kind| (kind, kind.schema(&mut generator))).collect();
+    let bodies: Vec<(&StageKind, Schema)> =
+        STAGES.iter().map(|kind| (kind, kind.schema(&mut generator))).collect();
     let mut stage_choices = vec![json!({
         "type": "object",
         "description": "The stages of another chain.",
@@ -41,7 +42,10 @@ pub fn manifest_schema() -> Value {
     root["title"] = json!("voicegate manifest");
     root["$id"] = json!("manifest.schema.json");
     let mut defs = definitions(&mut generator);
-    defs.insert(STAGE_SCHEMA.to_owned(), json!({ "description": "One stage of a chain.", "oneOf": stage_choices }));
+    defs.insert(
+        STAGE_SCHEMA.to_owned(),
+        json!({ "description": "One stage of a chain.", "oneOf": stage_choices }),
+    );
     defs.insert(
         WITH_SCHEMA.to_owned(),
         json!({

@@ -95,9 +95,9 @@ impl Endpoint for Native {
             Some(query) => format!("{path}?{query}"),
             None => path,
         };
-        *request.uri_mut() = path_and_query
-            .parse()
-            .map_err(|_| poem::Error::from_string("the path cannot be rewritten", http::StatusCode::BAD_REQUEST))?;
+        *request.uri_mut() = path_and_query.parse().map_err(|_| {
+            poem::Error::from_string("the path cannot be rewritten", http::StatusCode::BAD_REQUEST)
+        })?;
         request.set_method(self.operation.method.clone());
         self.service.call(request).await
     }

@@ -31,12 +31,12 @@ use tokio::{
 };
 
 pub use super::limits::Limits;
-use crate::telemetry::Level;
 use super::{
     connection::Protocols,
     drain::{Drain, LAST_CALL, Stage},
     tls::TlsSettings,
 };
+use crate::telemetry::Level;
 
 /// Connections the kernel holds for us until we accept them.
 const BACKLOG: i32 = 4096;

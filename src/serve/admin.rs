@@ -34,7 +34,12 @@ impl Admin {
         Admin { live, token: token.map(|token| Sha256::digest(token).into()) }
     }
 
-    async fn answer(&self, method: &Method, path: &str, request: &Request<Incoming>) -> Result<Answer, GatewayError> {
+    async fn answer(
+        &self,
+        method: &Method,
+        path: &str,
+        request: &Request<Incoming>,
+    ) -> Result<Answer, GatewayError> {
         let read = matches!(*method, Method::GET | Method::HEAD);
         match path {
             "/livez" if read => Ok(text(StatusCode::OK, "live\n")),
@@ -59,8 +64,12 @@ impl Admin {
                 let live = self.live.clone();
                 let revision = tokio::task::spawn_blocking(move || live.rollback()).await.ok().flatten();
                 match revision {
-                    Some(revision) => Ok(json_answer(StatusCode::OK, &json!({ "revision": describe(&revision) }))),
-                    None => Err(GatewayError::new(Kind::NotFound, "there is no earlier revision to go back to")),
+                    Some(revision) => {
+                        Ok(json_answer(StatusCode::OK, &json!({ "revision": describe(&revision) })))
+                    }
+                    None => {
+                        Err(GatewayError::new(Kind::NotFound, "there is no earlier revision to go back to"))
+                    }
                 }
             }
             _ => {
@@ -85,10 +94,14 @@ impl Admin {
             return Err(GatewayError::new(Kind::Forbidden, detail));
         };
         let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given: Option<[u8; 32]> = given.and_then(|v| v.strip_prefix("Bearer ")).map(|t| Sha256::digest(t).into());
+        let given: Option<[u8; 32]> =
+            given.and_then(|v| v.strip_prefix("Bearer ")).map(|t| Sha256::digest(t).into());
         match given {
             Some(given) if given == wanted => Ok(()),
-            _ => Err(GatewayError::new(Kind::Forbidden, "this call needs the admin token as `Authorization: Bearer`")),
+            _ => Err(GatewayError::new(
+                Kind::Forbidden,
+                "this call needs the admin token as `Authorization: Bearer`",
+            )),
         }
     }
 
@@ -100,8 +113,10 @@ impl Admin {
             return text(status, if ready { "ready\n" } else { "not ready\n" });
         }
         let checks = self.live.shared().health.checks();
-        let checks: serde_json::Map<String, Value> =
-            checks.into_iter().map(|(name, state): (String, CheckState)| (name, state.word().into())).collect();
+        let checks: serde_json::Map<String, Value> = checks
+            .into_iter()
+            .map(|(name, state): (String, CheckState)| (name, state.word().into()))
+            .collect();
         let failure = readiness.last_failure().map(|failure| {
             json!({ "at": timestamp(failure.at), "hash": short(&failure.hash), "report": failure.report })
         });
@@ -176,7 +191,8 @@ impl Service for Admin {
         let (parts, body) = request.into_parts();
         let lang = Lang::of(&parts.headers);
         let request_id = uuid::Uuid::new_v4().to_string();
-        let path = admit(&parts, connection.tls, &IntakeLimits::default()).map(|admitted| admitted.path.into_owned());
+        let path = admit(&parts, connection.tls, &IntakeLimits::default())
+            .map(|admitted| admitted.path.into_owned());
         let request = Request::from_parts(parts, body);
         let answer = match path {
             Ok(path) => self.answer(request.method(), &path, &request).await,

@@ -1,5 +1,6 @@
 //! Bodies as they pass the door: counted, and not waited for without end.
 
+use crate::error::BodyTimeout;
 use crate::exchange::{End, Exchange};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -26,7 +27,7 @@ pin_project_lite::pin_project! {
 
 impl RequestBody {
     /// Watches a body; `silence` is how long nothing may come while somebody waits for it.
-    pub fn new(body: Incoming, exchange: Arc<Exchange>, silence: Duration) -> Self {
+    pub(super) fn new(body: Incoming, exchange: Arc<Exchange>, silence: Duration) -> Self {
         RequestBody { body, exchange, silence, timer: None, waiting: false }
     }
 }
@@ -56,7 +57,7 @@ impl Body for RequestBody {
                     timer.as_mut().reset(Instant::now() + silence);
                 }
                 match timer.as_mut().poll(cx) {
-                    Poll::Ready(()) => Poll::Ready(Some(Err(crate::error::BodyTimeout.into()))),
+                    Poll::Ready(()) => Poll::Ready(Some(Err(BodyTimeout.into()))),
                     Poll::Pending => Poll::Pending,
                 }
             }
@@ -97,7 +98,7 @@ impl Body for ResponseBody {
     type Error = io::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let this = self.project();
+        let mut this = self.project();
         let polled = std::task::ready!(this.body.as_mut().poll_frame(cx));
         if let Some(exchange) = this.exchange.as_ref() {
             match &polled {

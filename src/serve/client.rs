@@ -8,7 +8,12 @@ use http::HeaderMap;
 use std::net::{IpAddr, SocketAddr};
 
 /// The caller's address and whether the caller's connection is TLS, as far as trusted proxies vouch for it.
-pub fn caller(peer: SocketAddr, tls: bool, headers: &HeaderMap, settings: &Settings) -> (IpAddr, bool) {
+pub(super) fn caller(
+    peer: SocketAddr,
+    tls: bool,
+    headers: &HeaderMap,
+    settings: &Settings,
+) -> (IpAddr, bool) {
     let address = peer.ip().to_canonical();
     if settings.trusted_proxies.is_empty() || !settings.trusts(address) {
         return (address, tls);
@@ -39,7 +44,8 @@ fn forwarded_for(peer: IpAddr, headers: &HeaderMap, settings: &Settings) -> IpAd
 
 /// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
 fn address_of(text: &str) -> Option<IpAddr> {
-    let address = text.parse::<IpAddr>().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip()));
+    let address =
+        text.parse::<IpAddr>().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip()));
     let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     address.or_else(bracketed).map(|address| address.to_canonical())
 }

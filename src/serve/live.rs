@@ -122,9 +122,15 @@ impl Live {
             watched: Mutex::new(watched),
             history: Mutex::default(),
         };
-        let revision = live.announce(1);
+        let revision = live.announce(1, begun.elapsed());
         let routes = revision.routes;
-        tracing::info!(revision = 1, hash = short(&revision.hash), routes, ms = millis(begun.elapsed()), "serving");
+        tracing::info!(
+            revision = 1,
+            hash = short(&revision.hash),
+            routes,
+            ms = millis(begun.elapsed()),
+            "serving"
+        );
         Ok(Arc::new(live))
     }
 
@@ -175,7 +181,7 @@ impl Live {
         if loaded.content_hash == serving.checked().hash() && !force {
             // Somebody undid a refused change.
             self.shared().readiness.recovered();
-            self.shared().telemetry.reloads().succeeded(watched.number, SystemTime::now());
+            self.shared().telemetry.reload_recovered();
             tracing::info!(why, "the manifest is again the one that serves");
             return Reloaded::Unchanged;
         }
@@ -196,8 +202,12 @@ impl Live {
         let Some(checked) = outcome.checked else {
             let errors = outcome.diagnostics.counts().0;
             tracing::error!(why, errors, "the new manifest is refused, the old one serves on:\n{report}");
-            self.shared().telemetry.reloads().failed();
-            self.shared().readiness.refused(ReloadFailure { at: SystemTime::now(), report: report.clone(), hash });
+            self.shared().telemetry.reload_failed();
+            self.shared().readiness.refused(ReloadFailure {
+                at: SystemTime::now(),
+                report: report.clone(),
+                hash,
+            });
             return Reloaded::Refused { report, errors };
         };
         if !outcome.diagnostics.is_empty() {
@@ -209,7 +219,7 @@ impl Live {
         self.remember(serving.clone());
         self.table.store(Arc::new(table));
         let took = begun.elapsed();
-        let revision = self.announce(*number);
+        let revision = self.announce(*number, took);
         let routes = revision.routes;
         let (hash, changes, ms) = (short(&revision.hash), diff.summary(), millis(took));
         tracing::info!(why, revision = *number, hash, routes, changes, ms, "reloaded");
@@ -225,13 +235,13 @@ impl Live {
         let table = compile(table.checked().clone(), &self.parts, Some(&serving));
         self.table.store(Arc::new(table));
         watched.number += 1;
-        let revision = self.announce(watched.number);
+        let revision = self.announce(watched.number, Duration::ZERO);
         tracing::warn!(revision = revision.number, hash = short(&revision.hash), "rolled back");
         Some(revision)
     }
 
     /// Says everywhere that the current table serves.
-    fn announce(&self, number: u64) -> Revision {
+    fn announce(&self, number: u64, took: Duration) -> Revision {
         let table = self.table.load();
         let checked = table.checked();
         let revision = Revision {
@@ -242,7 +252,7 @@ impl Live {
             routes: checked.routes().len(),
         };
         self.shared().readiness.serves(revision.clone());
-        self.shared().telemetry.reloads().succeeded(number, revision.since);
+        self.shared().telemetry.reload_succeeded(number, took);
         revision
     }
 

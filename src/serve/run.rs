@@ -92,7 +92,10 @@ pub async fn start(
     let (closing, closed) = channel::channel(false);
     let shared = Shared::new(settings.clone(), telemetry.clone(), closed);
     let config = settings.config.clone();
-    let loading = { let shared = shared.clone(); tokio::task::spawn_blocking(move || Live::start(&config, variables, &shared)) };
+    let loading = {
+        let shared = shared.clone();
+        tokio::task::spawn_blocking(move || Live::start(&config, variables, &shared))
+    };
     let live = match loading.await {
         Ok(live) => live.map_err(StartError::Unsound)?,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -155,8 +158,9 @@ fn admin_token(settings: &Settings) -> Result<Option<String>, StartError> {
         return Ok(Some(token.reveal().to_owned()));
     }
     let Some(path) = &settings.admin_token_file else { return Ok(None) };
-    let token = std::fs::read_to_string(path)
-        .map_err(|error| StartError::AdminToken(format!("cannot read the admin token from {}: {error}", path.display())))?;
+    let token = std::fs::read_to_string(path).map_err(|error| {
+        StartError::AdminToken(format!("cannot read the admin token from {}: {error}", path.display()))
+    })?;
     match token.trim() {
         "" => Err(StartError::AdminToken(format!("{} holds no admin token: it is empty", path.display()))),
         token => Ok(Some(token.to_owned())),
@@ -195,11 +199,7 @@ impl Running {
         let admin_clock = tokio::spawn(async move { ending.run(short).await });
         let _ = self.admin.await;
         admin_clock.abort();
-        let telemetry = self.telemetry;
-        let flushed = tokio::task::spawn_blocking(move || telemetry.shutdown(FLUSH)).await;
-        if let Ok(Err(error)) = flushed {
-            tracing::warn!(%error, "the last spans were not exported");
-        }
+        self.telemetry.shutdown(FLUSH).await;
         match cut {
             0 => tracing::info!("stopped: everything in flight finished"),
             cut => tracing::warn!(cut, "stopped: the grace was over before everything finished"),
@@ -211,7 +211,8 @@ impl Running {
 /// Runs a gateway until SIGTERM or SIGINT; SIGHUP reloads.
 pub async fn until_told(running: Running) -> usize {
     use tokio::signal::unix::{SignalKind, signal};
-    let streams = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let streams =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = streams else {
         tracing::error!("signals cannot be watched; stopping");
         return running.shut_down().await;

@@ -114,7 +114,9 @@ impl Eyes {
             }
         };
         let watcher = notify::recommended_watcher(told)
-            .map_err(|error| tracing::warn!(%error, "folders cannot be watched; changes are noticed by polling"))
+            .map_err(
+                |error| tracing::warn!(%error, "folders cannot be watched; changes are noticed by polling"),
+            )
             .ok();
         Eyes { watcher, on: BTreeSet::new() }
     }

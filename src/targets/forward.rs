@@ -29,7 +29,7 @@ static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `X-Forwarded-*` counts.
 ///
 /// # Errors
-/// [`Kind::BadPath`] where the rewritten path is not in normal form.
+/// [`Kind::InvalidPath`] where the rewritten path is not in normal form.
 pub(super) fn request(
     exchange: &Exchange,
     incoming: poem::Request,
@@ -81,7 +81,7 @@ fn target(exchange: &Exchange, incoming: &Uri, path: Option<&Template>) -> Resul
     let rewritten = match path {
         Some(template) => {
             let path = template.render(|index| exchange.param_nth(index));
-            Some(path.ok_or_else(|| GatewayError::from(Kind::BadPath))?)
+            Some(path.ok_or_else(|| GatewayError::from(Kind::InvalidPath))?)
         }
         None => None,
     };
@@ -98,7 +98,7 @@ fn target(exchange: &Exchange, incoming: &Uri, path: Option<&Template>) -> Resul
         None | Some("") => PathAndQuery::try_from(path),
         Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
     };
-    whole.map(Uri::from).map_err(|_| Kind::BadPath.into())
+    whole.map(Uri::from).map_err(|_| Kind::InvalidPath.into())
 }
 
 /// Takes from a request whatever claims an identity or belongs to the caller's connection.

@@ -15,6 +15,7 @@ use http::header::ACCEPT_ENCODING;
 use http_body_util::combinators::BoxBody;
 use poem::{Body, Endpoint, Request, Response};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The upstream that a route names, as declared.
 pub(super) struct Decl<'m> {
@@ -85,6 +86,10 @@ impl Target for Proxy {
 
     fn streams(&self) -> bool {
         self.stream.is_some()
+    }
+
+    fn longest_stream(&self) -> Option<Duration> {
+        self.stream.as_ref().map(|times| times.max)
     }
 
     fn upstream(&self) -> Option<&str> {

@@ -113,7 +113,7 @@ impl Endpoint for Move {
         let location = self
             .location(|index| exchange.param_nth(index), request.uri().query())
             .and_then(|location| HeaderValue::try_from(location).ok())
-            .ok_or_else(|| GatewayError::from(Kind::BadPath))?;
+            .ok_or_else(|| GatewayError::from(Kind::InvalidPath))?;
         Ok(Response::builder().status(self.status).header(LOCATION, location).finish())
     }
 }

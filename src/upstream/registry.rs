@@ -54,7 +54,9 @@ impl HealthSource for Registry {
     fn checks(&self) -> Vec<(String, CheckState)> {
         let running = self.running.load();
         let checked = running.values().filter(|upstream| upstream.spec().health().is_some());
-        checked.map(|upstream| (format!("{}_service", upstream.spec().name()), state(&upstream.status()))).collect()
+        checked
+            .map(|upstream| (format!("{}_service", upstream.spec().name()), state(&upstream.status())))
+            .collect()
     }
 }
 

@@ -103,10 +103,18 @@ fn host_and_authority_agree_or_it_is_refused() {
         ("http://a.b/x", &[], h1, false),
         ("https://a.b/x", &[("host", "a.b"), ("host", "a.b")], h2, true),
     ] {
-        assert_eq!(of(target, fields, version, tls).unwrap_err().kind.code(), "invalid_host", "{target} {fields:?}");
+        assert_eq!(
+            of(target, fields, version, tls).unwrap_err().kind.code(),
+            "invalid_host",
+            "{target} {fields:?}"
+        );
     }
     for target in ["http://user@a.b/x", "ftp://a.b/x", "a.b:80"] {
-        assert_eq!(of(target, &[("host", "a.b")], h1, false).unwrap_err().kind.code(), "invalid_target", "{target}");
+        assert_eq!(
+            of(target, &[("host", "a.b")], h1, false).unwrap_err().kind.code(),
+            "invalid_target",
+            "{target}"
+        );
     }
 }
 

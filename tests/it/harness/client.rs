@@ -109,7 +109,13 @@ impl Client {
         Client { host: host.to_owned(), ..self.clone() }
     }
 
-    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Request<Full<Bytes>> {
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Request<Full<Bytes>> {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let mut request = Request::builder().method(method).uri(path);
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
@@ -155,7 +161,8 @@ impl Client {
         let driver = tokio::spawn(async move {
             let _ = connection.await;
         });
-        let sent = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.expect("an answer in time");
+        let sent =
+            tokio::time::timeout(PATIENCE, sender.send_request(request)).await.expect("an answer in time");
         let response = match sent {
             Ok(response) => response,
             Err(error) => {

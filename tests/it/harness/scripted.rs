@@ -63,7 +63,10 @@ impl Scripted {
                             Ok::<_, Infallible>(response)
                         }
                     });
-                    tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                    tokio::spawn(
+                        hyper::server::conn::http1::Builder::new()
+                            .serve_connection(TokioIo::new(stream), service),
+                    );
                 }
             }
         });
