@@ -133,6 +133,12 @@ impl Predicates {
     }
 }
 
+impl std::fmt::Display for Want {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.text().unwrap_or("*"))
+    }
+}
+
 impl Want {
     fn of(text: &str) -> Self {
         if text == "*" { Want::Present } else { Want::Exact(text.to_owned()) }
@@ -243,7 +249,7 @@ fn segment(part: &str, last: bool, span: Span, out: &mut Diagnostics) -> Option<
     }
     match normalise_pattern_segment(part) {
         Ok(text) => Some(Segment::Static(text.into_owned())),
-        Err(why) => fault(format!("segment `{part}` has no normal form"), why.detail()),
+        Err(why) => fault(format!("segment `{part}` cannot stand in a path"), why.detail()),
     }
 }
 
@@ -341,11 +347,11 @@ mod tests {
             ("GET /:", "is not a parameter"),
             ("GET /*", "needs a name"),
             ("GET /a//b", "empty segment"),
-            ("GET /a/../b", "no normal form"),
-            ("GET /a?b=c", "no normal form"),
+            ("GET /a/../b", "cannot stand in a path"),
+            ("GET /a?b=c", "cannot stand in a path"),
             ("GET /a{id}", "character that no path has"),
-            ("GET /%2f", "no normal form"),
-            ("GET /%zz", "no normal form"),
+            ("GET /%2f", "cannot stand in a path"),
+            ("GET /%zz", "cannot stand in a path"),
             ("GET /:a/:a", "stands twice"),
         ] {
             let fault = read(text, "").unwrap_err();

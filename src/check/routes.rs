@@ -3,6 +3,7 @@
 use super::chains::{Chains, Link};
 use super::order;
 use super::pattern::{self, Host, MethodSet, Pattern, Predicates};
+use crate::diag::milestone::DOCUMENTS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::exchange::RouteInfo;
 use crate::handlers::{self, Operation, PLANNED};
@@ -64,10 +65,10 @@ impl CheckedRoute {
     pub fn key(&self) -> String {
         let mut key = self.label();
         for (name, want) in &self.predicates.headers {
-            key.push_str(&format!(" {name}={want:?}"));
+            key.push_str(&format!(" [{name}: {want}]"));
         }
         for (name, want) in &self.predicates.query {
-            key.push_str(&format!(" ?{name}={want:?}"));
+            key.push_str(&format!(" [?{name}={want}]"));
         }
         key
     }
@@ -239,11 +240,7 @@ fn used(route: &Route) -> impl Iterator<Item = &str> {
 
 fn native(name: &Spanned<String>, params: &[String], out: &mut Diagnostics) -> Option<&'static Operation> {
     if let Some((_, waits_for)) = PLANNED.iter().find(|(planned, _)| *planned == name.value) {
-        let message = format!("handler `{}` is not available yet", name.value);
-        out.push(
-            Diagnostic::error(Code::NOT_AVAILABLE, name.span, message)
-                .help(format!("it comes with *{waits_for}*; remove the route until then")),
-        );
+        out.push(Diagnostic::not_available(name.span, &format!("handler `{}`", name.value), waits_for));
         return None;
     }
     let Some(operation) = handlers::find(&name.value) else {
@@ -274,16 +271,13 @@ fn native(name: &Spanned<String>, params: &[String], out: &mut Diagnostics) -> O
 /// Keys that parts still to be built bring: refused, never ignored.
 fn not_yet(route: &Route, out: &mut Diagnostics) {
     let mut refuse = |span: Span, key: &str, waits_for: &str| {
-        out.push(
-            Diagnostic::error(Code::NOT_AVAILABLE, span, format!("`{key}` is not available yet"))
-                .help(format!("it comes with *{waits_for}*; remove it until then")),
-        );
+        out.push(Diagnostic::not_available(span, &format!("`{key}`"), waits_for));
     };
     if let Some(test) = route.tests.0.first() {
-        refuse(test.span, "tests", "Documents that can't be wrong");
+        refuse(test.span, "tests", DOCUMENTS);
     }
     if let Some(openapi) = route.docs.as_ref().and_then(|docs| docs.openapi.as_ref()) {
-        refuse(openapi.span, "docs.openapi", "Documents that can't be wrong");
+        refuse(openapi.span, "docs.openapi", DOCUMENTS);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sections beside the routes: what is not available yet, what contradicts itself, what nobody uses.
 
 use super::routes::RouteChecker;
+use crate::diag::milestone::{DOCUMENTS, IDENTITY, UPSTREAMS};
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::manifest::Manifest;
 use crate::manifest::model::{ChainRef, StageUse};
@@ -8,7 +9,7 @@ use std::collections::HashSet;
 
 /// Checks sections on their own.
 pub(super) fn check(manifest: &Manifest, out: &mut Diagnostics) {
-    let identity = "Identity, access and limits";
+    let identity = IDENTITY;
     if let Some(auth) = &manifest.auth {
         not_yet(auth.span, "auth:", identity, out);
     }
@@ -65,7 +66,7 @@ pub(super) fn check(manifest: &Manifest, out: &mut Diagnostics) {
             }
         }
     }
-    let documents = "Documents that can't be wrong";
+    let documents = DOCUMENTS;
     if let Some(test) = manifest.tests.first() {
         not_yet(test.span, "tests", documents, out);
     }
@@ -74,16 +75,13 @@ pub(super) fn check(manifest: &Manifest, out: &mut Diagnostics) {
             not_yet(test.span, "tests", documents, out);
         }
         if let Some(maintenance) = &version.maintenance {
-            not_yet(maintenance.span, "maintenance", "Upstreams that fail", out);
+            not_yet(maintenance.span, "maintenance", UPSTREAMS, out);
         }
     }
 }
 
 fn not_yet(span: Span, key: &str, waits_for: &str, out: &mut Diagnostics) {
-    out.push(
-        Diagnostic::error(Code::NOT_AVAILABLE, span, format!("`{key}` is not available yet"))
-            .help(format!("it comes with *{waits_for}*; remove it until then")),
-    );
+    out.push(Diagnostic::not_available(span, &format!("`{key}`"), waits_for));
 }
 
 fn circle(manifest: &Manifest, start: &str) -> bool {

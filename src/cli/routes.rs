@@ -1,6 +1,7 @@
 //! `voicegate routes`: the table as compiled.
 
 use super::{ConfigArg, OK, print, sound};
+use crate::check::routes::CheckedRoute;
 use crate::compile::diff;
 use clap::Args;
 
@@ -26,7 +27,7 @@ pub(super) fn run(command: &Routes) -> u8 {
         .map(|route| {
             [
                 route.info.method.clone(),
-                format!("{}{}", route.info.host.as_deref().unwrap_or_default(), route.info.template),
+                where_of(route),
                 if route.needs_auth() { "auth".to_owned() } else { "public".to_owned() },
                 diff::ending(route),
                 route.links.iter().map(|link| link.name).collect::<Vec<_>>().join(" → "),
@@ -46,7 +47,22 @@ pub(super) fn run(command: &Routes) -> u8 {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let (method, path, access, target) = (width(0), width(1), width(2), width(3));
     for [m, p, a, t, chain] in &rows {
-        print(&format!("{m:method$}  {p:path$}  {a:access$}  {t:target$}  {chain}\n"));
+        print(&format!(
+            "{}\n",
+            format!("{m:method$}  {p:path$}  {a:access$}  {t:target$}  {chain}").trim_end()
+        ));
     }
     OK
+}
+
+/// Host, path, and what else a request must have.
+fn where_of(route: &CheckedRoute) -> String {
+    let mut text = format!("{}{}", route.info.host.as_deref().unwrap_or_default(), route.info.template);
+    for (name, want) in &route.predicates.headers {
+        text.push_str(&format!(" [{name}: {want}]"));
+    }
+    for (name, want) in &route.predicates.query {
+        text.push_str(&format!(" [?{name}={want}]"));
+    }
+    text
 }

@@ -5,6 +5,7 @@
 //! Texts never contain the value of an expanded `${VAR}`: excerpts are cut from the file as written.
 
 mod codes;
+pub mod milestone;
 mod render;
 mod source;
 
@@ -68,6 +69,12 @@ impl Diagnostic {
         Diagnostic { code, severity, message: message.into(), span, help: None, notes: Vec::new() }
     }
 
+    /// Something the manifest may say and this version cannot do; `with` is the part of the work that brings it.
+    pub fn not_available(span: Span, what: &str, with: &str) -> Self {
+        Self::error(Code::NOT_AVAILABLE, span, format!("{what} is not available yet"))
+            .help(format!("it comes with *{with}*; remove it until then"))
+    }
+
     /// Adds the way out.
     #[must_use]
     pub fn help(mut self, text: impl Into<String>) -> Self {
@@ -121,6 +128,12 @@ impl Diagnostics {
             (a.span, a.code, a.severity, &a.message).cmp(&(b.span, b.code, b.severity, &b.message))
         });
         self.items.dedup();
+        // A value whose variable could not be replaced is not what was meant: no other fault of it is one.
+        let unset = |d: &Diagnostic| matches!(d.code, Code::ENV_UNSET | Code::ENV_SYNTAX);
+        let broken: Vec<_> = self.items.iter().filter(|d| unset(d)).filter_map(|d| d.span).collect();
+        if !broken.is_empty() {
+            self.items.retain(|d| unset(d) || d.span.is_none_or(|span| !broken.contains(&span)));
+        }
     }
 
     /// Turns warnings into errors (`--strict`).

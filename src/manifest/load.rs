@@ -149,7 +149,7 @@ impl Loader<'_> {
         }
         self.digest_routes(&tree);
         let Some(document) = decode::decode::<Document>(&tree, &mut self.out) else { return };
-        self.format_version(&document, id, from.is_none());
+        self.format_version(&document, id, from.is_none() && tree.get("version").is_none());
         let includes = self.merge(document);
         for include in includes.0 {
             self.include(path, &include);
@@ -174,7 +174,7 @@ impl Loader<'_> {
         }
     }
 
-    fn format_version(&mut self, document: &Document, file: FileId, root: bool) {
+    fn format_version(&mut self, document: &Document, file: FileId, missing: bool) {
         match &document.version {
             Some(version) if version.value == 1 => {}
             Some(version) => self.out.push(
@@ -185,7 +185,7 @@ impl Loader<'_> {
                 )
                 .help("this gateway reads `version: 1`"),
             ),
-            None if root => self.out.push(
+            None if missing => self.out.push(
                 Diagnostic::error(Code::MISSING_KEY, Span::new(file, 0, 0), "key `version` is missing")
                     .help("begin the manifest with `version: 1`"),
             ),

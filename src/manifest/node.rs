@@ -175,8 +175,8 @@ fn syntax_fault(error: &serde_saphyr::Error, span: Span) -> Diagnostic {
         E::Budget { .. } | E::AliasReplayLimitExceeded { .. } | E::AliasExpansionLimitExceeded { .. }
     );
     if bounds || message.contains("budget") || message.contains("limit") {
-        return Diagnostic::error(Code::BOUNDS, span, format!("the file exceeds a bound: {message}")).help(
-            format!("at most {MAX_DEPTH} levels, {MAX_NODES} values and {MAX_ALIASES} aliases a file"),
+        return Diagnostic::error(Code::BOUNDS, span, "the file is larger or deeper than a manifest may be").help(
+            format!("at most {MAX_DEPTH} levels, {MAX_NODES} values and {MAX_ALIASES} aliases a file: see `include:`"),
         );
     }
     Diagnostic::error(Code::SYNTAX, span, message)

@@ -241,11 +241,8 @@ impl StageKind {
         let errors = cx.out.counts().0;
         let checked = (self.check)(&body, cx);
         if let Some(milestone) = self.planned {
-            let message = format!("stage `{}` is not available yet", self.name);
-            cx.out.push(
-                Diagnostic::error(Code::NOT_AVAILABLE, stage.name.span, message)
-                    .help(format!("it comes with *{milestone}*; remove it until then")),
-            );
+            let what = format!("stage `{}`", self.name);
+            cx.out.push(Diagnostic::not_available(stage.name.span, &what, milestone));
         }
         checked.filter(|_| cx.out.counts().0 == errors)
     }

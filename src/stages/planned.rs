@@ -5,6 +5,7 @@
 //! its own, which is why this one is longer than most.
 
 use super::{Body, Stage, StageCx, StageDecl};
+use crate::diag::milestone::{IDENTITY, PROTOCOLS, UPSTREAMS};
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::manifest::decode::{List, Spanned, Table};
 use crate::manifest::node::Node;
@@ -14,10 +15,6 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::sync::Arc;
-
-const ACCESS: &str = "Identity, access and limits";
-const PROTOCOLS: &str = "Every protocol: WebSocket, gRPC, transformation";
-const UPSTREAMS: &str = "Upstreams that fail, and nobody notices";
 
 /// Asks for a valid token and learns who is calling; what a token is stands under `auth:`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -203,15 +200,15 @@ macro_rules! planned {
 }
 
 planned! {
-    Auth = "auth", "Asks for a valid token and learns who is calling", Body::Optional, ACCESS, |_, _| {};
-    Rbac = "rbac", "Lets only callers pass whose role has a permission", Body::OptionalBare("permission"), ACCESS,
+    Auth = "auth", "Asks for a valid token and learns who is calling", Body::Optional, IDENTITY, |_, _| {};
+    Rbac = "rbac", "Lets only callers pass whose role has a permission", Body::OptionalBare("permission"), IDENTITY,
         |body, cx| body.permission.iter().for_each(|permission| check_permission(permission, cx.out));
-    Tenant = "tenant", "Confines the call to the caller's tenant", Body::Optional, ACCESS, |_, _| {};
-    ApiKey = "api_key", "Takes an API key instead of a token", Body::Optional, ACCESS,
+    Tenant = "tenant", "Confines the call to the caller's tenant", Body::Optional, IDENTITY, |_, _| {};
+    ApiKey = "api_key", "Takes an API key instead of a token", Body::Optional, IDENTITY,
         |body, cx| body.header.iter().for_each(|name| check_header(name, cx.out));
-    IpFilter = "ip_filter", "Lets callers pass by address", Body::Optional, ACCESS, check_addresses;
-    RateLimit = "rate_limit", "Bounds how often a caller may call", Body::Bare("policy"), ACCESS, check_rate_limit;
-    Concurrency = "concurrency", "Bounds how many calls a caller may have under way", Body::Bare("limit"), ACCESS,
+    IpFilter = "ip_filter", "Lets callers pass by address", Body::Optional, IDENTITY, check_addresses;
+    RateLimit = "rate_limit", "Bounds how often a caller may call", Body::Bare("policy"), IDENTITY, check_rate_limit;
+    Concurrency = "concurrency", "Bounds how many calls a caller may have under way", Body::Bare("limit"), IDENTITY,
         |body, cx| {
             check_not_zero(&body.limit, cx.out);
             check_keys(&body.by, cx.out);

@@ -75,7 +75,8 @@ pub(super) fn build(stage: &Arc<dyn Stage>, method: &str, streams: bool) -> Laye
     };
     let matches = Settings::augment_args(clap::Command::new("t")).get_matches_from(["t"]);
     let settings = Settings::from_arg_matches(&matches).unwrap();
-    let shared = Arc::new(Shared { settings, telemetry: Arc::new(Telemetry::default()) });
+    let closing = tokio::sync::watch::channel(false).1;
+    let shared = Shared::new(settings, Arc::new(Telemetry::default()), closing);
     stage.layer(&BuildCx { route: &Arc::new(route), streams, shared: &shared })
 }
 

@@ -16,6 +16,7 @@ mod testing;
 pub use respond::Answer;
 pub use sse::StreamTimes;
 
+use crate::diag::milestone::{PROTOCOLS, UPSTREAMS};
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::endpoint::Next;
 use crate::exchange::RouteInfo;
@@ -23,7 +24,6 @@ use crate::manifest::model::{Protocol, Route};
 use crate::manifest::{Manifest, Spanned};
 use crate::state::Shared;
 use crate::upstream::Upstream;
-use crate::upstream::spec::not_available;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,20 +133,20 @@ fn kinds(route: &Route) -> Vec<(&'static str, Span)> {
 }
 
 fn refuse_what_waits(route: &Route, out: &mut Diagnostics) {
-    let mut waits = |what: &str, span: Option<Span>| {
+    let mut waits = |what: &str, span: Option<Span>, milestone: &str| {
         if let Some(span) = span {
-            out.push(not_available(what, span));
+            out.push(Diagnostic::not_available(span, what, milestone));
         }
     };
-    waits("`split`", route.split.as_ref().map(|it| it.span));
-    waits("`mirror`", route.mirror.as_ref().map(|it| it.span));
-    waits("`grpc`", route.grpc.as_ref().map(|it| it.span));
-    waits("`websocket`", route.websocket.as_ref().map(|it| it.span));
-    waits("`maintenance`", route.maintenance.as_ref().map(|it| it.span));
+    waits("`split`", route.split.as_ref().map(|it| it.span), UPSTREAMS);
+    waits("`mirror`", route.mirror.as_ref().map(|it| it.span), UPSTREAMS);
+    waits("`grpc`", route.grpc.as_ref().map(|it| it.span), PROTOCOLS);
+    waits("`websocket`", route.websocket.as_ref().map(|it| it.span), PROTOCOLS);
+    waits("`maintenance`", route.maintenance.as_ref().map(|it| it.span), UPSTREAMS);
     if let Some(protocol) = &route.protocol {
         match protocol.value {
-            Protocol::Websocket => waits("`protocol: websocket`", Some(protocol.span)),
-            Protocol::Grpc => waits("`protocol: grpc`", Some(protocol.span)),
+            Protocol::Websocket => waits("`protocol: websocket`", Some(protocol.span), PROTOCOLS),
+            Protocol::Grpc => waits("`protocol: grpc`", Some(protocol.span), PROTOCOLS),
             Protocol::Http | Protocol::Sse => {}
         }
     }

@@ -3,6 +3,7 @@
 //! Whatever the manifest says that this version cannot do is a fault here, never ignored. Values are not
 //! repeated in messages: they may come from a variable, and the excerpt shows them as written.
 
+use crate::diag::milestone::{PROTOCOLS, UPSTREAMS};
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::manifest::model::{self, Balance, Health, UpstreamProtocol, UpstreamTls};
 use crate::manifest::node::Key;
@@ -249,19 +250,19 @@ fn bad(span: Span, message: impl Into<String>) -> Diagnostic {
 
 /// Faults for keys whose time has not come.
 fn refuse_what_waits(decl: &model::Upstream, out: &mut Diagnostics) {
-    let mut waits = |what: &str, span: Option<Span>| {
+    let mut waits = |what: &str, span: Option<Span>, milestone: &str| {
         if let Some(span) = span {
-            out.push(not_available(what, span));
+            out.push(Diagnostic::not_available(span, what, milestone));
         }
     };
-    waits("`breaker`", decl.breaker.as_ref().map(|it| it.span));
-    waits("`retry`", decl.retry.as_ref().map(|it| it.span));
-    waits("`fallback`", decl.fallback.as_ref().map(|it| it.span));
-    waits("`protos`", decl.protos.as_ref().map(|it| it.span));
-    waits("`descriptors`", decl.descriptors.as_ref().map(|it| it.span));
-    waits("`reflection`", decl.reflection.as_ref().map(|it| it.span));
+    waits("`breaker`", decl.breaker.as_ref().map(|it| it.span), UPSTREAMS);
+    waits("`retry`", decl.retry.as_ref().map(|it| it.span), UPSTREAMS);
+    waits("`fallback`", decl.fallback.as_ref().map(|it| it.span), UPSTREAMS);
+    waits("`protos`", decl.protos.as_ref().map(|it| it.span), PROTOCOLS);
+    waits("`descriptors`", decl.descriptors.as_ref().map(|it| it.span), PROTOCOLS);
+    waits("`reflection`", decl.reflection.as_ref().map(|it| it.span), PROTOCOLS);
     let grpc = decl.protocol.as_ref().filter(|protocol| protocol.value == UpstreamProtocol::Grpc);
-    waits("`protocol: grpc`", grpc.map(|it| it.span));
+    waits("`protocol: grpc`", grpc.map(|it| it.span), PROTOCOLS);
     let unsafe_methods =
         decl.retry.iter().flat_map(|retry| &retry.methods.0).filter(|method| {
             !IDEMPOTENT.iter().any(|idempotent| idempotent.eq_ignore_ascii_case(&method.value))
@@ -275,12 +276,6 @@ fn refuse_what_waits(decl: &model::Upstream, out: &mut Diagnostics) {
     }
 }
 
-/// The fault for something that a later version brings.
-pub fn not_available(what: &str, span: Span) -> Diagnostic {
-    Diagnostic::error(Code::NOT_AVAILABLE, span, format!("{what} is not available yet"))
-        .help("remove it until a later version")
-}
-
 fn balance(decl: Option<&Spanned<Balance>>, out: &mut Diagnostics) -> Option<Choice> {
     Some(match decl.map(|balance| (&balance.value, balance.span)) {
         None | Some((Balance::RoundRobin, _)) => Choice::RoundRobin,
@@ -288,8 +283,8 @@ fn balance(decl: Option<&Spanned<Balance>>, out: &mut Diagnostics) -> Option<Cho
         Some((Balance::Random, _)) => Choice::Random,
         Some((Balance::Hash(_), span)) => {
             out.push(
-                not_available("`balance: hash`", span)
-                    .help("use round_robin, least_request or random until a later version"),
+                Diagnostic::not_available(span, "`balance: hash`", UPSTREAMS)
+                    .help("use round_robin, least_request or random until then"),
             );
             return None;
         }
@@ -367,7 +362,7 @@ fn health_spec(health: &Health, out: &mut Diagnostics) -> Option<HealthSpec> {
                 )
                 .help("make `timeout` shorter than `interval`"),
             );
-            return None;
+            timeout.0
         }
         Some(timeout) => timeout.0,
         None => Duration::from_secs(2).min(interval / 2),

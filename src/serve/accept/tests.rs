@@ -5,6 +5,7 @@ use crate::serve::{
     intake::{IntakeLimits, admit},
 };
 use http::{StatusCode, header};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::{body::Frame, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};

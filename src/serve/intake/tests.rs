@@ -1,5 +1,6 @@
 use super::*;
 use http::Request;
+use http::StatusCode;
 
 /// A head; `host` and others are given as fields.
 fn head(method: &str, version: Version, target: &str, fields: &[(&str, &str)]) -> Parts {
