@@ -81,10 +81,14 @@ macro_rules! kinds {
 kinds! {
     /// The request cannot be understood.
     BadRequest = 400 "bad_request": "The request is malformed", "请求格式错误";
-    /// The path is refused before routing (SECURITY rule 1).
-    BadPath = 400 "bad_path": "The request path is not acceptable", "请求路径无效";
+    /// The path has no single reading (SECURITY rule 1).
+    InvalidPath = 400 "invalid_path": "The request path is not acceptable", "请求路径无效";
+    /// Where the request ends could be read in two ways (SECURITY rule 2).
+    InvalidFraming = 400 "invalid_framing": "The request's length is ambiguous", "请求长度标识无效";
+    /// The request's target is not a path.
+    InvalidTarget = 400 "invalid_target": "The request target is not acceptable", "请求目标无效";
     /// Host and authority disagree or are malformed.
-    BadHost = 400 "bad_host": "The request's host is not acceptable", "请求主机无效";
+    InvalidHost = 400 "invalid_host": "The request's host is not acceptable", "请求主机无效";
     /// No route.
     NotFound = 404 "not_found": "There is nothing at this address", "资源不存在";
     /// The path exists, the method does not.
@@ -188,7 +192,7 @@ impl GatewayError {
     }
 
     /// What to tell the caller when reading the request's body failed because the gateway cut it: 413 for
-    /// [`BodyTooLarge`] anywhere in the chain of causes. `None` for every other failure.
+    /// [`BodyTooLarge`] and 408 for [`BodyTimeout`] anywhere in the chain of causes. `None` for every other failure.
     ///
     /// For whoever reads a body on its way elsewhere, such as the proxy: such a failure is the caller's, not the
     /// upstream's.
@@ -197,6 +201,10 @@ impl GatewayError {
         while let Some(error) = cause {
             if let Some(cut) = error.downcast_ref::<BodyTooLarge>() {
                 return Some(cut.into());
+            }
+            if error.is::<BodyTimeout>() {
+                let late = GatewayError::new(Kind::RequestTimeout, "The request body did not arrive in time");
+                return Some(GatewayError { close: true, ..late });
             }
             // `source()` of an io::Error passes over the error it was made of.
             let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
@@ -251,6 +259,24 @@ impl std::error::Error for GatewayError {}
 pub struct BodyTooLarge {
     /// Bytes that the route takes.
     pub limit: u64,
+}
+
+/// Why a request's body ends early: nothing came of it for too long. Travels like [`BodyTooLarge`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyTimeout;
+
+impl fmt::Display for BodyTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the request body did not arrive in time")
+    }
+}
+
+impl std::error::Error for BodyTimeout {}
+
+impl From<BodyTimeout> for std::io::Error {
+    fn from(late: BodyTimeout) -> Self {
+        std::io::Error::new(std::io::ErrorKind::TimedOut, late)
+    }
 }
 
 impl fmt::Display for BodyTooLarge {

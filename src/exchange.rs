@@ -27,6 +27,19 @@ pub struct RouteInfo {
     pub params: Vec<String>,
 }
 
+impl RouteInfo {
+    /// Stands for the route of requests that no route takes.
+    pub fn unmatched() -> Self {
+        RouteInfo {
+            method: "ANY".to_owned(),
+            template: "unmatched".to_owned(),
+            host: None,
+            version: None,
+            params: Vec::new(),
+        }
+    }
+}
+
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

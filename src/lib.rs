@@ -1,13 +1,22 @@
 //! voicegate: a declarative API gateway.
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod cli;
+pub mod compile;
 pub mod demo;
 pub mod diag;
+pub mod endpoint;
 pub mod error;
 pub mod exchange;
+pub mod handlers;
 pub mod manifest;
+pub mod path;
+pub mod serve;
 pub mod settings;
 pub mod stages;
 pub mod state;
+pub mod targets;
 pub mod telemetry;
 pub mod units;
+pub mod upstream;

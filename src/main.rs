@@ -1,2 +1,6 @@
 //! The `voicegate` command.
-fn main() {}
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    voicegate::cli::run()
+}

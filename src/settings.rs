@@ -61,6 +61,10 @@ pub struct Settings {
     #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 
+    /// Log lines that wait while stderr is read slowly; what is beyond is dropped and counted
+    #[arg(long, env = "LOG_BUFFER", default_value = "4MiB", value_name = "SIZE", value_parser = size)]
+    pub log_buffer: Size,
+
     /// How long requests and streams in flight may take to finish after SIGTERM
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub shutdown_grace: Dur,

@@ -1,14 +1,189 @@
-//! What the process has and every table shares: settings and telemetry.
+//! What the process has and every routing table shares: settings, telemetry, and what is known of its health.
 
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
-use std::sync::Arc;
+use arc_swap::ArcSwapOption;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+use tokio::sync::watch;
 
 /// What the process has.
-#[derive(Debug)]
 pub struct Shared {
     /// Settings, as the process was started with.
     pub settings: Settings,
     /// Metrics and traces.
     pub telemetry: Arc<Telemetry>,
+    /// Whether traffic should come here, and why not.
+    pub readiness: Readiness,
+    /// Who can say how the things behind the gateway are.
+    pub health: HealthBoard,
+    /// Turns true when streams must end: the last part of a shutdown.
+    pub closing: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// For a process that starts now; `closing` is turned true by whoever shuts it down.
+    pub fn new(settings: Settings, telemetry: Arc<Telemetry>, closing: watch::Receiver<bool>) -> Arc<Self> {
+        Arc::new(Shared {
+            settings,
+            telemetry,
+            readiness: Readiness::default(),
+            health: HealthBoard::default(),
+            closing,
+        })
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Whether traffic should come here.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    draining: AtomicBool,
+    revision: ArcSwapOption<Revision>,
+    last_failure: ArcSwapOption<ReloadFailure>,
+}
+
+/// A manifest revision that serves.
+#[derive(Debug, Clone)]
+pub struct Revision {
+    /// Counts from 1.
+    pub number: u64,
+    /// Hash over all files, in hex.
+    pub hash: String,
+    /// The API's own version, `info.version`.
+    pub api_version: String,
+    /// When it began to serve.
+    pub since: SystemTime,
+    /// Number of its routes.
+    pub routes: usize,
+}
+
+/// Why the newest manifest does not serve.
+#[derive(Debug, Clone)]
+pub struct ReloadFailure {
+    /// When it was refused.
+    pub at: SystemTime,
+    /// The rendered diagnostics.
+    pub report: String,
+    /// Hash of the refused files.
+    pub hash: String,
+}
+
+impl Readiness {
+    /// The revision that serves, if any does yet.
+    pub fn revision(&self) -> Option<Arc<Revision>> {
+        self.revision.load_full()
+    }
+
+    /// Why the newest manifest does not serve, if that is so.
+    pub fn last_failure(&self) -> Option<Arc<ReloadFailure>> {
+        self.last_failure.load_full()
+    }
+
+    /// Notes a revision that serves from now on.
+    pub fn serves(&self, revision: Revision) {
+        self.revision.store(Some(Arc::new(revision)));
+        self.last_failure.store(None);
+    }
+
+    /// Notes that a manifest was refused; the old one serves on.
+    pub fn refused(&self, failure: ReloadFailure) {
+        self.last_failure.store(Some(Arc::new(failure)));
+    }
+
+    /// Notes that the files are those of the serving revision again.
+    pub fn recovered(&self) {
+        self.last_failure.store(None);
+    }
+
+    /// From now on traffic should go elsewhere.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the process is going down.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether traffic should come here.
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining() && self.revision.load().is_some()
+    }
+}
+
+/// Who can say how the things behind the gateway are.
+#[derive(Default)]
+pub struct HealthBoard {
+    sources: Mutex<Vec<Arc<dyn HealthSource>>>,
+}
+
+/// Something whose health is reported by `/health`.
+pub trait HealthSource: Send + Sync {
+    /// Name (such as `algo_service`) and state of each thing it watches. Must not block.
+    fn checks(&self) -> Vec<(String, CheckState)>;
+}
+
+/// State of one thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CheckState {
+    /// Works.
+    Healthy,
+    /// Not asked yet.
+    Unknown,
+    /// Works in part.
+    Degraded,
+    /// Does not work.
+    Unhealthy,
+}
+
+impl CheckState {
+    /// The word in answers.
+    pub fn word(self) -> &'static str {
+        match self {
+            CheckState::Healthy => "healthy",
+            CheckState::Unknown => "unknown",
+            CheckState::Degraded => "degraded",
+            CheckState::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+impl HealthBoard {
+    /// Adds somebody who knows.
+    pub fn add(&self, source: Arc<dyn HealthSource>) {
+        self.sources.lock().unwrap_or_else(|poison| poison.into_inner()).push(source);
+    }
+
+    /// Everything that is known, by name.
+    pub fn checks(&self) -> BTreeMap<String, CheckState> {
+        let sources = self.sources.lock().unwrap_or_else(|poison| poison.into_inner()).clone();
+        sources.iter().flat_map(|source| source.checks()).collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    /// What a process started with these flags has, and the switch that says it goes down.
+    pub(crate) fn shared(flags: &[&str]) -> (Arc<Shared>, watch::Sender<bool>) {
+        let (close, closing) = watch::channel(false);
+        let settings = Cli::parse_from(std::iter::once(&"test").chain(flags)).settings;
+        (Shared::new(settings, Arc::default(), closing), close)
+    }
 }

@@ -5,10 +5,11 @@ use super::env::{self, Lookup};
 use super::model::{
     Auth, Cors, Document, Info, RateLimit, Role, Route, RouteTest, StageUse, Upstream, Version,
 };
-use super::node::{self, Key, MAX_FILE_BYTES};
+use super::node::{self, MAX_FILE_BYTES, Node};
 use crate::diag::{Code, Diagnostic, Diagnostics, FileId, SourceFile, Sources, Span};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 
 /// Files a manifest may consist of.
@@ -39,6 +40,8 @@ pub struct Manifest {
     pub tests: Vec<Spanned<RouteTest>>,
     /// Folder of each file, by [`FileId`]: what paths inside it are relative to.
     pub folders: Vec<PathBuf>,
+    /// What each route and version says, without where it says it, by its place: see [`Manifest::digest`].
+    digests: HashMap<Span, u64>,
 }
 
 /// What reading brought.
@@ -144,11 +147,30 @@ impl Loader<'_> {
         if tree.value == node::Value::Null {
             tree.value = node::Value::Map(Vec::new());
         }
+        self.digest_routes(&tree);
         let Some(document) = decode::decode::<Document>(&tree, &mut self.out) else { return };
         self.format_version(&document, id, from.is_none());
         let includes = self.merge(document);
         for include in includes.0 {
             self.include(path, &include);
+        }
+    }
+
+    /// Notes what routes say, so that a reload can tell which of them changed.
+    fn digest_routes(&mut self, tree: &Node) {
+        let items = |node: Option<&Node>| match node.map(|n| &n.value) {
+            Some(node::Value::Seq(items)) => items.clone(),
+            _ => Vec::new(),
+        };
+        let mut note = |node: &Node| {
+            let mut state = DefaultHasher::new();
+            node.digest(&mut state);
+            self.manifest.digests.insert(node.span, state.finish());
+        };
+        items(tree.get("routes")).iter().for_each(&mut note);
+        for version in items(tree.get("versions")) {
+            items(version.get("routes")).iter().for_each(&mut note);
+            version.get("deprecated").into_iter().for_each(&mut note);
         }
     }
 
@@ -304,9 +326,9 @@ impl Manifest {
         self.folders.get(span.file.0 as usize).map_or(Path::new("."), PathBuf::as_path)
     }
 
-    /// A name that stands for a key of one of the tables, with its place.
-    pub fn keys<T>(table: &Table<T>) -> impl Iterator<Item = &Key> {
-        table.0.iter().map(|(key, _)| key)
+    /// Hash of what the route, or a version's `deprecated`, at a place says; variables replaced.
+    pub fn digest(&self, span: Span) -> u64 {
+        self.digests.get(&span).copied().unwrap_or_default()
     }
 }
 

@@ -7,7 +7,11 @@
 //! cannot fail. A stage that only looks at heads is a [`Hook`]: neighbouring hooks run in one endpoint without a
 //! future of their own. Only a stage that must wait, or wrap the whole call, is an endpoint ([`Layer::Around`]).
 
+mod access_log;
+mod metrics;
+
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
+use crate::endpoint::{Next, sealed};
 use crate::error::GatewayError;
 use crate::exchange::{Exchange, RouteInfo};
 use crate::manifest::decode::decode;
@@ -15,8 +19,7 @@ use crate::manifest::model::StageUse;
 use crate::manifest::node::{Key, Node, Value};
 use crate::manifest::{Manifest, Table};
 use crate::state::Shared;
-use poem::endpoint::BoxEndpoint;
-use poem::{Endpoint, IntoResponse, Request, Response};
+use poem::{Endpoint, Request, Response};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use std::hash::DefaultHasher;
@@ -34,9 +37,6 @@ pub mod security_headers;
 #[cfg(test)]
 mod testing;
 pub mod timeout;
-
-/// An endpoint whose errors are finished responses already.
-pub type Next = BoxEndpoint<'static, Response>;
 
 /// A stage's typed body, as written in the manifest.
 pub trait StageDecl: DeserializeOwned + JsonSchema {
@@ -283,6 +283,8 @@ impl StageKind {
 
 /// Every stage there is.
 pub const STAGES: &[StageKind] = &[
+    StageKind::of::<access_log::AccessLog>(),
+    StageKind::of::<metrics::Metrics>(),
     StageKind::of::<recovery::Recovery>(),
     StageKind::of::<request_id::RequestId>(),
     StageKind::of::<cors::CorsStage>(),
@@ -341,36 +343,6 @@ fn with_hooks(hooks: &mut Vec<Box<dyn Hook>>, next: Next) -> Next {
 
 /// Hooks in one endpoint at most: their marks live in its future.
 const MAX_RUN: usize = 8;
-
-/// Boxes an endpoint so that its errors are finished responses in the common form: outer stages see them like
-/// any other. Every stage and target goes through here once.
-pub fn sealed<E>(endpoint: E) -> Next
-where
-    E: Endpoint + 'static,
-{
-    Box::new(poem::endpoint::ToDynEndpoint(Sealed(endpoint)))
-}
-
-struct Sealed<E>(E);
-
-impl<E: Endpoint> Endpoint for Sealed<E> {
-    type Output = Response;
-
-    async fn call(&self, request: Request) -> poem::Result<Response> {
-        let exchange = Exchange::of(&request).clone();
-        Ok(match self.0.call(request).await {
-            Ok(output) => output.into_response(),
-            Err(error) if error.is_from_response() => error.into_response(),
-            Err(error) => {
-                let ours = GatewayError::of(&error);
-                if ours.kind.status().is_server_error() && error.downcast_ref::<GatewayError>().is_none() {
-                    tracing::error!(request_id = exchange.request_id(), %error, "a handler failed");
-                }
-                exchange.refuse(&ours)
-            }
-        })
-    }
-}
 
 /// Whether a response is a stream of server-sent events, which no stage may hold back or cut.
 fn is_event_stream(headers: &http::HeaderMap) -> bool {

@@ -1,5 +1,226 @@
-//! Metrics, logs and traces.
+//! What the gateway says of itself: metrics, logs, the access log, traces.
+//!
+//! [`logs::init`] comes first in a process, then [`Telemetry::start`]. The other modules hand out typed handles
+//! with plain methods, prepared when a table is built: [`RouteMetrics`], [`StreamMetrics`], [`UpstreamMetrics`],
+//! [`Level`]. What a request does with them is an atomic addition; what takes longer
+//! (reading `/proc`, adding up, writing out) happens when somebody scrapes, or on a thread of its own.
+//!
+//! To add a metric: a method on the handle its callers hold already, its instrument beside that, its name in
+//! the list that the tests below compare with.
 
-/// Metrics and traces of the process.
-#[derive(Debug, Default)]
-pub struct Telemetry {}
+mod access;
+mod export;
+mod keyed;
+mod level;
+mod lines;
+pub mod logs;
+mod meters;
+mod process;
+mod reloads;
+mod requests;
+mod streams;
+pub mod trace;
+mod upstreams;
+mod write;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use access::AccessLog;
+pub use level::{Held, Level};
+pub use lines::Lines;
+pub use requests::RouteMetrics;
+pub use streams::{OpenStream, StreamMetrics};
+pub use upstreams::{TargetMetrics, UpstreamMetrics};
+
+use crate::exchange::{Exchange, RouteInfo};
+use export::{Env, Exporter};
+use http::HeaderMap;
+use keyed::Keyed;
+use logs::LogGuard;
+use meters::Meters;
+use opentelemetry::KeyValue;
+use opentelemetry_sdk::Resource;
+use reloads::ReloadMetrics;
+use requests::RequestMeters;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use streams::StreamMeters;
+use trace::TraceContext;
+use upstreams::UpstreamMeters;
+
+/// Why telemetry did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// Metrics could not be registered.
+    #[error("metrics could not be set up: {0}")]
+    Metrics(String),
+    /// Traces cannot be exported as the environment asks.
+    #[error("traces: {0}")]
+    Traces(String),
+}
+
+/// Metrics, access log and traces of the process.
+pub struct Telemetry {
+    meters: Meters,
+    requests: Arc<RequestMeters>,
+    routes: Keyed<RouteMetrics>,
+    streams: StreamMeters,
+    upstreams: UpstreamMeters,
+    reloads: ReloadMetrics,
+    connections: Arc<Level>,
+    access: Arc<AccessLog>,
+    exporter: Option<Exporter>,
+}
+
+impl Telemetry {
+    /// Starts for a process that logs; `version` is the gateway's own. Exports traces if the standard `OTEL_*`
+    /// variables ask for it.
+    ///
+    /// Fails if they ask for what cannot be done, with what to change.
+    pub fn start(version: &str, log: &LogGuard) -> Result<Self, TelemetryError> {
+        Self::with(version, AccessLog::new(log), log.lines().clone(), &|name| std::env::var(name).ok())
+    }
+
+    fn with(
+        version: &str,
+        access: AccessLog,
+        lines: Arc<Lines>,
+        env: Env<'_>,
+    ) -> Result<Self, TelemetryError> {
+        let resource = resource(version, env);
+        let exporter = match export::endpoint(env)? {
+            Some(endpoint) => Some(Exporter::start(&endpoint, resource.clone())?),
+            None => None,
+        };
+        let meters = Meters::new(resource)?;
+        let requests = RequestMeters::new(&meters)?;
+        let connections = Arc::<Level>::default();
+        let open = connections.clone();
+        meters.gauge("voicegate_connections_open", "Connections of callers.", move |gauge| {
+            gauge.observe(open.get() as f64, &[]);
+        });
+        meters.count(
+            "voicegate_log_lines_dropped_total",
+            "Log lines dropped because stderr was read too slowly.",
+            move |counter| counter.observe(lines.dropped() as f64, &[]),
+        );
+        process::register(&meters);
+        Ok(Telemetry {
+            routes: Keyed::default(),
+            streams: StreamMeters::new(&meters),
+            upstreams: UpstreamMeters::new(&meters)?,
+            reloads: ReloadMetrics::new(&meters),
+            connections,
+            access: Arc::new(access),
+            requests,
+            exporter,
+            meters,
+        })
+    }
+
+    /// The counters of a route. Routes with the same template share them, across reloads too.
+    pub fn route(&self, route: &RouteInfo) -> Arc<RouteMetrics> {
+        self.routes.get_or(&route.template, |path| RouteMetrics::new(path, self.requests.clone()))
+    }
+
+    /// The counters of a route's streams, shared likewise.
+    pub fn streams(&self, route: &RouteInfo) -> Arc<StreamMetrics> {
+        self.streams.route(&route.template)
+    }
+
+    /// The counters of an upstream by name, shared likewise.
+    pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
+        self.upstreams.upstream(name)
+    }
+
+    /// A manifest was loaded in so long, and is served from now on as this revision.
+    pub fn reload_succeeded(&self, revision: u64, took: Duration) {
+        self.reloads.succeeded(revision, took, SystemTime::now());
+    }
+
+    /// A manifest could not be loaded; the one before it is served on.
+    pub fn reload_failed(&self) {
+        self.reloads.failed();
+    }
+
+    /// The files are those of the served manifest again, after one that could not be loaded.
+    pub fn reload_recovered(&self) {
+        self.reloads.recovered();
+    }
+
+    /// Connections of callers: hold one for each.
+    pub fn connections(&self) -> &Arc<Level> {
+        &self.connections
+    }
+
+    /// The access log; an observer of exchanges.
+    pub fn access_log(&self) -> &Arc<AccessLog> {
+        &self.access
+    }
+
+    /// Notes the exchange's place in a trace, and begins its span if spans are exported.
+    ///
+    /// `true` if the caller's trace is continued: only then may its `tracestate` be passed on.
+    pub fn trace(&self, headers: &HeaderMap, exchange: &Arc<Exchange>) -> bool {
+        let parent = TraceContext::of(headers);
+        let own = match &self.exporter {
+            Some(exporter) => exporter.begin(parent, headers, exchange),
+            None => parent.map_or_else(TraceContext::begin, TraceContext::child),
+        };
+        exchange.set_trace(Arc::new(own));
+        parent.is_some()
+    }
+
+    /// All metrics in the Prometheus text format.
+    ///
+    /// Reads `/proc` and writes out every series, so it belongs on the runtime's blocking pool once there are
+    /// thousands of routes; outside the runtime it cannot count tasks.
+    pub fn render(&self) -> String {
+        self.meters.render()
+    }
+
+    /// Sends the last spans, for at most so long. That some were lost is logged.
+    pub async fn shutdown(&self, within: Duration) {
+        let Some(exporter) = self.exporter.clone() else { return };
+        // The SDK waits for its thread.
+        let sent = tokio::task::spawn_blocking(move || exporter.shutdown(within)).await;
+        if let Ok(Err(error)) = sent {
+            tracing::warn!(%error, "the last spans were not sent");
+        }
+    }
+}
+
+impl Default for Telemetry {
+    /// Metrics as always, no access log, no export: for tests, and commands that serve nothing.
+    fn default() -> Self {
+        Self::with(env!("CARGO_PKG_VERSION"), AccessLog::nowhere(), Lines::nowhere(), &|_| None)
+            .expect("without an exporter, only a name registered twice could fail")
+    }
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").field("exports", &self.exporter.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// Who speaks: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`, and `voicegate` where they do not say.
+fn resource(version: &str, env: Env<'_>) -> Resource {
+    let listed = env("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+    let listed = listed.split(',').filter_map(|entry| {
+        let (key, value) = entry.split_once('=')?;
+        Some(KeyValue::new(key.trim().to_owned(), value.trim().to_owned()))
+    });
+    let name = env("OTEL_SERVICE_NAME").filter(|name| !name.is_empty());
+    let own =
+        [KeyValue::new("service.name", "voicegate"), KeyValue::new("service.version", version.to_owned())];
+    Resource::builder_empty()
+        .with_attributes(own)
+        .with_attributes(listed)
+        .with_attributes(name.map(|name| KeyValue::new("service.name", name)))
+        .build()
+}

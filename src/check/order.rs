@@ -1,0 +1,120 @@
+//! Constraints on the order of a chain, each with its reason. The order itself is the manifest's.
+
+use super::chains::Link;
+use crate::diag::{Code, Diagnostic, Diagnostics};
+
+/// `stage` must have one of `after` further out.
+struct After {
+    stage: &'static str,
+    /// Any of these will do.
+    after: &'static [&'static str],
+    reason: &'static str,
+    /// Whether it is a fault too if none of them is there at all.
+    required: bool,
+}
+
+const RULES: &[After] = &[
+    After {
+        stage: "rbac",
+        after: &["auth", "api_key"],
+        reason: "it decides by the caller's role, which `auth` or `api_key` finds out",
+        required: true,
+    },
+    After {
+        stage: "tenant",
+        after: &["auth", "api_key"],
+        reason: "the tenant comes from the caller's token",
+        required: true,
+    },
+    After {
+        stage: "auth",
+        after: &["cors"],
+        reason: "a browser's preflight carries no token, and an error without CORS headers can't be read",
+        required: false,
+    },
+    After {
+        stage: "rate_limit",
+        after: &["cors"],
+        reason: "a browser can't read a 429 without CORS headers",
+        required: false,
+    },
+    After {
+        stage: "cache",
+        after: &["auth"],
+        reason: "a cached answer must not be given to somebody who may not see it",
+        required: false,
+    },
+    After {
+        stage: "cache",
+        after: &["rbac"],
+        reason: "a cached answer must not be given to somebody who may not see it",
+        required: false,
+    },
+    After {
+        stage: "validate",
+        after: &["body_limit"],
+        reason: "it reads the body, which must be bounded",
+        required: false,
+    },
+    After {
+        stage: "transform",
+        after: &["body_limit"],
+        reason: "it reads the body, which must be bounded",
+        required: false,
+    },
+    After {
+        stage: "inspect",
+        after: &["body_limit"],
+        reason: "it reads the body, which must be bounded",
+        required: false,
+    },
+    After {
+        stage: "timeout",
+        after: &["access_log"],
+        reason: "what it cuts off would not be logged",
+        required: false,
+    },
+];
+
+/// Stages that may stand more than once: each adds something of its own.
+const REPEATABLE: &[&str] = &["headers", "rate_limit", "transform", "ip_filter"];
+
+/// Checks one chain.
+pub fn check(links: &[Link], out: &mut Diagnostics) {
+    for rule in RULES {
+        for (at, link) in links.iter().enumerate().filter(|(_, link)| link.name == rule.stage) {
+            if links[..at].iter().any(|outer| rule.after.contains(&outer.name)) {
+                continue;
+            }
+            let inner = links[at..].iter().find(|inner| rule.after.contains(&inner.name));
+            let names = rule.after.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
+            if let Some(inner) = inner {
+                let message = format!("`{}` stands before `{}`", link.name, inner.name);
+                out.push(
+                    Diagnostic::error(Code::STAGE_ORDER, link.span, message)
+                        .help(format!("put {names} before it: {}", rule.reason))
+                        .note(inner.span, format!("`{}` stands here, further in", inner.name)),
+                );
+            } else if rule.required {
+                let message = format!("`{}` needs {names} before it", link.name);
+                out.push(Diagnostic::error(Code::STAGE_ORDER, link.span, message).help(rule.reason));
+            }
+        }
+    }
+    for (at, link) in links.iter().enumerate() {
+        let first = links[..at].iter().find(|outer| outer.name == link.name);
+        if let Some(first) = first
+            && !REPEATABLE.contains(&link.name)
+        {
+            out.push(
+                Diagnostic::error(
+                    Code::STAGE_TWICE,
+                    link.span,
+                    format!("stage `{}` stands twice in a chain", link.name),
+                )
+                .help("keep one; `with:` changes a stage's body for one route")
+                .note(first.span, "first stands here"),
+            );
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! One route: pattern, chain, target, and whether they go together.
+
+use super::chains::{Chains, Link};
+use super::order;
+use super::pattern::{self, Host, MethodSet, Pattern, Predicates};
+use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
+use crate::exchange::RouteInfo;
+use crate::handlers::{self, Operation, PLANNED};
+use crate::manifest::model::{ChainRef, Route, Version};
+use crate::manifest::{Manifest, Spanned};
+use crate::targets::{self, Found, Target};
+use http::{HeaderName, HeaderValue};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+/// A route that is sound.
+pub struct CheckedRoute {
+    /// What logs and metrics know of it.
+    pub info: Arc<RouteInfo>,
+    /// Methods it takes.
+    pub method: MethodSet,
+    /// Path it takes, with its version's prefix.
+    pub pattern: Pattern,
+    /// Host it answers for.
+    pub host: Option<Host>,
+    /// Header and query values it needs.
+    pub predicates: Predicates,
+    /// Its chain, outermost first.
+    pub links: Arc<[Link]>,
+    /// Where it ends.
+    pub ending: Ending,
+    /// Headers of a deprecated version.
+    pub deprecation: Option<Arc<[(HeaderName, HeaderValue)]>>,
+    /// Whether it says that anybody may call it.
+    pub public: bool,
+    /// One line from the documentation.
+    pub summary: Option<String>,
+    /// Hash of everything that makes it what it is: equal means nothing about it changed.
+    pub fingerprint: u64,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// Where a route ends.
+#[derive(Clone)]
+pub enum Ending {
+    /// In a native operation.
+    Native(&'static Operation),
+    /// In anything else.
+    Target(Arc<dyn Target>),
+}
+
+impl CheckedRoute {
+    /// How people and receipts name it: method, host and path.
+    pub fn label(&self) -> String {
+        match &self.info.host {
+            Some(host) => format!("{} {host}{}", self.info.method, self.info.template),
+            None => format!("{} {}", self.info.method, self.info.template),
+        }
+    }
+
+    /// What identifies it across revisions: label and predicates.
+    pub fn key(&self) -> String {
+        let mut key = self.label();
+        for (name, want) in &self.predicates.headers {
+            key.push_str(&format!(" {name}={want:?}"));
+        }
+        for (name, want) in &self.predicates.query {
+            key.push_str(&format!(" ?{name}={want:?}"));
+        }
+        key
+    }
+
+    /// Whether a caller must say who they are.
+    pub fn needs_auth(&self) -> bool {
+        self.links.iter().any(|link| link.name == "auth" || link.name == "api_key")
+    }
+
+    /// Whether it answers with a stream.
+    pub fn streams(&self) -> bool {
+        match &self.ending {
+            Ending::Native(_) => false,
+            Ending::Target(target) => target.streams(),
+        }
+    }
+}
+
+/// What the routes of one version have in common.
+pub struct Group<'a> {
+    /// The version; none for routes outside any.
+    pub version: Option<&'a Version>,
+    /// Path before every route.
+    pub prefix: String,
+    /// Chain of routes that have none of their own.
+    pub chain: Arc<[Link]>,
+    /// Headers of a deprecated version.
+    pub deprecation: Option<Arc<[(HeaderName, HeaderValue)]>>,
+    /// Hash of those.
+    pub digest: u64,
+}
+
+/// Checks routes one after the other.
+pub struct RouteChecker<'a> {
+    /// The manifest.
+    pub manifest: &'a Manifest,
+    /// Its chains.
+    pub chains: Chains<'a>,
+    /// Hash of each upstream that is sound.
+    pub upstreams: HashMap<String, u64>,
+    /// Upstreams that some route uses.
+    pub used_upstreams: Vec<String>,
+    /// Whole chains whose order was checked already, by address.
+    ordered: Vec<Arc<[Link]>>,
+}
+
+impl<'a> RouteChecker<'a> {
+    /// For a manifest whose upstreams were checked.
+    pub fn new(manifest: &'a Manifest, upstreams: HashMap<String, u64>) -> Self {
+        RouteChecker {
+            manifest,
+            chains: Chains::new(manifest),
+            upstreams,
+            used_upstreams: Vec::new(),
+            ordered: Vec::new(),
+        }
+    }
+
+    /// Checks one route of a group.
+    pub fn check(
+        &mut self,
+        route: &Spanned<Route>,
+        group: &Group<'_>,
+        out: &mut Diagnostics,
+    ) -> Option<CheckedRoute> {
+        let before = out.counts().0;
+        let parsed = pattern::route(&route.route, &group.prefix, out);
+        let host = route.host.as_ref().map(|host| pattern::host(host, out));
+        let predicates =
+            route.predicates.as_ref().map(|declared| pattern::predicates(declared, out)).unwrap_or_default();
+        let base = match &route.chain {
+            Some(chain) => self.chains.resolve(chain, out),
+            None => group.chain.clone(),
+        };
+        let links = self.chains.change(&base, &route.with, out);
+        self.order_once(&links, out);
+        let params = parsed.as_ref().map(|(_, pattern)| pattern.params()).unwrap_or_default();
+        let ending = self.ending(route, &params, out);
+        not_yet(route, out);
+        access(route, &links, out);
+        if let Some(Ending::Target(target)) = &ending
+            && target.streams()
+        {
+            streams(target.as_ref(), &links, out);
+        }
+        let (method, pattern) = parsed?;
+        let host = match host {
+            Some(host) => Some(host?),
+            None => None,
+        };
+        let ending = ending?;
+        if out.counts().0 > before {
+            return None;
+        }
+        let info = RouteInfo {
+            method: method.as_str().to_owned(),
+            template: pattern.template(),
+            host: route.host.as_ref().map(|host| host.value.to_ascii_lowercase()),
+            version: group.version.map(|version| version.name.value.clone()),
+            params,
+        };
+        let mut state = DefaultHasher::new();
+        (self.manifest.digest(route.span), &group.prefix, group.digest, &info.version).hash(&mut state);
+        links.iter().for_each(|link| link.fingerprint.hash(&mut state));
+        for name in used(route) {
+            self.upstreams.get(name).hash(&mut state);
+        }
+        Some(CheckedRoute {
+            info: Arc::new(info),
+            method,
+            pattern,
+            host,
+            predicates,
+            links,
+            ending,
+            deprecation: group.deprecation.clone(),
+            public: route.public,
+            summary: route.docs.as_ref().and_then(|docs| docs.summary.clone()),
+            fingerprint: state.finish(),
+            span: route.route.span,
+        })
+    }
+
+    /// A chain shared by many routes is checked once.
+    fn order_once(&mut self, links: &Arc<[Link]>, out: &mut Diagnostics) {
+        if !self.ordered.iter().rev().take(64).any(|known| Arc::ptr_eq(known, links)) {
+            order::check(links, out);
+            self.ordered.push(links.clone());
+        }
+    }
+
+    fn ending(&mut self, route: &Spanned<Route>, params: &[String], out: &mut Diagnostics) -> Option<Ending> {
+        self.used_upstreams.extend(used(route).map(str::to_owned));
+        match targets::check(route, params, self.manifest, out)? {
+            Found::Target(target) => Some(Ending::Target(target)),
+            Found::Handler(name) => {
+                beside_handler(route, out);
+                native(&name, params, out).map(Ending::Native)
+            }
+        }
+    }
+}
+
+/// No operation that is built yet works with an upstream.
+fn beside_handler(route: &Route, out: &mut Diagnostics) {
+    let planned =
+        route.handler.as_ref().is_some_and(|name| PLANNED.iter().any(|(known, _)| *known == name.value));
+    let spans = [
+        ("upstream", route.upstream.as_ref().map(|it| it.span)),
+        ("path", route.path.as_ref().map(|it| it.span)),
+        ("stream", route.stream.as_ref().map(|it| it.span)),
+        ("protocol", route.protocol.as_ref().map(|it| it.span)),
+    ];
+    for (key, span) in spans.into_iter().filter(|_| !planned) {
+        let Some(span) = span else { continue };
+        out.push(
+            Diagnostic::error(Code::MISPLACED, span, format!("`{key}` does not apply to this handler"))
+                .help("remove it, or the handler"),
+        );
+    }
+}
+
+/// Upstreams that a route names.
+fn used(route: &Route) -> impl Iterator<Item = &str> {
+    let split = route.split.iter().flat_map(|split| split.0.iter().map(|part| part.upstream.value.as_str()));
+    let mirror = route.mirror.iter().map(|mirror| mirror.upstream.value.as_str());
+    route.upstream.iter().map(|name| name.value.as_str()).chain(split).chain(mirror)
+}
+
+fn native(name: &Spanned<String>, params: &[String], out: &mut Diagnostics) -> Option<&'static Operation> {
+    if let Some((_, waits_for)) = PLANNED.iter().find(|(planned, _)| *planned == name.value) {
+        let message = format!("handler `{}` is not available yet", name.value);
+        out.push(
+            Diagnostic::error(Code::NOT_AVAILABLE, name.span, message)
+                .help(format!("it comes with *{waits_for}*; remove the route until then")),
+        );
+        return None;
+    }
+    let Some(operation) = handlers::find(&name.value) else {
+        let known = handlers::operations().iter().map(|operation| operation.name);
+        let known = known.chain(PLANNED.iter().map(|(name, _)| *name));
+        out.push(
+            Diagnostic::error(
+                Code::UNKNOWN_HANDLER,
+                name.span,
+                format!("handler `{}` is not known", name.value),
+            )
+            .maybe_help(did_you_mean(&name.value, known)),
+        );
+        return None;
+    };
+    for wanted in operation.path.split('/').filter_map(|part| part.strip_prefix(':')) {
+        if !params.iter().any(|param| param == wanted) {
+            let message = format!("handler `{}` needs the path parameter `{wanted}`", name.value);
+            out.push(
+                Diagnostic::error(Code::UNKNOWN_PARAMETER, name.span, message)
+                    .help(format!("put `:{wanted}` into the route's path")),
+            );
+        }
+    }
+    Some(operation)
+}
+
+/// Keys that parts still to be built bring: refused, never ignored.
+fn not_yet(route: &Route, out: &mut Diagnostics) {
+    let mut refuse = |span: Span, key: &str, waits_for: &str| {
+        out.push(
+            Diagnostic::error(Code::NOT_AVAILABLE, span, format!("`{key}` is not available yet"))
+                .help(format!("it comes with *{waits_for}*; remove it until then")),
+        );
+    };
+    if let Some(test) = route.tests.0.first() {
+        refuse(test.span, "tests", "Documents that can't be wrong");
+    }
+    if let Some(openapi) = route.docs.as_ref().and_then(|docs| docs.openapi.as_ref()) {
+        refuse(openapi.span, "docs.openapi", "Documents that can't be wrong");
+    }
+}
+
+/// Who may call is decided, not forgotten (SECURITY rule 11).
+fn access(route: &Route, links: &[Link], out: &mut Diagnostics) {
+    let auth = links.iter().find(|link| link.name == "auth" || link.name == "api_key");
+    match (auth, route.public) {
+        (None, false) => out.push(
+            Diagnostic::error(
+                Code::NOT_PUBLIC,
+                route.route.span,
+                "this route has neither `auth` in its chain nor `public: true`",
+            )
+            .help("add `auth` to its chain, or say `public: true` if anybody may call it"),
+        ),
+        (Some(link), true) => out.push(
+            Diagnostic::warning(
+                Code::LOOSENED,
+                route.route.span,
+                format!("this route says `public: true`, but `{}` in its chain refuses strangers", link.name),
+            )
+            .help("remove `public: true`, or give it a chain without it")
+            .note(link.span, format!("`{}` stands here", link.name)),
+        ),
+        _ => {}
+    }
+}
+
+/// What would hold back or cut a stream.
+fn streams(target: &dyn Target, links: &[Link], out: &mut Diagnostics) {
+    for link in links {
+        let Some(stage) = &link.stage else { continue };
+        let facts = stage.facts();
+        if let Some(reason) = facts.buffers_response {
+            let message = format!("`{}` would hold back this route's stream", link.name);
+            out.push(
+                Diagnostic::error(Code::BUFFERS_STREAM, link.span, message)
+                    .help(format!("{reason}; give streaming routes a chain without it")),
+            );
+        }
+        let longest = target.longest_stream();
+        if let (Some(deadline), Some(longest)) = (facts.deadline, longest)
+            && deadline < longest
+        {
+            let message = format!(
+                "`{}` of {} would cut a stream that may last {}",
+                link.name,
+                crate::units::Dur(deadline),
+                crate::units::Dur(longest)
+            );
+            out.push(
+                Diagnostic::error(Code::DEADLINES, link.span, message)
+                    .help("raise it for this route by `with:`, or lower `stream.max`"),
+            );
+        }
+    }
+}
+
+/// The chain of a version, or of routes outside any: none declared means no stage.
+pub fn group_chain(chain: Option<&ChainRef>, chains: &mut Chains<'_>, out: &mut Diagnostics) -> Arc<[Link]> {
+    match chain {
+        Some(chain) => chains.resolve(chain, out),
+        None => [].into(),
+    }
+}

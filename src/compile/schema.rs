@@ -1,0 +1,91 @@
+//! The JSON Schema of manifests: the typed sections, and the stages' bodies put into their places.
+
+use crate::manifest::model::{Document, STAGE_SCHEMA, WITH_SCHEMA};
+use crate::stages::{Body, STAGES, StageKind};
+use schemars::generate::SchemaSettings;
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Map, Value, json};
+
+/// The schema, as `openapi/manifest.schema.json` holds it.
+pub fn manifest_schema() -> Value {
+    let mut generator = SchemaSettings::draft2020_12().into_generator();
+    let bodies: Vec<(&StageKind, Schema)> =
+        STAGES.iter().map(|kind| (kind, kind.schema(&mut generator))).collect();
+    let mut stage_choices = vec![json!({
+        "type": "object",
+        "description": "The stages of another chain.",
+        "properties": { "chain": { "type": "string" } },
+        "required": ["chain"],
+        "additionalProperties": false,
+    })];
+    let bare: Vec<&str> =
+        STAGES.iter().filter(|kind| !matches!(kind.body, Body::Bare(_))).map(|kind| kind.name).collect();
+    stage_choices.insert(0, json!({ "enum": bare }));
+    let mut with = Map::new();
+    for (kind, body) in &bodies {
+        let about = match kind.planned {
+            Some(waits_for) => format!("{} (not available yet: comes with {waits_for})", kind.about),
+            None => kind.about.to_owned(),
+        };
+        let body = with_bare(kind.body, body);
+        with.insert(kind.name.to_owned(), described(&body, &about));
+        stage_choices.push(json!({
+            "type": "object",
+            "description": about,
+            "properties": { kind.name: body },
+            "required": [kind.name],
+            "additionalProperties": false,
+        }));
+    }
+    let root = generator.root_schema_for::<Document>();
+    let mut root: Value = root.into();
+    root["title"] = json!("voicegate manifest");
+    root["$id"] = json!("manifest.schema.json");
+    let mut defs = definitions(&mut generator);
+    defs.insert(
+        STAGE_SCHEMA.to_owned(),
+        json!({ "description": "One stage of a chain.", "oneOf": stage_choices }),
+    );
+    defs.insert(
+        WITH_SCHEMA.to_owned(),
+        json!({
+            "description": "Changes to a chain, by stage.",
+            "type": "object",
+            "properties": with,
+            "additionalProperties": false,
+        }),
+    );
+    if let Some(known) = root["$defs"].as_object_mut() {
+        for (name, schema) in defs {
+            known.entry(name).or_insert(schema);
+        }
+        let mut sorted: Vec<_> = std::mem::take(known).into_iter().collect();
+        sorted.sort_by(|a, b| a.0.cmp(&b.0));
+        known.extend(sorted);
+    }
+    root
+}
+
+fn definitions(generator: &mut SchemaGenerator) -> Map<String, Value> {
+    generator.definitions().clone()
+}
+
+/// A body's schema with what may stand for it.
+fn with_bare(form: Body, body: &Schema) -> Value {
+    let body: Value = body.clone().into();
+    match form {
+        Body::Optional => json!({ "anyOf": [body, { "type": "null" }] }),
+        Body::Bare(key) => json!({ "anyOf": [body, bare_form(key)] }),
+        Body::OptionalBare(key) => json!({ "anyOf": [body, bare_form(key), { "type": "null" }] }),
+    }
+}
+
+fn bare_form(key: &str) -> Value {
+    json_schema!({ "type": ["string", "number"], "description": format!("Stands for `{key}`.") }).into()
+}
+
+fn described(schema: &Value, about: &str) -> Value {
+    let mut schema = schema.clone();
+    schema["description"] = json!(about);
+    schema
+}

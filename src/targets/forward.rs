@@ -1,0 +1,408 @@
+//! What passes between a caller and an upstream, and what does not: the header rules, both ways.
+//!
+//! The order is the defence. First goes everything that claims an identity or comes from a hop (in whatever spelling
+//! an upstream might fold into ours), then whatever belongs to the caller's connection, then ours is set
+//! ([`set_forwarded`], [`set_identity`]). Headers are changed in place; where nothing has to go, nothing is allocated.
+
+use super::template::{Template, without_secrets};
+use crate::error::{GatewayError, Kind};
+use crate::exchange::Exchange;
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING,
+};
+use http::uri::{PathAndQuery, Uri};
+use http::{Method, Request};
+use http_body::Body as _;
+use http_body_util::combinators::BoxBody;
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The request as the upstream is to see it. `path` rewrites the path; `trusted` says whether the peer's word on
+/// `X-Forwarded-*` counts.
+///
+/// # Errors
+/// [`Kind::InvalidPath`] where the rewritten path is not in normal form.
+pub(super) fn request(
+    exchange: &Exchange,
+    incoming: poem::Request,
+    path: Option<&Template>,
+    trusted: bool,
+) -> Result<Request<BoxBody<Bytes, io::Error>>, GatewayError> {
+    let (parts, body) = incoming.into_parts();
+    let uri = target(exchange, &parts.uri, path)?;
+    let mut headers = parts.headers;
+    // HTTP/2 names the host in the request's target.
+    let host = headers.get(HOST).cloned().or_else(|| {
+        parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+    });
+    clean(&mut headers, trusted);
+    join_cookies(&mut headers);
+    set_forwarded(&mut headers, exchange, host, trusted);
+    set_identity(&mut headers, exchange);
+    let body: BoxBody<Bytes, io::Error> = body.into();
+    frame(&mut headers, &parts.method, &body);
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// What the upstream shall believe of this request because the gateway says so. Incoming spellings of these names are
+/// gone by now. The place for user, tenant and role once stages find them out.
+pub(super) fn set_identity(headers: &mut HeaderMap, exchange: &Exchange) {
+    let id = exchange.request_id();
+    if headers.get(&X_REQUEST_ID).is_none_or(|value| value.as_bytes() != id.as_bytes())
+        && let Ok(value) = HeaderValue::from_str(id)
+    {
+        headers.insert(&X_REQUEST_ID, value);
+    }
+    if let Some(trace) = exchange.trace() {
+        headers.insert(&TRACEPARENT, trace.traceparent());
+    }
+}
+
+/// Takes from a response what belongs to the upstream's connection.
+pub(super) fn clean_response(headers: &mut HeaderMap) {
+    drop_named_by_connection(headers);
+    drop_where(headers, |name| is_hop_by_hop(name));
+}
+
+/// Path and query for the upstream; the incoming ones as they are where that is right.
+fn target(exchange: &Exchange, incoming: &Uri, path: Option<&Template>) -> Result<Uri, GatewayError> {
+    let rewritten = match path {
+        Some(template) => {
+            let path = template.render(|index| exchange.param_nth(index));
+            Some(path.ok_or_else(|| GatewayError::from(Kind::InvalidPath))?)
+        }
+        None => None,
+    };
+    let query = incoming.query();
+    let passed = query.map(without_secrets);
+    let path = rewritten.as_deref().unwrap_or(&exchange.path);
+    if let Some(whole) = incoming.path_and_query()
+        && whole.path() == path
+        && passed.as_deref() == query
+    {
+        return Ok(Uri::from(whole.clone()));
+    }
+    let whole = match passed.as_deref() {
+        None | Some("") => PathAndQuery::try_from(path),
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+    };
+    whole.map(Uri::from).map_err(|_| Kind::InvalidPath.into())
+}
+
+/// Takes from a request whatever claims an identity or belongs to the caller's connection.
+fn clean(headers: &mut HeaderMap, trusted: bool) {
+    drop_where(headers, |name| is_ours_to_say(name, trusted));
+    drop_named_by_connection(headers);
+    let trailers = headers.get(TE).is_some_and(|te| {
+        te.as_bytes()
+            .split(|b| *b == b',')
+            .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    });
+    drop_where(headers, |name| is_hop_by_hop(name) || name == "expect");
+    if trailers {
+        // RFC 9110, section 10.1.4: TE is of this connection, and `Connection` must say so.
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
+fn drop_where(headers: &mut HeaderMap, gone: impl Fn(&str) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| gone(name.as_str())).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Removes `Connection` and what it names (RFC 9110, section 7.6.1). What says where the body ends stays.
+fn drop_named_by_connection(headers: &mut HeaderMap) {
+    if !headers.contains_key(CONNECTION) {
+        return;
+    }
+    let mut names = Vec::new();
+    for value in headers.get_all(CONNECTION) {
+        for name in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+            let keyword = name.eq_ignore_ascii_case(b"keep-alive") || name.eq_ignore_ascii_case(b"close");
+            if !keyword && let Ok(name) = HeaderName::from_bytes(name) {
+                names.push(name);
+            }
+        }
+    }
+    for name in
+        names.into_iter().filter(|name| name != TE && name != CONTENT_LENGTH && name != TRANSFER_ENCODING)
+    {
+        headers.remove(name);
+    }
+    headers.remove(CONNECTION);
+}
+
+/// Headers of one connection. `Trailer` is not among them: it tells of trailers, which pass.
+fn is_hop_by_hop(name: &str) -> bool {
+    match name.as_bytes()[0] {
+        b'c' => name == "connection",
+        b'h' => name == "http2-settings",
+        b'k' => name == "keep-alive",
+        b'p' => matches!(name, "proxy-connection" | "proxy-authenticate" | "proxy-authorization"),
+        b't' => matches!(name, "te" | "transfer-encoding"),
+        b'u' => name == "upgrade",
+        _ => false,
+    }
+}
+
+/// Whether only the gateway may say this to an upstream. Names count folded (`X_User.ID` is `x-user-id`), as many a
+/// framework folds them.
+fn is_ours_to_say(name: &str, trusted: bool) -> bool {
+    let name = name.as_bytes();
+    match name[0] {
+        b'f' => !trusted && name == FORWARDED.as_str().as_bytes(),
+        b'x' if name.len() > 5 => {
+            if folded_prefix(name, b"x-user") || folded_prefix(name, b"x-tenant") {
+                return true;
+            }
+            let misspelt = name.iter().any(|b| matches!(b, b'_' | b'.'));
+            if folded_prefix(name, b"x-forwarded") || folded_prefix(name, b"x-real-ip") {
+                return misspelt || !trusted;
+            }
+            misspelt && folded_prefix(name, b"x-request-id")
+        }
+        _ => false,
+    }
+}
+
+/// Whether a name is this word or begins with it and a separator.
+fn folded_prefix(name: &[u8], word: &[u8]) -> bool {
+    let fold = |byte: &u8| if matches!(byte, b'_' | b'.') { b'-' } else { *byte };
+    name.len() >= word.len()
+        && name.iter().map(fold).zip(word).all(|(a, b)| a == *b)
+        && name.get(word.len()).is_none_or(|byte| fold(byte) == b'-')
+}
+
+/// HTTP/2 may cut cookies into several fields; HTTP/1.1 has one (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, whole);
+    }
+}
+
+/// Sets `X-Forwarded-*`. What a trusted proxy said is kept, and the peer's address appended.
+fn set_forwarded(headers: &mut HeaderMap, exchange: &Exchange, host: Option<HeaderValue>, trusted: bool) {
+    let hops = append_hop(headers, exchange.peer.ip().to_canonical());
+    headers.insert(&X_FORWARDED_FOR, hops);
+    if !trusted || !headers.contains_key(&X_FORWARDED_PROTO) {
+        let proto = HeaderValue::from_static(if exchange.secure { "https" } else { "http" });
+        headers.insert(&X_FORWARDED_PROTO, proto);
+    }
+    if let Some(host) = host
+        && (!trusted || !headers.contains_key(&X_FORWARDED_HOST))
+    {
+        headers.insert(&X_FORWARDED_HOST, host);
+    }
+}
+
+/// The hops so far (none are left where the peer is not trusted) and this one.
+fn append_hop(headers: &HeaderMap, hop: IpAddr) -> HeaderValue {
+    let mut room = [0u8; 48];
+    let mut rest = &mut room[..];
+    // The longest IPv6 address has 45 characters.
+    let _ = write!(rest, "{hop}");
+    let unused = rest.len();
+    let hop = &room[..room.len() - unused];
+    let mut before = headers.get_all(&X_FORWARDED_FOR).iter();
+    let joined = match before.next() {
+        None => HeaderValue::from_bytes(hop),
+        Some(first) => {
+            let mut all = first.as_bytes().to_vec();
+            for value in before.map(HeaderValue::as_bytes).chain([hop]) {
+                all.extend_from_slice(b", ");
+                all.extend_from_slice(value);
+            }
+            HeaderValue::from_bytes(&all)
+        }
+    };
+    joined.unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+/// Makes the headers agree with the body that will really be sent.
+fn frame(headers: &mut HeaderMap, method: &Method, body: &BoxBody<Bytes, io::Error>) {
+    if body.is_end_stream() {
+        // A length without a body would make the upstream wait, or read the next request as the body.
+        if headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0") {
+            headers.remove(CONTENT_LENGTH);
+        }
+    } else if matches!(*method, Method::GET | Method::HEAD)
+        && !headers.contains_key(CONTENT_LENGTH)
+        && body.size_hint().exact().is_none()
+    {
+        // hyper takes for granted that these have no body unless a header says so.
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::tests::exchange;
+    use proptest::prelude::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn sent(pairs: &[(&str, &str)], trusted: bool) -> Vec<(String, String)> {
+        let exchange = exchange(Method::POST, "/a");
+        exchange.adopt_request_id("req-1".to_owned());
+        let mut incoming = poem::Request::builder().method(Method::POST).uri_str("/a").body("hello");
+        *incoming.headers_mut() = headers(pairs);
+        let request = request(&exchange, incoming, None, trusted).unwrap();
+        let mut list: Vec<_> = request
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+            .filter(|(name, _)| name != "x-request-id")
+            .collect();
+        list.sort();
+        list
+    }
+
+    fn list(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+    }
+
+    const PLAIN: [(&str, &str); 2] = [("x-forwarded-for", "127.0.0.1"), ("x-forwarded-proto", "http")];
+
+    #[test]
+    fn identities_go_in_every_spelling() {
+        for name in [
+            "X-User-ID",
+            "x_user_id",
+            "X.User.Role",
+            "x-user_email",
+            "X-USER",
+            "x-tenant-id",
+            "X_Tenant.Name",
+            "X_Request_ID",
+            "X-Request.Id",
+            "x_forwarded_for",
+            "X.Forwarded.Host",
+            "x_real_ip",
+            "X-Real-IP",
+            "X-Forwarded-Port",
+            "Forwarded",
+        ] {
+            assert_eq!(sent(&[(name, "admin"), (name, "again")], false), list(&PLAIN), "{name}");
+        }
+        let kept = [("x-tenants", "1"), ("x-userland", "2"), ("x-username", "3")];
+        assert_eq!(sent(&kept, false), [list(&PLAIN), list(&kept)].concat());
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_but_not_its_spellings() {
+        let from_proxy = [
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "api.example"),
+            ("x-real-ip", "203.0.113.9"),
+            ("forwarded", "for=203.0.113.9"),
+            ("x_forwarded_for", "evil"),
+            ("x-user-id", "evil"),
+            ("host", "gateway"),
+        ];
+        assert_eq!(
+            sent(&from_proxy, true),
+            list(&[
+                ("forwarded", "for=203.0.113.9"),
+                ("host", "gateway"),
+                ("x-forwarded-for", "203.0.113.9, 10.0.0.1, 127.0.0.1"),
+                ("x-forwarded-host", "api.example"),
+                ("x-forwarded-proto", "https"),
+                ("x-real-ip", "203.0.113.9"),
+            ])
+        );
+    }
+
+    #[test]
+    fn hops_end_here() {
+        let hop = [
+            ("connection", "keep-alive, X-Secret , te"),
+            ("connection", "cookie2"),
+            ("x-secret", "1"),
+            ("cookie2", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "x"),
+            ("proxy-authorization", "x"),
+            ("proxy-authenticate", "x"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("http2-settings", "x"),
+            ("expect", "100-continue"),
+        ];
+        assert_eq!(sent(&hop, false), list(&PLAIN));
+        let trailers = [("connection", "te"), ("te", "gzip;q=0.5, Trailers"), ("trailer", "x-sum")];
+        let passed = [("connection", "te"), ("te", "trailers"), ("trailer", "x-sum")];
+        assert_eq!(sent(&trailers, false), [list(&passed), list(&PLAIN)].concat());
+        let mut response = headers(&hop);
+        response.insert("x-powered-by", HeaderValue::from_static("php"));
+        response.remove("expect");
+        clean_response(&mut response);
+        assert_eq!(response.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-powered-by"]);
+    }
+
+    #[test]
+    fn connection_cannot_take_away_what_is_ours_or_the_length() {
+        let exchange = exchange(Method::POST, "/a");
+        let mut incoming = poem::Request::builder().method(Method::POST).uri_str("/a").body("hello");
+        *incoming.headers_mut() = headers(&[
+            ("connection", "x-forwarded-for, x-request-id, content-length"),
+            ("content-length", "5"),
+        ]);
+        let request = request(&exchange, incoming, None, false).unwrap();
+        assert_eq!(request.headers()["x-forwarded-for"], "127.0.0.1");
+        assert_eq!(request.headers()["x-request-id"], exchange.request_id());
+        assert_eq!(request.headers()["content-length"], "5");
+    }
+
+    #[test]
+    fn lengths_and_cookies_are_made_right() {
+        let exchange = exchange(Method::GET, "/a");
+        let mut incoming = poem::Request::builder().uri_str("http://front.example/a").finish();
+        *incoming.headers_mut() = headers(&[("content-length", "5"), ("cookie", "a=1"), ("cookie", "b=2")]);
+        let request = request(&exchange, incoming, None, false).unwrap();
+        assert!(!request.headers().contains_key("content-length"), "the body is gone");
+        assert_eq!(request.headers()["cookie"], "a=1; b=2");
+        assert_eq!(request.headers()["x-forwarded-host"], "front.example");
+        assert_eq!(request.uri(), "/a");
+    }
+
+    proptest! {
+        /// However it is spelt and cased, no header that folds to an identity gets through.
+        #[test]
+        fn no_spelling_of_an_identity_passes(
+            word in "(user|tenant)", tail in "[a-zA-Z0-9._-]{0,8}", a in "[-_.]", b in "[-_.]", upper in any::<bool>()
+        ) {
+            let name = format!("x{a}{word}{b}{tail}");
+            let name = if upper { name.to_uppercase() } else { name };
+            prop_assert_eq!(sent(&[(&name, "admin")], true).len(), PLAIN.len());
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Targets: where a route ends, one kind a file.
+//!
+//! [`check`] reads what a route says and gives a [`Target`], which can be built for the running table any number of
+//! times and cannot fail then. Native handlers are targets too, but not of this module: [`Found::Handler`] hands
+//! their name on. `forward` holds the header rules that `proxy` and `sse` share, `template` renders paths.
+
+mod forward;
+mod proxy;
+mod redirect;
+mod respond;
+mod sse;
+mod template;
+#[cfg(test)]
+mod testing;
+
+pub use respond::Answer;
+pub use sse::StreamTimes;
+
+use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
+use crate::endpoint::Next;
+use crate::exchange::RouteInfo;
+use crate::manifest::model::{Protocol, Route};
+use crate::manifest::{Manifest, Spanned};
+use crate::state::Shared;
+use crate::upstream::Upstream;
+use crate::upstream::spec::not_available;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A checked target.
+pub trait Target: Send + Sync {
+    /// Builds it for a route.
+    fn build(&self, cx: &TargetCx<'_>) -> Next;
+
+    /// Whether it answers with a stream: then nothing in the chain may hold the response back.
+    fn streams(&self) -> bool {
+        false
+    }
+
+    /// How long its stream may last, if it answers with one.
+    fn longest_stream(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Name of the upstream it sends to, if it does.
+    fn upstream(&self) -> Option<&str> {
+        None
+    }
+
+    /// Where a request would end, as `explain` prints it: `http://host:port/path` for an upstream.
+    ///
+    /// `path` is the normalised path, `values` are its parameters in the order of the pattern.
+    fn describe(&self, path: &str, values: &[&str]) -> String;
+}
+
+/// What a build may look at.
+pub struct TargetCx<'a> {
+    /// The route.
+    pub route: &'a Arc<RouteInfo>,
+    /// What the process has.
+    pub shared: &'a Arc<Shared>,
+    /// Every upstream that the manifest defines, running.
+    pub upstreams: &'a HashMap<Arc<str>, Arc<Upstream>>,
+}
+
+/// What a route ends in.
+pub enum Found {
+    /// One of this module's.
+    Target(Arc<dyn Target>),
+    /// A native operation of this name. It may use the route's `upstream`, `path` and `stream`, and must refuse them
+    /// where it does not.
+    Handler(Spanned<String>),
+}
+
+/// Is a route's target sound? Reports every fault; `None` if there was an error. `params` are the names of the
+/// pattern's parameters, in order.
+pub fn check(
+    route: &Spanned<Route>,
+    params: &[String],
+    manifest: &Manifest,
+    out: &mut Diagnostics,
+) -> Option<Found> {
+    let before = out.counts().0;
+    refuse_what_waits(route, out);
+    let kinds = kinds(route);
+    // A handler may work with an upstream; any other two are a contradiction.
+    let several = kinds.len() > 1 && !matches!(kinds[..], [("handler", _), ("upstream", _)]);
+    if kinds.is_empty() && route.split.is_none() {
+        out.push(
+            Diagnostic::error(Code::TARGET, route.route.span, "this route has no target")
+                .help("add one of `upstream`, `handler`, `respond` or `redirect`"),
+        );
+    } else if several {
+        let mut fault = Diagnostic::error(Code::TARGET, kinds[1].1, "this route has more than one target")
+            .help("keep one of them");
+        for (name, span) in kinds.iter().filter(|(_, span)| *span != kinds[1].1) {
+            fault = fault.note(*span, format!("`{name}` is another"));
+        }
+        out.push(fault);
+    }
+    let upstream = route.upstream.as_ref().and_then(|name| known(name, manifest, out));
+    let found = match (&route.handler, &route.upstream, &route.respond, &route.redirect) {
+        (Some(handler), ..) => Some(Found::Handler(handler.clone())),
+        (None, Some(_), ..) => {
+            let target = proxy::check(route, params, upstream, out);
+            target.map(|target| Found::Target(Arc::new(target)))
+        }
+        (None, None, Some(respond), _) => {
+            misplaced(route, "respond", out);
+            respond::Answer::check(respond, out).map(|answer| Found::Target(Arc::new(answer)))
+        }
+        (None, None, None, Some(redirect)) => {
+            misplaced(route, "redirect", out);
+            redirect::check(redirect, params, out).map(|target| Found::Target(Arc::new(target)))
+        }
+        (None, None, None, None) => None,
+    };
+    found.filter(|_| out.counts().0 == before)
+}
+
+/// The targets a route names, with their places.
+fn kinds(route: &Route) -> Vec<(&'static str, Span)> {
+    [
+        ("handler", route.handler.as_ref().map(|it| it.span)),
+        ("upstream", route.upstream.as_ref().map(|it| it.span)),
+        ("respond", route.respond.as_ref().map(|it| it.span)),
+        ("redirect", route.redirect.as_ref().map(|it| it.span)),
+    ]
+    .into_iter()
+    .filter_map(|(name, span)| Some((name, span?)))
+    .collect()
+}
+
+fn refuse_what_waits(route: &Route, out: &mut Diagnostics) {
+    let mut waits = |what: &str, span: Option<Span>| {
+        if let Some(span) = span {
+            out.push(not_available(what, span));
+        }
+    };
+    waits("`split`", route.split.as_ref().map(|it| it.span));
+    waits("`mirror`", route.mirror.as_ref().map(|it| it.span));
+    waits("`grpc`", route.grpc.as_ref().map(|it| it.span));
+    waits("`websocket`", route.websocket.as_ref().map(|it| it.span));
+    waits("`maintenance`", route.maintenance.as_ref().map(|it| it.span));
+    if let Some(protocol) = &route.protocol {
+        match protocol.value {
+            Protocol::Websocket => waits("`protocol: websocket`", Some(protocol.span)),
+            Protocol::Grpc => waits("`protocol: grpc`", Some(protocol.span)),
+            Protocol::Http | Protocol::Sse => {}
+        }
+    }
+}
+
+fn known<'m>(
+    name: &Spanned<String>,
+    manifest: &'m Manifest,
+    out: &mut Diagnostics,
+) -> Option<proxy::Decl<'m>> {
+    let found = manifest.upstreams.0.iter().find(|(key, _)| key.text == name.value);
+    if found.is_none() {
+        out.push(
+            Diagnostic::error(
+                Code::UNKNOWN_UPSTREAM,
+                name.span,
+                format!("upstream `{}` is not defined", name.value),
+            )
+            .maybe_help(did_you_mean(&name.value, manifest.upstreams.names())),
+        );
+    }
+    found.map(|(key, decl)| proxy::Decl { name: &key.text, decl })
+}
+
+/// Faults for keys that only mean something beside `upstream`.
+fn misplaced(route: &Route, target: &str, out: &mut Diagnostics) {
+    for (key, span) in [
+        ("path", route.path.as_ref().map(|it| it.span)),
+        ("protocol", route.protocol.as_ref().map(|it| it.span)),
+        ("stream", route.stream.as_ref().map(|it| it.span)),
+    ] {
+        if let Some(span) = span {
+            let message = format!("`{key}` does not apply to a route that ends in `{target}`");
+            out.push(
+                Diagnostic::error(Code::MISPLACED, span, message)
+                    .help("it belongs to routes with `upstream`; remove it here"),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::faults;
+    use super::*;
+
+    #[test]
+    fn a_route_has_exactly_one_target() {
+        assert_eq!(faults("{ route: GET /a }"), [Code::TARGET]);
+        assert_eq!(faults("{ route: GET /a, upstream: algo, redirect: /x }"), [Code::TARGET]);
+        assert_eq!(faults("{ route: GET /a, handler: gateway.health, respond: {} }"), [Code::TARGET]);
+        assert_eq!(faults("{ route: GET /a, handler: chat.stream, upstream: algo }"), []);
+        assert_eq!(faults("{ route: GET /a, upstream: algo }"), []);
+    }
+
+    #[test]
+    fn unknown_upstreams_are_named() {
+        assert_eq!(faults("{ route: GET /a, upstream: alog }"), [Code::UNKNOWN_UPSTREAM]);
+        assert_eq!(
+            faults("{ route: GET /a, handler: chat.stream, upstream: alog }"),
+            [Code::UNKNOWN_UPSTREAM]
+        );
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused() {
+        let route = "{ route: GET /a, upstream: algo, mirror: { upstream: algo, share: 5% }, grpc: a.B/C, \
+                     protocol: websocket, websocket: {}, maintenance: { respond: {} } }";
+        assert_eq!(faults(route), [Code::NOT_AVAILABLE; 5]);
+        assert_eq!(
+            faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"),
+            [Code::NOT_AVAILABLE]
+        );
+        assert_eq!(faults("{ route: GET /a, upstream: algo, protocol: grpc }"), [Code::NOT_AVAILABLE]);
+    }
+
+    #[test]
+    fn keys_that_would_be_ignored_are_faults() {
+        assert_eq!(
+            faults("{ route: GET /a, respond: {}, path: /x, protocol: sse, stream: {} }"),
+            [Code::MISPLACED; 3]
+        );
+        assert_eq!(faults("{ route: GET /a, redirect: /b, path: /x }"), [Code::MISPLACED]);
+        assert_eq!(faults("{ route: GET /a, upstream: algo, stream: {} }"), [Code::MISPLACED]);
+        assert_eq!(faults("{ route: GET /a, upstream: algo, protocol: sse, stream: {} }"), []);
+    }
+}

@@ -1,0 +1,190 @@
+//! `upstream:`, the request passed on and the response passed back, both as they come.
+
+use super::sse::{self, EventStream, StreamTimes};
+use super::template::Template;
+use super::{Target, TargetCx, forward};
+use crate::diag::{Code, Diagnostic, Diagnostics};
+use crate::endpoint::{Next, sealed};
+use crate::error::GatewayError;
+use crate::exchange::Exchange;
+use crate::manifest::Spanned;
+use crate::manifest::model::{self, Protocol, Route};
+use crate::state::Shared;
+use crate::upstream::{SendOptions, Upstream, UpstreamBody};
+use http::header::ACCEPT_ENCODING;
+use http_body_util::combinators::BoxBody;
+use poem::{Body, Endpoint, Request, Response};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The upstream that a route names, as declared.
+pub(super) struct Decl<'m> {
+    pub(super) name: &'m str,
+    pub(super) decl: &'m model::Upstream,
+}
+
+/// A checked `upstream:`.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    upstream: Arc<str>,
+    /// URLs of its servers, for people.
+    servers: Vec<String>,
+    path: Option<Arc<Template>>,
+    stream: Option<StreamTimes>,
+}
+
+/// Is it sound? Reports every fault.
+pub(super) fn check(
+    route: &Spanned<Route>,
+    params: &[String],
+    upstream: Option<Decl<'_>>,
+    out: &mut Diagnostics,
+) -> Option<Proxy> {
+    let path = route.path.as_ref().map(|path| Template::check(path, 0, &path.value, params, out));
+    let is_sse = route.protocol.as_ref().is_some_and(|protocol| protocol.value == Protocol::Sse);
+    let stream = match (&route.stream, is_sse) {
+        (limits, true) => Some(StreamTimes::check(limits.as_ref(), out)),
+        (Some(limits), false) => {
+            out.push(
+                Diagnostic::error(
+                    Code::MISPLACED,
+                    limits.span,
+                    "`stream` is for routes with `protocol: sse`",
+                )
+                .help("add `protocol: sse`, or remove `stream`"),
+            );
+            None
+        }
+        (None, false) => None,
+    };
+    let upstream = upstream?;
+    let servers = &upstream.decl.targets.0;
+    Some(Proxy {
+        upstream: upstream.name.into(),
+        servers: servers.iter().map(|server| server.url.trim_end_matches('/').to_owned()).collect(),
+        path: match path {
+            Some(path) => Some(Arc::new(path?)),
+            None => None,
+        },
+        stream,
+    })
+}
+
+impl Target for Proxy {
+    fn build(&self, cx: &TargetCx<'_>) -> Next {
+        let upstream = cx.upstreams.get(&self.upstream).cloned();
+        let running = Running {
+            upstream: upstream.expect("the checks saw that this upstream is defined"),
+            shared: cx.shared.clone(),
+            path: self.path.clone(),
+        };
+        match self.stream {
+            None => sealed(running),
+            Some(times) => sealed(Streaming { running, times }),
+        }
+    }
+
+    fn streams(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    fn longest_stream(&self) -> Option<Duration> {
+        self.stream.as_ref().map(|times| times.max)
+    }
+
+    fn upstream(&self) -> Option<&str> {
+        Some(&self.upstream)
+    }
+
+    fn describe(&self, path: &str, values: &[&str]) -> String {
+        let path = match &self.path {
+            None => Some(path.to_owned()),
+            Some(template) => template.render(|index| values.get(index).copied()),
+        };
+        let Some(path) = path else {
+            return "refused: the rewritten path cannot be sent (400)".to_owned();
+        };
+        let mut text = String::new();
+        for (index, server) in self.servers.iter().enumerate() {
+            text.push_str(if index == 0 { "" } else { " or " });
+            text.push_str(server);
+            text.push_str(&path);
+        }
+        text
+    }
+}
+
+/// A `upstream:` that runs.
+struct Running {
+    upstream: Arc<Upstream>,
+    shared: Arc<Shared>,
+    path: Option<Arc<Template>>,
+}
+
+impl Running {
+    /// Sends the request on; the response's headers are cleaned.
+    async fn pass(
+        &self,
+        exchange: &Arc<Exchange>,
+        request: Request,
+        options: &SendOptions,
+    ) -> Result<http::Response<UpstreamBody>, GatewayError> {
+        let trusted = self.shared.settings.trusts(exchange.peer.ip());
+        let mut request = forward::request(exchange, request, self.path.as_deref(), trusted)?;
+        if options.stream {
+            // Events must be readable here: limits and heartbeats go by their boundaries.
+            request.headers_mut().remove(ACCEPT_ENCODING);
+        }
+        let mut response = self.upstream.send(exchange, request, options).await?;
+        forward::clean_response(response.headers_mut());
+        Ok(response)
+    }
+}
+
+impl Endpoint for Running {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let exchange = Exchange::of(&request).clone();
+        let response = self.pass(&exchange, request, &SendOptions::default()).await?;
+        Ok(finished(response.map(BoxBody::new)))
+    }
+}
+
+/// A `upstream:` with `protocol: sse` that runs.
+struct Streaming {
+    running: Running,
+    times: StreamTimes,
+}
+
+impl Endpoint for Streaming {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let exchange = Exchange::of(&request).clone();
+        let began = tokio::time::Instant::now();
+        let options = SendOptions { first_byte: Some(self.times.first_event), stream: true };
+        let mut response = self.running.pass(&exchange, request, &options).await?;
+        if !sse::is_stream(&response) {
+            let times = self.running.upstream.spec().timeouts();
+            response.body_mut().set_limits(Some(times.idle), Some(began + times.total));
+            return Ok(finished(response.map(BoxBody::new)));
+        }
+        sse::set_headers(response.headers_mut());
+        let closing = self.running.shared.closing.clone();
+        let response =
+            response.map(|body| BoxBody::new(EventStream::new(body, exchange, self.times, began, closing)));
+        Ok(finished(response))
+    }
+}
+
+/// The response in poem's form; nothing is copied.
+fn finished(response: http::Response<BoxBody<bytes::Bytes, std::io::Error>>) -> Response {
+    let (parts, body) = response.into_parts();
+    let mut response = Response::builder().status(parts.status).body(Body::from(body));
+    *response.headers_mut() = parts.headers;
+    response
+}
+
+#[cfg(test)]
+mod tests;

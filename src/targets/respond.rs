@@ -1,0 +1,144 @@
+//! `respond:`, a fixed answer, made once at load.
+
+use super::{Target, TargetCx};
+use crate::diag::{Code, Diagnostic, Diagnostics, Span};
+use crate::endpoint::{Next, sealed};
+use crate::manifest::Spanned;
+use crate::manifest::model::Respond;
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use poem::{Endpoint, Request, Response};
+
+/// A checked fixed answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    /// Is it sound? Reports every fault.
+    pub fn check(decl: &Spanned<Respond>, out: &mut Diagnostics) -> Option<Answer> {
+        let before = out.counts().0;
+        let bad = |span: Span, message: String| Diagnostic::error(Code::BAD_VALUE, span, message);
+        let status = match &decl.status {
+            None => StatusCode::OK,
+            Some(status) => match StatusCode::from_u16(status.value) {
+                Ok(code) if (200..600).contains(&status.value) => code,
+                _ => {
+                    out.push(
+                        bad(status.span, format!("{} is not a status to answer with", status.value))
+                            .help("use a status from 200 to 599"),
+                    );
+                    StatusCode::OK
+                }
+            },
+        };
+        let mut headers = HeaderMap::new();
+        let body = match (&decl.json, &decl.text) {
+            (Some(json), Some(text)) => {
+                out.push(
+                    bad(text.span, "an answer has one body".to_owned())
+                        .help("keep `json` or `text`")
+                        .note(json.span, "`json` is the other"),
+                );
+                Bytes::new()
+            }
+            (Some(json), None) => {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                json.to_json().to_string().into()
+            }
+            (None, Some(text)) => {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+                text.value.clone().into()
+            }
+            (None, None) => Bytes::new(),
+        };
+        if let (204 | 205 | 304, false, Some(declared)) = (status.as_u16(), body.is_empty(), &decl.status) {
+            out.push(
+                bad(declared.span, format!("an answer with status {status} has no body"))
+                    .help("remove the body, or use another status"),
+            );
+        }
+        for (key, value) in &decl.headers.0 {
+            let Ok(name) = HeaderName::try_from(key.text.as_str()) else {
+                out.push(bad(key.span, format!("`{}` cannot be a header's name", key.text)));
+                continue;
+            };
+            if [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE].contains(&name) {
+                out.push(
+                    bad(key.span, format!("`{name}` belongs to the connection and is set by the gateway"))
+                        .help("remove it"),
+                );
+                continue;
+            }
+            match HeaderValue::try_from(value.value.as_str()) {
+                Ok(value) => {
+                    headers.insert(name, value);
+                }
+                Err(_) => out.push(bad(value.span, "a header's value is one line of text".to_owned())),
+            }
+        }
+        (out.counts().0 == before).then_some(Answer { status, headers, body })
+    }
+
+    /// The answer as a response.
+    pub fn response(&self) -> Response {
+        let mut response = Response::builder().status(self.status).body(self.body.clone());
+        *response.headers_mut() = self.headers.clone();
+        response
+    }
+}
+
+impl Target for Answer {
+    fn build(&self, _: &TargetCx<'_>) -> Next {
+        sealed(self.clone())
+    }
+
+    fn describe(&self, _: &str, _: &[&str]) -> String {
+        format!("respond {}", self.status.as_u16())
+    }
+}
+
+impl Endpoint for Answer {
+    type Output = Response;
+
+    async fn call(&self, _: Request) -> poem::Result<Response> {
+        Ok(self.response())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Bench, faults};
+    use super::*;
+    use http::Method;
+
+    #[tokio::test]
+    async fn the_answer_is_as_written() {
+        let bench = Bench::new(
+            "{ route: GET /a, respond: { status: 503, json: { error: busy, n: [1, 2.5, null] }, headers: { Retry-After: \"5\" } } }",
+        );
+        let response = bench.call(Method::GET, "/a", &[]).await;
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        assert_eq!(response.header("retry-after"), Some("5"));
+        let body = response.into_body().into_string().await.unwrap();
+        assert_eq!(body, r#"{"error":"busy","n":[1,2.5,null]}"#);
+        let bench =
+            Bench::new("{ route: GET /a, respond: { text: hi, headers: { content-type: text/html } } }");
+        let response = bench.call(Method::GET, "/a", &[]).await;
+        assert_eq!((response.status().as_u16(), response.header("content-type")), (200, Some("text/html")));
+        assert_eq!(bench.target().describe("/a", &[]), "respond 200");
+    }
+
+    #[test]
+    fn faults_are_found_together() {
+        let route = "{ route: GET /a, respond: { status: 99, json: 1, text: a, headers: { \"a b\": c, Content-Length: \"1\", x: \"a\\nb\" } } }";
+        assert_eq!(faults(route), [Code::BAD_VALUE; 5]);
+        assert_eq!(faults("{ route: GET /a, respond: { status: 204, text: a } }"), [Code::BAD_VALUE]);
+        assert_eq!(faults("{ route: GET /a, respond: { status: 204 } }"), []);
+    }
+}

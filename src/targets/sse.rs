@@ -1,0 +1,377 @@
+//! `protocol: sse`, an upstream's event stream passed on byte by byte, and watched.
+//!
+//! Bytes pass unchanged and at once. What the gateway adds (heartbeats, and an error event before it ends a stream
+//! itself) it adds only where no event is under way. A stream that breaks or meets a limit inside an event is
+//! aborted, so that half an event is never mistaken for a whole one; only an upstream's own end is a clean end.
+//! Limits go by events: comments of the upstream keep nothing alive. Format: WHATWG HTML, section 9.2.
+//!
+//! A response that is no event stream (an error, mostly) passes like any other, with the upstream's own deadlines.
+
+use crate::diag::{Code, Diagnostic, Diagnostics, Span};
+use crate::exchange::{End, Exchange};
+use crate::manifest::Spanned;
+use crate::manifest::model::StreamLimits;
+use crate::units::Dur;
+use crate::upstream::{Meter, Upstream, UpstreamBody};
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http_body::{Body, Frame};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+
+static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+const HEARTBEAT: &str = ": heartbeat\n\n";
+const INTERRUPTED: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"upstream_interrupted\"}\n\n";
+const IDLE: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"stream_idle\"}\n\n";
+const TOO_LONG: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"stream_too_long\"}\n\n";
+const SHUTTING_DOWN: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"shutting_down\"}\n\n";
+
+/// Limits of an event stream, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamTimes {
+    /// From the request to the first event.
+    pub first_event: Duration,
+    /// Between two events.
+    pub idle: Duration,
+    /// For the whole stream.
+    pub max: Duration,
+    /// Silence after which a comment keeps the caller's connection alive.
+    pub heartbeat: Duration,
+}
+
+impl StreamTimes {
+    /// Defaults filled in; contradictions are faults. A default gives way to what is written.
+    pub fn check(limits: Option<&Spanned<StreamLimits>>, out: &mut Diagnostics) -> StreamTimes {
+        let none = StreamLimits::default();
+        let limits = limits.map_or(&none, |limits| &limits.value);
+        let max = limits.max.as_ref().map_or(Duration::from_secs(120), |max| max.0);
+        let mut below = |given: &Option<Spanned<Dur>>,
+                         name: &str,
+                         default: u64,
+                         limit: (&str, Duration, Option<Span>)| {
+            let (limit_name, limit, limit_span) = limit;
+            match given {
+                None => Duration::from_secs(default).min(limit),
+                Some(given) => {
+                    if given.0 >= limit {
+                        let message = format!(
+                            "`{limit_name}` ({}) always ends the stream before `{name}` ({})",
+                            Dur(limit),
+                            Dur(given.0)
+                        );
+                        let mut fault = Diagnostic::error(Code::DEADLINES, given.span, message)
+                            .help(format!("make `{name}` shorter than `{limit_name}`"));
+                        if let Some(span) = limit_span {
+                            fault = fault.note(span, format!("`{limit_name}` is set here"));
+                        }
+                        out.push(fault);
+                    }
+                    given.0
+                }
+            }
+        };
+        let whole = ("max", max, limits.max.as_ref().map(|max| max.span));
+        let first_event = below(&limits.first_event, "first_event", 15, whole);
+        let idle = below(&limits.idle, "idle", 60, whole);
+        let heartbeat = match &limits.heartbeat {
+            None => Duration::from_secs(15).min(idle / 2),
+            Some(heartbeat) => {
+                if heartbeat.0 >= idle {
+                    let message = format!(
+                        "`idle` ({}) is not longer than `heartbeat` ({})",
+                        Dur(idle),
+                        Dur(heartbeat.0)
+                    );
+                    let mut fault = Diagnostic::error(Code::DEADLINES, heartbeat.span, message)
+                        .help("a timeout shorter than the heartbeat ends the stream before the first one: make `heartbeat` shorter");
+                    if let Some(idle) = &limits.idle {
+                        fault = fault.note(idle.span, "`idle` is set here");
+                    }
+                    out.push(fault);
+                }
+                heartbeat.0
+            }
+        };
+        StreamTimes { first_event, idle, max, heartbeat }
+    }
+}
+
+/// Whether a response is an event stream that can be read here.
+pub(super) fn is_stream(response: &Response<UpstreamBody>) -> bool {
+    let headers = response.headers();
+    let essence = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().split(|b| *b == b';').next());
+    let coded = headers.get(CONTENT_ENCODING).is_some_and(|coding| coding.as_bytes() != b"identity");
+    response.status().is_success()
+        && essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
+        && !coded
+        && !response.body().is_end_stream()
+}
+
+/// Headers that keep everybody on the way from holding the stream back.
+pub(super) fn set_headers(headers: &mut HeaderMap) {
+    headers.remove(CONTENT_LENGTH);
+    headers.insert(&X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    if !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    }
+}
+
+/// Where in the stream the last byte stood. Lines end in LF, CR or CRLF; an empty line ends an event.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Position {
+    /// Inside a line.
+    in_line: bool,
+    /// The event under way has a line that is no comment.
+    in_event: bool,
+    /// The last byte was a CR: a LF behind it belongs to it.
+    after_cr: bool,
+    /// Whether an event has ended since this was last reset.
+    event_ended: bool,
+}
+
+impl Position {
+    fn read(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            let second_half = byte == b'\n' && self.after_cr;
+            self.after_cr = byte == b'\r';
+            match byte {
+                _ if second_half => {}
+                b'\n' | b'\r' => {
+                    if !self.in_line && self.in_event {
+                        self.event_ended = true;
+                        self.in_event = false;
+                    }
+                    self.in_line = false;
+                }
+                _ => {
+                    self.in_event |= !self.in_line && byte != b':';
+                    self.in_line = true;
+                }
+            }
+        }
+    }
+
+    /// Whether something may be put in here without touching an event.
+    fn is_boundary(self) -> bool {
+        !self.in_line && !self.in_event
+    }
+}
+
+/// Counts a stream as open while it lives, and then by its end.
+struct Open {
+    upstream: Arc<Upstream>,
+    end: End,
+}
+
+impl Open {
+    fn new(upstream: &Arc<Upstream>) -> Self {
+        upstream.meter().streams_open.fetch_add(1, Relaxed);
+        Open { upstream: upstream.clone(), end: End::ClientLeft }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let Meter {
+            streams_open,
+            streams_complete,
+            streams_client_left,
+            streams_upstream_broke,
+            streams_limited,
+            streams_shutdown,
+            ..
+        } = self.upstream.meter();
+        streams_open.fetch_sub(1, Relaxed);
+        let ended = match self.end {
+            End::ClientLeft => streams_client_left,
+            End::Complete => streams_complete,
+            End::UpstreamBroke => streams_upstream_broke,
+            End::StreamLimit => streams_limited,
+            End::Shutdown => streams_shutdown,
+        };
+        ended.fetch_add(1, Relaxed);
+    }
+}
+
+type Closing = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
+pin_project_lite::pin_project! {
+    /// The body of a watched event stream.
+    pub(super) struct EventStream {
+        // Gone once the stream has ended; with it goes the connection.
+        #[pin]
+        upstream: Option<UpstreamBody>,
+        // One for all deadlines; not moved by events, only set anew when it fires too early or is too late.
+        #[pin]
+        timer: Option<Sleep>,
+        open: Open,
+        exchange: Arc<Exchange>,
+        times: StreamTimes,
+        position: Position,
+        began: Instant,
+        // When the last event had come, once there was one.
+        last_event: Option<Instant>,
+        // When the caller was last sent something.
+        last_bytes: Instant,
+        // Whether bytes came since the clock was last read.
+        moved: bool,
+        closing: watch::Receiver<bool>,
+        closed: Closing,
+        must_close: bool,
+        // Who waits in `closed`.
+        waker: Option<Waker>,
+    }
+}
+
+impl EventStream {
+    /// Watches `body` from `began` (when its request came); `closing` tells of the gateway's end.
+    pub(super) fn new(
+        body: UpstreamBody,
+        exchange: Arc<Exchange>,
+        times: StreamTimes,
+        began: Instant,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
+        let mut word = closing.clone();
+        let closed = async move {
+            if word.wait_for(|closing| *closing).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        EventStream {
+            open: Open::new(body.upstream()),
+            upstream: Some(body),
+            timer: None,
+            exchange,
+            times,
+            position: Position::default(),
+            began,
+            last_event: None,
+            last_bytes: Instant::now(),
+            moved: false,
+            closing,
+            closed: Box::pin(closed),
+            must_close: false,
+            waker: None,
+        }
+    }
+
+    /// Ends the stream: with an event where none is under way, else with an abort.
+    fn end(self: Pin<&mut Self>, end: End, event: &'static str) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let mut this = self.project();
+        // Closes the upstream's connection.
+        this.upstream.set(None);
+        this.open.end = end;
+        this.exchange.ended(end);
+        Poll::Ready(Some(match this.position.is_boundary() {
+            true => Ok(Frame::data(Bytes::from_static(event.as_bytes()))),
+            false => {
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, "an event stream broke off inside an event"))
+            }
+        }))
+    }
+
+    /// Nothing has come: is it time for something? Wakes the task when it will be.
+    fn poll_silence(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = self.as_mut().project();
+        if std::mem::take(this.moved) {
+            *this.last_bytes = Instant::now();
+            if std::mem::take(&mut this.position.event_ended) {
+                *this.last_event = Some(*this.last_bytes);
+            }
+        }
+        // Waiting takes a lock that all streams share: only when there is news, or another task to wake.
+        let news = !matches!(this.closing.has_changed(), Ok(false));
+        if news || this.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            *this.must_close = *this.must_close || this.closed.as_mut().poll(cx).is_ready();
+            *this.waker = Some(cx.waker().clone());
+        }
+        if *this.must_close && this.position.is_boundary() {
+            return self.end(End::Shutdown, SHUTTING_DOWN);
+        }
+        loop {
+            let mut this = self.as_mut().project();
+            let max = *this.began + this.times.max;
+            let event = match *this.last_event {
+                Some(last) => last + this.times.idle,
+                None => *this.began + this.times.first_event,
+            };
+            let due = max.min(event).min(*this.last_bytes + this.times.heartbeat);
+            match this.timer.as_mut().as_pin_mut() {
+                None => this.timer.set(Some(tokio::time::sleep_until(due))),
+                Some(timer) if timer.deadline() > due || timer.is_elapsed() => timer.reset(due),
+                Some(_) => {}
+            }
+            let Some(timer) = this.timer.as_mut().as_pin_mut() else { return Poll::Pending };
+            ready!(timer.poll(cx));
+            let now = Instant::now();
+            if now >= max {
+                return self.end(End::StreamLimit, TOO_LONG);
+            }
+            if now >= event {
+                return self.end(End::StreamLimit, IDLE);
+            }
+            if now >= *this.last_bytes + this.times.heartbeat {
+                *this.last_bytes = now;
+                if this.position.is_boundary() {
+                    return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(HEARTBEAT.as_bytes())))));
+                }
+            }
+        }
+    }
+}
+
+impl Body for EventStream {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let mut this = self.as_mut().project();
+        // An upstream that never pauses must not outrun its limit.
+        if this.timer.as_ref().as_pin_ref().is_some_and(|timer| timer.is_elapsed())
+            && this.upstream.is_some()
+            && Instant::now() >= *this.began + this.times.max
+        {
+            return self.end(End::StreamLimit, TOO_LONG);
+        }
+        let Some(upstream) = this.upstream.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        let close_delimited = upstream.close_delimited();
+        match upstream.poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    this.position.read(data);
+                    *this.moved = true;
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) if close_delimited && !this.position.is_boundary() => {
+                self.end(End::UpstreamBroke, INTERRUPTED)
+            }
+            Poll::Ready(None) => {
+                this.upstream.set(None);
+                this.open.end = End::Complete;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(_))) => self.end(End::UpstreamBroke, INTERRUPTED),
+            Poll::Pending => self.poll_silence(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.upstream.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests;

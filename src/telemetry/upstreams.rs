@@ -1,0 +1,138 @@
+//! Upstreams: requests by result, time to the response's head, connections, health.
+
+use super::TelemetryError;
+use super::keyed::Keyed;
+use super::level::Level;
+use super::meters::{Meters, label};
+use crate::error::Kind;
+use opentelemetry::metrics::{BoundCounter, Counter};
+use prometheus::{Histogram, HistogramVec};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// The instruments, before they are bound to an upstream.
+pub(super) struct UpstreamMeters {
+    requests: Counter<u64>,
+    durations: HistogramVec,
+    upstreams: Arc<Keyed<UpstreamMetrics>>,
+}
+
+/// What is counted of one upstream.
+pub struct UpstreamMetrics {
+    name: Arc<str>,
+    requests: Counter<u64>,
+    duration: Histogram,
+    targets: Keyed<TargetMetrics>,
+}
+
+/// What is counted of one server of an upstream.
+pub struct TargetMetrics {
+    upstream: Arc<str>,
+    target: Arc<str>,
+    requests: Counter<u64>,
+    duration: Histogram,
+    classes: [OnceLock<BoundCounter<u64>>; CLASSES.len()],
+    failures: [OnceLock<BoundCounter<u64>>; Kind::ALL.len()],
+    healthy: AtomicBool,
+    /// Connections that carry a request.
+    pub active: Arc<Level>,
+    /// Connections kept for later.
+    pub idle: Arc<Level>,
+}
+
+impl UpstreamMeters {
+    pub(super) fn new(meters: &Meters) -> Result<Self, TelemetryError> {
+        let upstreams = Arc::new(Keyed::<UpstreamMetrics>::default());
+        let seen = upstreams.clone();
+        meters.gauge("voicegate_upstream_connections", "Connections to a server, by state.", move |gauge| {
+            for target in targets(&seen) {
+                for (state, level) in [("active", &target.active), ("idle", &target.idle)] {
+                    let [target, upstream] = target.labels();
+                    gauge.observe(level.get() as f64, &[label("state", state), target, upstream]);
+                }
+            }
+        });
+        let seen = upstreams.clone();
+        meters.gauge("voicegate_upstream_healthy", "1 while a server is sent requests.", move |gauge| {
+            for target in targets(&seen) {
+                let healthy = target.healthy.load(Ordering::Relaxed);
+                gauge.observe(f64::from(u8::from(healthy)), &target.labels());
+            }
+        });
+        Ok(UpstreamMeters {
+            requests: meters.counter(
+                "voicegate_upstream_requests_total",
+                "Requests sent to a server, by status class or error code.",
+            ),
+            durations: meters.seconds(
+                "voicegate_upstream_duration_seconds",
+                "From sending a request to the head of its response.",
+                &["upstream"],
+            )?,
+            upstreams,
+        })
+    }
+
+    pub(super) fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
+        self.upstreams.get_or(name, |name| UpstreamMetrics {
+            requests: self.requests.clone(),
+            duration: self.durations.with_label_values(&[&name]),
+            targets: Keyed::default(),
+            name,
+        })
+    }
+}
+
+impl UpstreamMetrics {
+    /// The counters of a server, `host:port`. Its gauges are shown while the answer, and this, are held.
+    pub fn target(&self, server: &str) -> Arc<TargetMetrics> {
+        self.targets.get_or(server, |target| TargetMetrics {
+            upstream: self.name.clone(),
+            target,
+            requests: self.requests.clone(),
+            duration: self.duration.clone(),
+            classes: Default::default(),
+            failures: [const { OnceLock::new() }; Kind::ALL.len()],
+            healthy: AtomicBool::new(true),
+            active: Arc::default(),
+            idle: Arc::default(),
+        })
+    }
+}
+
+impl TargetMetrics {
+    /// Counts an answer whose head came after so long.
+    pub fn answered(&self, status: u16, after: Duration) {
+        let class = (usize::from(status / 100).clamp(1, CLASSES.len())) - 1;
+        self.classes[class].get_or_init(|| self.bind(CLASSES[class])).add(1);
+        self.duration.observe(after.as_secs_f64());
+    }
+
+    /// Counts a request that got no answer.
+    pub fn failed(&self, kind: Kind) {
+        let slot = Kind::ALL.iter().position(|known| *known == kind).unwrap_or_default();
+        self.failures[slot].get_or_init(|| self.bind(kind.code())).add(1);
+    }
+
+    /// Notes whether it is sent requests; it is until told otherwise.
+    pub fn set_healthy(&self, healthy: bool) {
+        self.healthy.store(healthy, Ordering::Relaxed);
+    }
+
+    fn bind(&self, result: &'static str) -> BoundCounter<u64> {
+        let [target, upstream] = self.labels();
+        self.requests.bind(&[label("result", result), target, upstream])
+    }
+
+    fn labels(&self) -> [opentelemetry::KeyValue; 2] {
+        [label("target", self.target.clone()), label("upstream", self.upstream.clone())]
+    }
+}
+
+/// Every server of every upstream that is held.
+fn targets(upstreams: &Keyed<UpstreamMetrics>) -> impl Iterator<Item = Arc<TargetMetrics>> {
+    upstreams.held().into_iter().flat_map(|upstream| upstream.targets.held())
+}

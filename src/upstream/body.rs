@@ -1,0 +1,285 @@
+//! Bodies on their way through, both directions, with their deadlines.
+//!
+//! A deadline costs nothing while bytes flow: a timer is armed when there is first something to wait for, it is not
+//! moved by every piece, and only when it fires is the real deadline worked out and the timer set to that.
+
+use super::Upstream;
+use super::meter::Meter;
+use super::pool::Lease;
+use crate::exchange::{End, Exchange};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+pin_project_lite::pin_project! {
+    /// A request's body on its way to the upstream; says how far it is.
+    pub(super) struct RequestBody {
+        #[pin]
+        body: BoxBody<Bytes, io::Error>,
+        progress: Option<Arc<Progress>>,
+    }
+}
+
+/// How far a request's body is. A request without body has none.
+#[derive(Debug)]
+pub(super) struct Progress {
+    base: Instant,
+    /// Microseconds from `base` to the last piece.
+    last: AtomicU64,
+    done: AtomicBool,
+    /// Whether the caller, not the upstream, is being waited for.
+    starved: AtomicBool,
+    failed: OnceLock<io::Error>,
+}
+
+impl Progress {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Progress {
+            base: Instant::now(),
+            last: AtomicU64::new(0),
+            done: AtomicBool::new(false),
+            starved: AtomicBool::new(false),
+            failed: OnceLock::new(),
+        })
+    }
+
+    fn moved(&self) {
+        self.last.store(self.base.elapsed().as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// When its last piece was taken.
+    pub(super) fn last(&self) -> Instant {
+        self.base + Duration::from_micros(self.last.load(Ordering::Relaxed))
+    }
+
+    /// Whether that was the end.
+    pub(super) fn done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// Whether the caller sends nothing.
+    pub(super) fn starved(&self) -> bool {
+        self.starved.load(Ordering::Relaxed)
+    }
+
+    /// Why the caller's body could not be read, if it could not.
+    pub(super) fn failure(&self) -> Option<&io::Error> {
+        self.failed.get()
+    }
+}
+
+impl RequestBody {
+    pub(super) fn new(body: BoxBody<Bytes, io::Error>, progress: Option<Arc<Progress>>) -> Self {
+        RequestBody { body, progress }
+    }
+
+    /// The body of a request that has none.
+    pub(super) fn empty() -> Self {
+        RequestBody { body: BoxBody::new(Empty::new().map_err(|never| match never {})), progress: None }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = self.project();
+        let mut body = this.body;
+        let polled = body.as_mut().poll_frame(cx);
+        let Some(progress) = this.progress else { return polled };
+        progress.starved.store(polled.is_pending(), Ordering::Relaxed);
+        match ready!(polled) {
+            Some(Ok(frame)) => {
+                progress.moved();
+                if body.is_end_stream() {
+                    progress.done.store(true, Ordering::Release);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                let copy = io::Error::new(error.kind(), "the caller's body broke off");
+                let _ = progress.failed.set(error);
+                Poll::Ready(Some(Err(copy)))
+            }
+            None => {
+                progress.moved();
+                progress.done.store(true, Ordering::Release);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A response's body on its way from the upstream. Its end gives the connection back; dropping it earlier
+    /// closes the connection at once. A deadline that passes is an error, which aborts the caller's response.
+    pub struct UpstreamBody {
+        #[pin]
+        incoming: Incoming,
+        #[pin]
+        timer: Option<Sleep>,
+        lease: Option<Lease>,
+        upstream: Arc<Upstream>,
+        exchange: Arc<Exchange>,
+        idle: Option<Duration>,
+        until: Option<Instant>,
+        // When waiting began; unset while pieces come.
+        waiting: Option<Instant>,
+        close_delimited: bool,
+    }
+}
+
+impl UpstreamBody {
+    pub(super) fn new(
+        incoming: Incoming,
+        lease: Lease,
+        upstream: Arc<Upstream>,
+        exchange: Arc<Exchange>,
+        close_delimited: bool,
+    ) -> Self {
+        let mut body = UpstreamBody {
+            lease: Some(lease),
+            timer: None,
+            upstream,
+            exchange,
+            idle: None,
+            until: None,
+            waiting: None,
+            close_delimited,
+            incoming,
+        };
+        if body.incoming.is_end_stream() {
+            give_back(&mut body.lease);
+        }
+        body
+    }
+
+    /// Sets the deadlines: between two pieces, and for the last. Before the first piece is asked for.
+    pub fn set_limits(&mut self, idle: Option<Duration>, until: Option<Instant>) {
+        (self.idle, self.until) = (idle, until);
+    }
+
+    /// Whether only the connection's end tells the body's: then a death cannot be told from an end.
+    pub fn close_delimited(&self) -> bool {
+        self.close_delimited
+    }
+
+    /// The upstream it comes from.
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+}
+
+fn give_back(lease: &mut Option<Lease>) {
+    if let Some(lease) = lease.take() {
+        lease.finish();
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let mut this = self.project();
+        if this.lease.is_none() {
+            // Read whole, or failed.
+            return Poll::Ready(None);
+        }
+        let failure = match this.incoming.as_mut().poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if this.waiting.take().is_some() && this.until.is_some_and(|until| Instant::now() >= until) {
+                    io::Error::new(io::ErrorKind::TimedOut, "the exchange took too long")
+                } else {
+                    if this.incoming.is_end_stream() {
+                        give_back(this.lease);
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+            }
+            Poll::Ready(None) => {
+                give_back(this.lease);
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(error))) => io::Error::other(error),
+            Poll::Pending => {
+                if this.idle.is_none() && this.until.is_none() {
+                    return Poll::Pending;
+                }
+                let since = *this.waiting.get_or_insert_with(Instant::now);
+                let idle = this.idle.map(|idle| since + idle);
+                let due = match (idle, *this.until) {
+                    (Some(idle), Some(until)) => idle.min(until),
+                    (Some(due), None) | (None, Some(due)) => due,
+                    (None, None) => return Poll::Pending,
+                };
+                if this.timer.is_none() {
+                    this.timer.set(Some(tokio::time::sleep_until(due)));
+                }
+                loop {
+                    let Some(mut timer) = this.timer.as_mut().as_pin_mut() else { return Poll::Pending };
+                    ready!(timer.as_mut().poll(cx));
+                    if due <= Instant::now() {
+                        break;
+                    }
+                    timer.reset(due);
+                }
+                io::Error::new(io::ErrorKind::TimedOut, "the upstream sent nothing for too long")
+            }
+        };
+        // Closes the connection.
+        *this.lease = None;
+        this.exchange.ended(End::UpstreamBroke);
+        Meter::add(&this.upstream.meter().broken);
+        let note = this.exchange.upstream();
+        tracing::warn!(
+            request_id = this.exchange.request_id(),
+            upstream = note.map(|note| &*note.upstream),
+            target = note.map(|note| &*note.target),
+            error = %Causes(&failure),
+            "an upstream's response broke off"
+        );
+        Poll::Ready(Some(Err(failure)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.lease.is_none() && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// An error with its causes, for logs.
+pub(super) struct Causes<'a>(pub(super) &'a dyn std::error::Error);
+
+impl std::fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            write!(f, ": {cause}")?;
+            next = cause.source();
+        }
+        Ok(())
+    }
+}

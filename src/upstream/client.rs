@@ -1,0 +1,87 @@
+//! Opens connections: name, socket, TLS, HTTP/1.1. All of it within one deadline.
+//!
+//! Proxies named by the environment play no part, because nothing here reads it.
+
+use super::body::RequestBody;
+use super::pool::Conn;
+use super::spec::ServerSpec;
+use hyper::client::conn::http1::{self, Connection};
+use hyper::rt::{Read, Write};
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+
+/// Largest head of a response.
+const MAX_HEAD: usize = 64 << 10;
+/// Most a connection buffers each way: what a slow reader costs.
+const MAX_BUFFER: usize = 128 << 10;
+
+/// Opens a connection within `patience`. The error is for logs.
+pub(super) async fn connect(
+    server: &ServerSpec,
+    tls: Option<&Arc<ClientConfig>>,
+    patience: Duration,
+) -> io::Result<Conn> {
+    let deadline = Instant::now() + patience;
+    let all = async {
+        let socket = dial(server, deadline).await?;
+        // Small pieces of streams must not wait for acknowledgements.
+        socket.set_nodelay(true)?;
+        match (&server.tls, tls) {
+            (Some(name), Some(config)) => {
+                let connector = TlsConnector::from(config.clone());
+                handshake(TokioIo::new(connector.connect(name.clone(), socket).await?)).await
+            }
+            _ => handshake(TokioIo::new(socket)).await,
+        }
+    };
+    timeout_at(deadline, all).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no connection in time")
+}
+
+/// A socket to the first address that answers. Each address gets its share of the time that is left, so that a dead
+/// one does not use up that of the others.
+async fn dial(server: &ServerSpec, deadline: Instant) -> io::Result<TcpStream> {
+    if let Some(address) = server.literal {
+        return TcpStream::connect(address).await;
+    }
+    let found: Vec<SocketAddr> =
+        tokio::net::lookup_host((server.host.as_str(), server.port)).await?.collect();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host's name has no address");
+    for (tried, address) in found.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / (found.len() - tried) as u32;
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(socket)) => return Ok(socket),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = late(),
+        }
+    }
+    Err(last)
+}
+
+async fn handshake<T>(io: T) -> io::Result<Conn>
+where
+    T: Read + Write + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(MAX_BUFFER).max_header_size(MAX_HEAD);
+    let (sender, connection): (_, Connection<T, RequestBody>) =
+        builder.handshake(io).await.map_err(io::Error::other)?;
+    let driver = tokio::spawn(async move {
+        // Its requests learn of an error themselves; here it can only concern a connection at rest.
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to an upstream ended");
+        }
+    });
+    Ok(Conn::new(sender, driver.abort_handle()))
+}

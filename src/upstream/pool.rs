@@ -1,0 +1,210 @@
+//! The connections to one server: those in use are counted, those at rest wait in a stack.
+//!
+//! Whoever sends holds a [`Lease`]: one of `max_connections` slots and, once opened or taken from the stack, a
+//! connection. A connection is opened only when none is at rest, so no more than `max_connections` are ever
+//! open. The youngest at rest is taken first; those that rested for [`REST`] are closed. The stack has a part for
+//! each core and is entered by `try_lock`, so nobody waits for a thread that was stopped while it held the lock.
+
+use super::balance::Servers;
+use super::body::RequestBody;
+use super::health::Health;
+use super::spec::{ServerSpec, UpstreamSpec};
+use crate::exchange::UpstreamNote;
+use hyper::client::conn::http1::SendRequest;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+
+/// A connection that rested this long is not used any more.
+pub(super) const REST: Duration = Duration::from_secs(60);
+
+/// How long a connection may take to settle after its last response before it is closed instead of kept.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// One server and its connections.
+pub(super) struct Server {
+    pub(super) spec: ServerSpec,
+    /// What exchanges note.
+    pub(super) note: UpstreamNote,
+    pub(super) health: Health,
+    max: usize,
+    slots: Semaphore,
+    resting: Box<[Mutex<Vec<Resting>>]>,
+}
+
+/// One connection; dropping it closes the socket.
+pub(super) struct Conn {
+    pub(super) sender: SendRequest<RequestBody>,
+    driver: AbortHandle,
+    /// Whether it carried a request before.
+    pub(super) used: bool,
+}
+
+struct Resting {
+    conn: Conn,
+    since: Instant,
+}
+
+/// The right to send one request, with the connection it goes over. Dropped early, it closes the connection.
+pub(super) struct Lease {
+    pub(super) server: Arc<Server>,
+    pub(super) conn: Option<Conn>,
+}
+
+impl Conn {
+    /// A new connection; `driver` is the task that moves its bytes.
+    pub(super) fn new(sender: SendRequest<RequestBody>, driver: AbortHandle) -> Self {
+        Conn { sender, driver, used: false }
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        // The driver owns the socket: without it there is no waiting for hyper to notice that nobody listens.
+        self.driver.abort();
+    }
+}
+
+impl Server {
+    pub(super) fn new(upstream: &UpstreamSpec, spec: &ServerSpec) -> Arc<Self> {
+        let shards = std::thread::available_parallelism().map_or(4, usize::from).min(32);
+        let max = (upstream.max_connections() as usize).min(Semaphore::MAX_PERMITS);
+        Arc::new(Server {
+            note: UpstreamNote { upstream: upstream.name().clone(), target: spec.address.clone() },
+            spec: spec.clone(),
+            health: Health::default(),
+            max,
+            slots: Semaphore::new(max),
+            resting: (0..shards).map(|_| Mutex::default()).collect(),
+        })
+    }
+
+    /// A slot; waits for one at most `patience`. `None` if none became free.
+    pub(super) async fn lease(self: &Arc<Self>, patience: Duration) -> Option<Lease> {
+        let permit = match self.slots.try_acquire() {
+            Ok(permit) => permit,
+            Err(_) => tokio::time::timeout(patience, self.slots.acquire()).await.ok()?.ok()?,
+        };
+        // Given back by the lease's drop.
+        permit.forget();
+        Some(Lease { server: self.clone(), conn: None })
+    }
+
+    /// Requests it has.
+    pub(super) fn in_flight(&self) -> usize {
+        self.max.saturating_sub(self.slots.available_permits())
+    }
+
+    /// Connections at rest.
+    pub(super) fn at_rest(&self) -> usize {
+        self.resting.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// A connection at rest that still stands.
+    pub(super) fn take(&self) -> Option<Conn> {
+        let now = Instant::now();
+        let own = own_shard();
+        let shards = self.resting.len();
+        let mut contended = false;
+        for step in 0..shards {
+            match self.resting[(own + step) % shards].try_lock() {
+                Ok(mut shard) => {
+                    if let Some(conn) = take(&mut shard, now) {
+                        return Some(conn);
+                    }
+                }
+                Err(TryLockError::WouldBlock) => contended = true,
+                Err(TryLockError::Poisoned(poison)) => poison.into_inner().clear(),
+            }
+        }
+        // Opening another now could exceed `max_connections`: look properly.
+        match contended {
+            true => self.resting.iter().find_map(|shard| take(&mut lock(shard), now)),
+            false => None,
+        }
+    }
+
+    fn put(&self, conn: Conn) {
+        let resting = Resting { conn, since: Instant::now() };
+        let own = own_shard();
+        let shards = self.resting.len();
+        let free = (0..shards).find_map(|step| self.resting[(own + step) % shards].try_lock().ok());
+        free.unwrap_or_else(|| lock(&self.resting[own % shards])).push(resting);
+    }
+
+    /// Closes what rested too long or was closed by the server.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        for shard in &self.resting {
+            lock(shard).retain(|it| !it.conn.sender.is_closed() && now.duration_since(it.since) < REST);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn take(shard: &mut Vec<Resting>, now: Instant) -> Option<Conn> {
+    while let Some(Resting { mut conn, since }) = shard.pop() {
+        if now.saturating_duration_since(since) >= REST {
+            // Those below are older.
+            shard.clear();
+            return None;
+        }
+        if conn.sender.is_ready() && !conn.sender.is_closed() {
+            conn.used = true;
+            return Some(conn);
+        }
+    }
+    None
+}
+
+/// Threads are spread over the parts of the stack.
+fn own_shard() -> usize {
+    static THREADS: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static OWN: Cell<usize> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed));
+    }
+    OWN.get()
+}
+
+impl Lease {
+    /// The response was read whole: the connection rests, if it can carry another request.
+    pub(super) fn finish(mut self) {
+        let Some(mut conn) = self.conn.take() else { return };
+        if conn.sender.is_closed() {
+            return;
+        }
+        if conn.sender.is_ready() {
+            // Before the slot is given back: who waits for it finds the connection.
+            return self.server.put(conn);
+        }
+        // The last piece was seen here before the driver's turn was over, or the request's body is still being sent.
+        tokio::spawn(async move {
+            if let Ok(Ok(())) = tokio::time::timeout(SETTLE, conn.sender.ready()).await {
+                self.server.put(conn);
+            }
+        });
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        drop(self.conn.take());
+        self.server.slots.add_permits(1);
+    }
+}
+
+impl Servers for [Arc<Server>] {
+    fn healthy(&self, server: usize) -> bool {
+        self[server].health.is_up()
+    }
+
+    fn in_flight(&self, server: usize) -> usize {
+        self[server].in_flight()
+    }
+}

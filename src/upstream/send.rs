@@ -1,0 +1,299 @@
+//! One request to one server, up to its response's head.
+//!
+//! What may be sent twice: a request that provably never left (hyper gives it back), and one without body and of an
+//! idempotent method (RFC 9110, section 9.2.2) whose connection had been used before and died without an answer:
+//! then the server had most likely just closed it. Either only once, and on a new connection. Nothing else is ever
+//! sent twice. Redirects are answers like any other.
+
+use super::Upstream;
+use super::body::{Causes, Progress, RequestBody, UpstreamBody};
+use super::client::connect;
+use super::meter::Meter;
+use super::pool::{Conn, Lease, Server};
+use crate::error::{GatewayError, Kind};
+use crate::exchange::Exchange;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use http_body_util::combinators::BoxBody;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::task::{Poll, ready};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How to send.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SendOptions {
+    /// Deadline of the response's head instead of the upstream's `timeouts.first_byte`.
+    pub first_byte: Option<Duration>,
+    /// Whether the answer is a stream: then `timeouts.total` does not hold, and the response's body has no deadline
+    /// until [`UpstreamBody::set_limits`] sets one.
+    pub stream: bool,
+}
+
+/// Why there is no response.
+enum Fail {
+    /// Neither a response nor a deadline; the request where it never left.
+    Broke(hyper::Error, Option<Request<RequestBody>>),
+    /// The upstream's deadline passed.
+    Late,
+    /// The caller's body did not come.
+    Starved,
+}
+
+/// When to give up waiting for a head.
+struct Deadlines {
+    first_byte: Duration,
+    idle: Duration,
+    until: Option<Instant>,
+}
+
+impl Upstream {
+    /// Sends a request and waits for its response's head; the body follows as it comes.
+    ///
+    /// `request` has its path and headers as the server is to see them; `Host` is set here.
+    ///
+    /// # Errors
+    /// [`Kind::UpstreamUnreachable`] no connection; [`Kind::UpstreamSaturated`] no free connection within
+    /// `connect_timeout`; [`Kind::UpstreamReset`] it broke before an answer; [`Kind::UpstreamBadResponse`] the answer
+    /// is no acceptable HTTP; [`Kind::UpstreamTimeout`] no answer in time; [`Kind::RequestTimeout`] and
+    /// [`Kind::BadRequest`] the caller's own body stalled or broke off (or the error that its reader raised).
+    pub async fn send(
+        self: &Arc<Self>,
+        exchange: &Arc<Exchange>,
+        mut request: Request<BoxBody<Bytes, io::Error>>,
+        options: &SendOptions,
+    ) -> Result<Response<UpstreamBody>, GatewayError> {
+        let began = Instant::now();
+        let times = self.spec.timeouts();
+        let until = (!options.stream).then(|| Instant::from_std(exchange.started) + times.total);
+        let deadlines =
+            Deadlines { first_byte: options.first_byte.unwrap_or(times.first_byte), idle: times.idle, until };
+        Meter::add(&self.meter.requests);
+        let server = &self.servers[self.balancer.pick(&*self.servers, rand::random)];
+        exchange.sent_to(server.note.clone());
+        *request.version_mut() = Version::HTTP_11;
+        request.headers_mut().insert(HOST, server.spec.authority.clone());
+        let (response, lease) = self.exchange_heads(exchange, server, request, &deadlines).await?;
+        exchange.upstream_answered(began.elapsed());
+        let close_delimited = match framing(&response) {
+            Ok(framing) => framing,
+            Err(why) => {
+                return Err(self.failed(
+                    exchange,
+                    &self.meter.bad_responses,
+                    Kind::UpstreamBadResponse,
+                    &why,
+                ));
+            }
+        };
+        Ok(response.map(|incoming| {
+            let mut body =
+                UpstreamBody::new(incoming, lease, self.clone(), exchange.clone(), close_delimited);
+            if !options.stream {
+                body.set_limits(Some(times.idle), until);
+            }
+            body
+        }))
+    }
+
+    /// Head out, head in; the lease holds the connection they went over.
+    async fn exchange_heads(
+        &self,
+        exchange: &Exchange,
+        server: &Arc<Server>,
+        request: Request<BoxBody<Bytes, io::Error>>,
+        deadlines: &Deadlines,
+    ) -> Result<(Response<Incoming>, Lease), GatewayError> {
+        let began = Instant::now();
+        let patience = self.spec.connect_timeout();
+        let Some(mut lease) = server.lease(patience).await else {
+            let why = "every connection is in use";
+            return Err(self.failed(exchange, &self.meter.saturated, Kind::UpstreamSaturated, &why));
+        };
+        let progress = (!request.body().is_end_stream()).then(Progress::new);
+        let repeatable = progress.is_none() && is_idempotent(request.method());
+        let mut request = request.map(|body| RequestBody::new(body, progress.clone()));
+        let mut conn = match server.take() {
+            Some(conn) => {
+                Meter::add(&self.meter.reused);
+                conn
+            }
+            None => self.open(exchange, server, patience.saturating_sub(began.elapsed())).await?,
+        };
+        loop {
+            // Only a connection that was used before can have been closed behind our back; it is never used after
+            // this loop has opened a new one, so nothing goes out a third time.
+            let used = conn.used;
+            let mut copy = (used && repeatable).then(|| copy_of(&request));
+            let sender = &mut lease.conn.insert(conn).sender;
+            let fail = match head(sender, request, progress.as_deref(), deadlines).await {
+                Ok(response) => return Ok((response, lease)),
+                Err(fail) => fail,
+            };
+            lease.conn = None;
+            request = match (fail, copy.take()) {
+                (Fail::Broke(_, Some(unsent)), _) if used => unsent,
+                (Fail::Broke(error, None), Some(copy)) if !error.is_parse() => copy,
+                (fail, _) => return Err(self.explain(exchange, fail, progress.as_deref())),
+            };
+            Meter::add(&self.meter.resent);
+            conn = self.open(exchange, server, patience).await?;
+        }
+    }
+
+    async fn open(
+        &self,
+        exchange: &Exchange,
+        server: &Server,
+        patience: Duration,
+    ) -> Result<Conn, GatewayError> {
+        match connect(&server.spec, self.spec.tls(), patience).await {
+            Ok(conn) => {
+                Meter::add(&self.meter.connects);
+                Ok(conn)
+            }
+            Err(error) => {
+                let why = Causes(&error);
+                Err(self.failed(exchange, &self.meter.unreachable, Kind::UpstreamUnreachable, &why))
+            }
+        }
+    }
+
+    /// The error for a request that got no response.
+    fn explain(&self, exchange: &Exchange, fail: Fail, progress: Option<&Progress>) -> GatewayError {
+        match fail {
+            Fail::Starved => Kind::RequestTimeout.into(),
+            Fail::Late => {
+                self.failed(exchange, &self.meter.timeouts, Kind::UpstreamTimeout, &"no answer in time")
+            }
+            Fail::Broke(error, _) => {
+                if let Some(failure) = progress.and_then(Progress::failure) {
+                    return callers_fault(failure);
+                }
+                let (counter, kind) = match error.is_parse() {
+                    true => (&self.meter.bad_responses, Kind::UpstreamBadResponse),
+                    false => (&self.meter.reset, Kind::UpstreamReset),
+                };
+                self.failed(exchange, counter, kind, &Causes(&error))
+            }
+        }
+    }
+
+    /// Counts and logs a failure; callers learn its kind only.
+    fn failed(
+        &self,
+        exchange: &Exchange,
+        counter: &AtomicU64,
+        kind: Kind,
+        why: &dyn fmt::Display,
+    ) -> GatewayError {
+        Meter::add(counter);
+        tracing::warn!(
+            request_id = exchange.request_id(),
+            upstream = &**self.spec.name(),
+            target = exchange.upstream().map(|note| &*note.target),
+            code = kind.code(),
+            error = %why,
+            "a request to an upstream failed"
+        );
+        kind.into()
+    }
+}
+
+impl Deadlines {
+    /// When to look again; `Err` when it is too late.
+    fn due(&self, sent: Instant, progress: Option<&Progress>) -> Result<Instant, Fail> {
+        let now = Instant::now();
+        let (due, fail, look) = match progress {
+            // The end of the body may come any time and its deadline be nearer.
+            Some(body) if !body.done() => {
+                let fail = if body.starved() { Fail::Starved } else { Fail::Late };
+                (body.last() + self.idle, fail, now + self.first_byte.min(self.idle))
+            }
+            Some(body) => (body.last() + self.first_byte, Fail::Late, now + self.first_byte),
+            None => (sent + self.first_byte, Fail::Late, now + self.first_byte),
+        };
+        match self.until {
+            Some(until) if until <= now => Err(Fail::Late),
+            _ if due <= now => Err(fail),
+            until => Ok(until.map_or(due, |until| until.min(due)).min(look)),
+        }
+    }
+}
+
+/// Sends on this connection and waits for the head.
+async fn head(
+    sender: &mut SendRequest<RequestBody>,
+    request: Request<RequestBody>,
+    progress: Option<&Progress>,
+    deadlines: &Deadlines,
+) -> Result<Response<Incoming>, Fail> {
+    let sent = Instant::now();
+    let due = deadlines.due(sent, progress)?;
+    let mut answer = pin!(sender.try_send_request(request));
+    let mut timer = pin!(tokio::time::sleep_until(due));
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            return Poll::Ready(answer.map_err(|mut error| {
+                let unsent = error.take_message();
+                Fail::Broke(error.into_error(), unsent)
+            }));
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            match deadlines.due(sent, progress) {
+                Ok(due) => timer.as_mut().reset(due),
+                Err(fail) => return Poll::Ready(Err(fail)),
+            }
+        }
+    })
+    .await
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
+}
+
+/// A request without body once more.
+fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// Whether only the connection's end tells the body's; an error for framing that two parsers could read differently
+/// (RFC 9112, section 6.3) and for a switch of protocols that nobody asked for.
+fn framing(response: &Response<Incoming>) -> Result<bool, &'static str> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err("it switched protocols unasked");
+    }
+    let headers = response.headers();
+    let length = headers.contains_key(CONTENT_LENGTH);
+    match headers.get(TRANSFER_ENCODING) {
+        Some(_) if length => Err("both Content-Length and Transfer-Encoding"),
+        Some(coding) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(false),
+        Some(_) => Err("a transfer coding other than chunked"),
+        None => Ok(!length && !response.body().is_end_stream()),
+    }
+}
+
+/// The error that the reader of the caller's body raised, or that it broke off.
+fn callers_fault(failure: &io::Error) -> GatewayError {
+    let raised = failure.get_ref().and_then(|inner| inner.downcast_ref::<GatewayError>());
+    match (raised, failure.kind()) {
+        (Some(raised), _) => raised.clone(),
+        (None, io::ErrorKind::TimedOut) => Kind::RequestTimeout.into(),
+        (None, _) => GatewayError::new(Kind::BadRequest, "the request's body broke off"),
+    }
+}

@@ -1,0 +1,543 @@
+//! The checked form of an upstream: everything resolved, parsed and given its default.
+//!
+//! Whatever the manifest says that this version cannot do is a fault here, never ignored. Values are not
+//! repeated in messages: they may come from a variable, and the excerpt shows them as written.
+
+use crate::diag::{Code, Diagnostic, Diagnostics, Span};
+use crate::manifest::model::{self, Balance, Health, UpstreamProtocol, UpstreamTls};
+use crate::manifest::node::Key;
+use crate::manifest::{Manifest, Spanned};
+use crate::units::Dur;
+use http::HeaderValue;
+use http::uri::PathAndQuery;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+use url::{Host, Url};
+
+/// Methods that may be repeated (RFC 9110, section 9.2.2).
+const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
+
+/// An upstream that can be run.
+pub struct UpstreamSpec {
+    name: Arc<str>,
+    servers: Vec<ServerSpec>,
+    balance: Choice,
+    connect_timeout: Duration,
+    max_connections: u32,
+    timeouts: Timeouts,
+    health: Option<HealthSpec>,
+    tls: Option<Arc<ClientConfig>>,
+    fingerprint: u64,
+}
+
+/// One server of it.
+#[derive(Debug, Clone)]
+pub struct ServerSpec {
+    /// `host:port`, as logs and metrics show it.
+    pub address: Arc<str>,
+    /// Host without brackets, for name resolution.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// The address itself, where the URL names one.
+    pub literal: Option<SocketAddr>,
+    /// Name that its certificate must carry; set where the URL is `https`.
+    pub tls: Option<ServerName<'static>>,
+    /// Value of `Host` (without the scheme's default port).
+    pub authority: HeaderValue,
+    /// Its share beside the others.
+    pub weight: u32,
+}
+
+/// How a server is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Choice {
+    /// In turn, by weight.
+    RoundRobin,
+    /// The less busy of two drawn by weight.
+    LeastRequest,
+    /// By lot, by weight.
+    Random,
+}
+
+/// Deadlines of a request once connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Timeouts {
+    /// From the request's last byte to the response's head.
+    pub first_byte: Duration,
+    /// Between two pieces of a body, either way.
+    pub idle: Duration,
+    /// For the whole exchange.
+    pub total: Duration,
+}
+
+/// Active health checks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HealthSpec {
+    /// Path asked with GET.
+    pub path: PathAndQuery,
+    /// Between two checks.
+    pub interval: Duration,
+    /// Until a check counts as failed.
+    pub timeout: Duration,
+    /// Failures in a row that make a server unhealthy.
+    pub unhealthy_after: u32,
+    /// Successes in a row that make it healthy again.
+    pub healthy_after: u32,
+}
+
+impl UpstreamSpec {
+    /// Is it sound? Reports every fault; reads the file that `tls.ca` names. `name` is its key under
+    /// `upstreams:`. `None` if there was any error.
+    pub fn check(
+        name: &Key,
+        decl: &model::Upstream,
+        manifest: &Manifest,
+        out: &mut Diagnostics,
+    ) -> Option<UpstreamSpec> {
+        let before = out.counts().0;
+        refuse_what_waits(decl, out);
+        let server_name = decl.tls.as_ref().and_then(|tls| tls.server_name.as_ref());
+        let certified = server_name.and_then(|wanted| {
+            let parsed = ServerName::try_from(wanted.value.clone());
+            parsed
+                .map_err(|_| out.push(bad(wanted.span, "expected a host name, as certificates carry it")))
+                .ok()
+        });
+        let servers: Vec<ServerSpec> =
+            decl.targets.0.iter().filter_map(|target| server(target, certified.as_ref(), out)).collect();
+        if decl.targets.0.is_empty() {
+            let message = format!("upstream `{}` has no target", name.text);
+            out.push(
+                Diagnostic::error(Code::MISSING_KEY, name.span, message)
+                    .help("name at least one: `targets: [{ url: \"http://host:port\" }]`"),
+            );
+        } else if servers.len() == decl.targets.0.len() && servers.iter().all(|s| s.weight == 0) {
+            let span = decl.targets.0[0].weight.as_ref().map_or(name.span, |weight| weight.span);
+            out.push(
+                bad(span, format!("every target of `{}` has weight 0", name.text))
+                    .help("give at least one target a weight above 0"),
+            );
+        }
+        let any_tls = servers.iter().any(|server| server.tls.is_some());
+        if let (Some(tls), false, false) = (&decl.tls, any_tls, servers.is_empty())
+            && let Some(span) =
+                tls.ca.as_ref().map(|ca| ca.span).or(tls.server_name.as_ref().map(|name| name.span))
+        {
+            out.push(
+                Diagnostic::error(Code::MISPLACED, span, "`tls` is for targets whose URL is `https`")
+                    .help("write the targets as https://…, or remove `tls`"),
+            );
+        }
+        let mut state = DefaultHasher::new();
+        let tls = match any_tls {
+            true => client_config(decl.tls.as_ref(), manifest, &mut state, out),
+            false => None,
+        };
+        let balance = balance(decl.balance.as_ref(), out);
+        let max_connections = match &decl.max_connections {
+            Some(max) if max.value == 0 => {
+                out.push(bad(max.span, "with no connection no request could be sent"));
+                0
+            }
+            Some(max) => max.value,
+            None => 1000,
+        };
+        let health = decl.health.as_ref().and_then(|health| health_spec(health, out));
+        let or = |given: Option<Dur>, default: u64| given.map_or(Duration::from_secs(default), |dur| dur.0);
+        let times = decl.timeouts.clone().unwrap_or_default();
+        let timeouts = Timeouts {
+            first_byte: or(times.first_byte, 30),
+            idle: or(times.idle, 60),
+            total: or(times.total, 300),
+        };
+        let connect_timeout = or(decl.connect_timeout, 1);
+        if out.counts().0 > before {
+            return None;
+        }
+        (&name.text, balance, connect_timeout, max_connections, timeouts, &health).hash(&mut state);
+        for server in &servers {
+            (&server.address, server.tls.is_some(), server.weight).hash(&mut state);
+            server.tls.as_ref().map(ServerName::to_str).hash(&mut state);
+        }
+        Some(UpstreamSpec {
+            name: name.text.as_str().into(),
+            servers,
+            balance: balance?,
+            connect_timeout,
+            max_connections,
+            timeouts,
+            health,
+            tls,
+            fingerprint: state.finish(),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Its servers, in order.
+    pub fn servers(&self) -> &[ServerSpec] {
+        &self.servers
+    }
+
+    /// How a server is chosen.
+    pub fn balance(&self) -> Choice {
+        self.balance
+    }
+
+    /// Until a connection stands, TLS included.
+    pub fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+
+    /// Connections open to each server at a time.
+    pub fn max_connections(&self) -> u32 {
+        self.max_connections
+    }
+
+    /// Deadlines of a request once connected.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// Active health checks, if any.
+    pub fn health(&self) -> Option<&HealthSpec> {
+        self.health.as_ref()
+    }
+
+    /// How TLS is spoken with its `https` servers; `None` where it has none.
+    pub fn tls(&self) -> Option<&Arc<ClientConfig>> {
+        self.tls.as_ref()
+    }
+
+    /// Equal content, equal number: a reload keeps the runtime of an upstream whose number stays.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+}
+
+impl fmt::Debug for UpstreamSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamSpec").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl ServerSpec {
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// URL of a path on it, as `explain` shows it.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}://{}{path}", self.scheme(), self.address)
+    }
+}
+
+fn bad(span: Span, message: impl Into<String>) -> Diagnostic {
+    Diagnostic::error(Code::BAD_VALUE, span, message)
+}
+
+/// Faults for keys whose time has not come.
+fn refuse_what_waits(decl: &model::Upstream, out: &mut Diagnostics) {
+    let mut waits = |what: &str, span: Option<Span>| {
+        if let Some(span) = span {
+            out.push(not_available(what, span));
+        }
+    };
+    waits("`breaker`", decl.breaker.as_ref().map(|it| it.span));
+    waits("`retry`", decl.retry.as_ref().map(|it| it.span));
+    waits("`fallback`", decl.fallback.as_ref().map(|it| it.span));
+    waits("`protos`", decl.protos.as_ref().map(|it| it.span));
+    waits("`descriptors`", decl.descriptors.as_ref().map(|it| it.span));
+    waits("`reflection`", decl.reflection.as_ref().map(|it| it.span));
+    let grpc = decl.protocol.as_ref().filter(|protocol| protocol.value == UpstreamProtocol::Grpc);
+    waits("`protocol: grpc`", grpc.map(|it| it.span));
+    let unsafe_methods =
+        decl.retry.iter().flat_map(|retry| &retry.methods.0).filter(|method| {
+            !IDEMPOTENT.iter().any(|idempotent| idempotent.eq_ignore_ascii_case(&method.value))
+        });
+    for method in unsafe_methods {
+        let message = format!("`retry` would repeat {}, which is not safe to repeat", method.value);
+        out.push(
+            Diagnostic::error(Code::UNSAFE_RETRY, method.span, message)
+                .help("name idempotent methods only: GET, HEAD, OPTIONS, PUT, DELETE"),
+        );
+    }
+}
+
+/// The fault for something that a later version brings.
+pub fn not_available(what: &str, span: Span) -> Diagnostic {
+    Diagnostic::error(Code::NOT_AVAILABLE, span, format!("{what} is not available yet"))
+        .help("remove it until a later version")
+}
+
+fn balance(decl: Option<&Spanned<Balance>>, out: &mut Diagnostics) -> Option<Choice> {
+    Some(match decl.map(|balance| (&balance.value, balance.span)) {
+        None | Some((Balance::RoundRobin, _)) => Choice::RoundRobin,
+        Some((Balance::LeastRequest, _)) => Choice::LeastRequest,
+        Some((Balance::Random, _)) => Choice::Random,
+        Some((Balance::Hash(_), span)) => {
+            out.push(
+                not_available("`balance: hash`", span)
+                    .help("use round_robin, least_request or random until a later version"),
+            );
+            return None;
+        }
+    })
+}
+
+fn server(
+    target: &Spanned<model::Target>,
+    certified: Option<&ServerName<'static>>,
+    out: &mut Diagnostics,
+) -> Option<ServerSpec> {
+    let span = target.url.span;
+    let mut fault = |message: &str| {
+        out.push(bad(span, message).help("write it as `http://host:port` or `https://host`"));
+        None
+    };
+    let url = match Url::parse(&target.url.value) {
+        Ok(url) => url,
+        Err(error) => return fault(&format!("this is not a URL: {error}")),
+    };
+    if !matches!(url.scheme(), "http" | "https") {
+        return fault("a target's URL begins with `http://` or `https://`");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return fault("a target's URL has no user or password");
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return fault("a target's URL has no path and no query");
+    }
+    let port = url.port_or_known_default().filter(|port| *port != 0);
+    let (Some(host), Some(port)) = (url.host(), port) else {
+        return fault("a target's URL has a host, and no port 0");
+    };
+    let ip = match host {
+        Host::Ipv4(ip) => Some(IpAddr::from(ip)),
+        Host::Ipv6(ip) => Some(IpAddr::from(ip)),
+        Host::Domain(_) => None,
+    };
+    let plain = ip.map_or_else(|| host.to_string(), |ip| ip.to_string());
+    let authority = match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_string(),
+    };
+    let name = match (url.scheme(), certified) {
+        ("http", _) => None,
+        (_, Some(name)) => Some(name.clone()),
+        (_, None) => match ServerName::try_from(plain.clone()) {
+            Ok(name) => Some(name),
+            Err(_) => return fault("no certificate can carry this host's name"),
+        },
+    };
+    let Ok(authority) = HeaderValue::from_str(&authority) else {
+        return fault("this host cannot stand in a `Host` header");
+    };
+    Some(ServerSpec {
+        address: format!("{host}:{port}").into(),
+        host: plain,
+        port,
+        literal: ip.map(|ip| (ip, port).into()),
+        tls: name,
+        authority,
+        weight: target.weight.as_ref().map_or(1, |weight| weight.value),
+    })
+}
+
+fn health_spec(health: &Health, out: &mut Diagnostics) -> Option<HealthSpec> {
+    let interval = health.interval.map_or(Duration::from_secs(30), |interval| interval.0);
+    let timeout = match &health.timeout {
+        Some(timeout) if timeout.0 >= interval => {
+            out.push(
+                Diagnostic::error(
+                    Code::DEADLINES,
+                    timeout.span,
+                    "a check may take as long as the time between two checks",
+                )
+                .help("make `timeout` shorter than `interval`"),
+            );
+            return None;
+        }
+        Some(timeout) => timeout.0,
+        None => Duration::from_secs(2).min(interval / 2),
+    };
+    let path = match PathAndQuery::try_from(health.path.value.as_str()) {
+        Ok(path) if path.as_str().starts_with('/') => path,
+        _ => {
+            out.push(bad(health.path.span, "expected a path, such as `/health`"));
+            return None;
+        }
+    };
+    let after = |given: Option<u32>, default: u32| given.unwrap_or(default).max(1);
+    Some(HealthSpec {
+        path,
+        interval,
+        timeout,
+        unhealthy_after: after(health.unhealthy_after, 3),
+        healthy_after: after(health.healthy_after, 1),
+    })
+}
+
+/// TLS towards servers: HTTP/1.1, the public authorities or those of `tls.ca`. The file's content is part of
+/// the fingerprint.
+fn client_config(
+    decl: Option<&UpstreamTls>,
+    manifest: &Manifest,
+    state: &mut DefaultHasher,
+    out: &mut Diagnostics,
+) -> Option<Arc<ClientConfig>> {
+    let roots = match decl.and_then(|tls| tls.ca.as_ref()) {
+        None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
+        Some(ca) => {
+            let path = manifest.folder(ca.span).join(&ca.value);
+            let pem = match std::fs::read(&path) {
+                Ok(pem) => pem,
+                Err(error) => {
+                    let message = format!("cannot read the authorities' file: {error}");
+                    out.push(
+                        Diagnostic::error(Code::UNREADABLE, ca.span, message)
+                            .help("the path is relative to the file it stands in"),
+                    );
+                    return None;
+                }
+            };
+            pem.hash(state);
+            let mut roots = RootCertStore::empty();
+            let added = CertificateDer::pem_slice_iter(&pem)
+                .all(|der| der.ok().is_some_and(|der| roots.add(der).is_ok()));
+            if !added || roots.is_empty() {
+                out.push(
+                    bad(ca.span, "the file holds no usable certificate")
+                        .help("it must be PEM: -----BEGIN CERTIFICATE----- and so on"),
+                );
+                return None;
+            }
+            roots
+        }
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the ring provider has the suites of TLS 1.2 and 1.3");
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Some(Arc::new(config))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::diag::{FileId, SourceFile};
+    use crate::manifest::{decode::decode, node};
+
+    fn read(yaml: &str) -> (Option<UpstreamSpec>, Vec<(Code, String)>) {
+        let mut out = Diagnostics::new();
+        let file = SourceFile::new("m.yaml", yaml);
+        let node = node::parse(FileId(0), &file, &mut out).unwrap();
+        let decl: model::Upstream = decode(&node, &mut out).unwrap();
+        let key = Key { text: "algo".into(), span: Span::new(FileId(0), 0, 0) };
+        let spec = UpstreamSpec::check(&key, &decl, &Manifest::default(), &mut out);
+        (spec, out.iter().map(|fault| (fault.code, fault.message.clone())).collect())
+    }
+
+    /// The checked form of a sound upstream called `algo`.
+    pub(in crate::upstream) fn spec(yaml: &str) -> Arc<UpstreamSpec> {
+        let (spec, faults) = read(yaml);
+        Arc::new(spec.unwrap_or_else(|| panic!("{faults:?}")))
+    }
+
+    fn codes(yaml: &str) -> Vec<Code> {
+        let (spec, faults) = read(yaml);
+        assert_eq!(spec.is_some(), faults.is_empty(), "{yaml}: {faults:?}");
+        faults.into_iter().map(|(code, _)| code).collect()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let spec =
+            spec("targets: [{ url: \"http://LocalHost:8000/\" }, { url: \"https://[::1]\", weight: 0 }]");
+        assert_eq!(&*spec.servers()[0].address, "localhost:8000");
+        assert_eq!(spec.servers()[0].authority, "localhost:8000");
+        assert_eq!(spec.servers()[0].url("/x"), "http://localhost:8000/x");
+        assert_eq!(&*spec.servers()[1].address, "[::1]:443");
+        assert_eq!(spec.servers()[1].authority, "[::1]");
+        assert_eq!(spec.servers()[1].literal, Some("[::1]:443".parse().unwrap()));
+        assert!(spec.servers()[0].tls.is_none() && spec.servers()[1].tls.is_some() && spec.tls().is_some());
+        assert_eq!((spec.connect_timeout(), spec.max_connections()), (Duration::from_secs(1), 1000));
+        assert_eq!(spec.timeouts().total, Duration::from_secs(300));
+        assert_eq!(spec.balance(), Choice::RoundRobin);
+        assert!(spec.health().is_none());
+    }
+
+    #[test]
+    fn urls_are_servers_and_nothing_else() {
+        for bad in [
+            "ftp://h",
+            "h:80",
+            "http://",
+            "http://u:p@h",
+            "http://h/p",
+            "http://h?q",
+            "http://h#f",
+            "http://h:0",
+        ] {
+            let (_, faults) = read(&format!("targets: [{{ url: \"{bad}\" }}]"));
+            assert_eq!(faults.len(), 1, "{bad}: {faults:?}");
+            assert_eq!(faults[0].0, Code::BAD_VALUE, "{bad}");
+            assert!(!faults[0].1.contains(bad), "values are not repeated: {}", faults[0].1);
+        }
+        assert_eq!(codes("targets: []"), [Code::MISSING_KEY]);
+        assert_eq!(codes("targets: [{ url: \"http://h\", weight: 0 }]"), [Code::BAD_VALUE]);
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_all_at_once() {
+        let (_, faults) = read(
+            "{ targets: [{ url: \"http://h\" }], protocol: grpc, balance: { hash: user }, breaker: {}, \
+             retry: { methods: [GET, POST] }, fallback: { stale: 60s }, protos: [a.proto], descriptors: x, \
+             reflection: true }",
+        );
+        let unavailable = faults.iter().filter(|(code, _)| *code == Code::NOT_AVAILABLE).count();
+        assert_eq!((unavailable, faults.len()), (8, 9), "{faults:?}");
+        assert!(faults.iter().any(|(code, text)| *code == Code::UNSAFE_RETRY && text.contains("POST")));
+        assert!(faults.iter().any(|(_, text)| text == "`breaker` is not available yet"));
+    }
+
+    #[test]
+    fn contradictions_are_found() {
+        let with = |more: &str| codes(&format!("{{ targets: [{{ url: \"http://h\" }}], {more} }}"));
+        assert_eq!(with("health: { path: /h, interval: 5s, timeout: 5s }"), [Code::DEADLINES]);
+        assert_eq!(with("health: { path: h }"), [Code::BAD_VALUE]);
+        assert_eq!(with("max_connections: 0"), [Code::BAD_VALUE]);
+        assert_eq!(with("tls: { ca: x.pem }"), [Code::MISPLACED]);
+        assert_eq!(codes("{ targets: [{ url: \"https://h\" }], tls: { ca: none.pem } }"), [Code::UNREADABLE]);
+        assert_eq!(with("health: { path: /h, interval: 1s }"), []);
+    }
+
+    #[test]
+    fn fingerprints_follow_content() {
+        let print = |yaml: &str| spec(yaml).fingerprint();
+        let plain = print("targets: [{ url: \"http://h:80\" }]");
+        assert_eq!(plain, print("{ balance: round_robin, targets: [{ weight: 1, url: \"http://h\" }] }"));
+        for other in [
+            "targets: [{ url: \"http://h:81\" }]",
+            "targets: [{ url: \"http://h\", weight: 2 }]",
+            "{ targets: [{ url: \"http://h\" }], balance: random }",
+            "{ targets: [{ url: \"http://h\" }], timeouts: { idle: 1s } }",
+            "{ targets: [{ url: \"http://h\" }], health: { path: / } }",
+            "targets: [{ url: \"https://h:80\" }]",
+        ] {
+            assert_ne!(plain, print(other), "{other}");
+        }
+    }
+}
