@@ -6,11 +6,8 @@ use crate::exchange::{Exchange, RouteInfo, tests::exchange};
 use crate::manifest::decode::decode;
 use crate::manifest::model::{Document, StageUse};
 use crate::manifest::{Manifest, node};
-use crate::settings::Settings;
-use crate::state::Shared;
-use crate::telemetry::Telemetry;
+use crate::state::tests::shared;
 use bytes::Bytes;
-use clap::{Args, FromArgMatches};
 use http::Method;
 use poem::{Body, Endpoint, Request, Response};
 use std::future::Future;
@@ -73,9 +70,7 @@ pub(super) fn build(stage: &Arc<dyn Stage>, method: &str, streams: bool) -> Laye
         version: None,
         params: Vec::new(),
     };
-    let matches = Settings::augment_args(clap::Command::new("t")).get_matches_from(["t"]);
-    let settings = Settings::from_arg_matches(&matches).unwrap();
-    let shared = Arc::new(Shared { settings, telemetry: Arc::new(Telemetry::default()) });
+    let (shared, _) = shared(&[]);
     stage.layer(&BuildCx { route: &Arc::new(route), streams, shared: &shared })
 }
 

@@ -288,12 +288,8 @@ fn framing(response: &Response<Incoming>) -> Result<bool, &'static str> {
     }
 }
 
-/// The error that the reader of the caller's body raised, or that it broke off.
+/// The error that ended the caller's body, or that it broke off.
 fn callers_fault(failure: &io::Error) -> GatewayError {
-    let raised = failure.get_ref().and_then(|inner| inner.downcast_ref::<GatewayError>());
-    match (raised, failure.kind()) {
-        (Some(raised), _) => raised.clone(),
-        (None, io::ErrorKind::TimedOut) => Kind::RequestTimeout.into(),
-        (None, _) => GatewayError::new(Kind::BadRequest, "the request's body broke off"),
-    }
+    GatewayError::from_body_error(failure)
+        .unwrap_or_else(|| GatewayError::new(Kind::BadRequest, "the request's body broke off"))
 }
