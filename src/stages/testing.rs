@@ -44,7 +44,9 @@ pub(super) fn check(stage: &str, manifest: &str) -> Checked {
         node::Value::Null => Document::default(),
         _ => decode(&tree, &mut out).unwrap(),
     };
-    let manifest = Manifest { cors: document.cors, rate_limits: document.rate_limits, ..Manifest::default() };
+    let mut manifest = Manifest::default();
+    manifest.cors = document.cors;
+    manifest.rate_limits = document.rate_limits;
     let kind = find(&stage.name.text).unwrap();
     let references = DefaultHasher::new();
     let mut cx = StageCx { manifest: &manifest, span: stage.name.span, out: &mut out, references };
