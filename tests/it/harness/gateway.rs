@@ -4,7 +4,7 @@ use super::Client;
 use clap::Parser;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use voicegate::serve::live::Live;
 use voicegate::serve::run::{Running, StartError, start};
 use voicegate::settings::Settings;
@@ -123,7 +123,7 @@ impl Builder {
             arguments.push(flag);
         }
         let settings = Cli::parse_from(arguments).settings;
-        let telemetry = Arc::new(Telemetry::start("test", logs()).unwrap());
+        let telemetry = Arc::new(Telemetry::start("test", &logs().lock().unwrap()).unwrap());
         let running = start(settings, telemetry, self.variables).await?;
         let (client, admin) = (Client::new(running.address), Client::new(running.admin_address));
         Ok(Gateway { running: Some(running), client, admin, folder: self.folder })
@@ -131,11 +131,11 @@ impl Builder {
 }
 
 /// Logs of all gateways in this process, to stderr; `TEST_LOG=debug` shows more than errors.
-fn logs() -> &'static LogGuard {
-    static GUARD: OnceLock<LogGuard> = OnceLock::new();
+fn logs() -> &'static Mutex<LogGuard> {
+    static GUARD: OnceLock<Mutex<LogGuard>> = OnceLock::new();
     GUARD.get_or_init(|| {
         let level = std::env::var("TEST_LOG").unwrap_or_else(|_| "off".to_owned());
         let settings = Cli::parse_from(["test", &format!("--log-level={level}")]).settings;
-        init(&settings).unwrap()
+        Mutex::new(init(&settings).unwrap())
     })
 }
