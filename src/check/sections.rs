@@ -108,7 +108,7 @@ pub(super) fn unused(manifest: &Manifest, checker: &RouteChecker<'_>, out: &mut 
         );
     };
     for (key, _) in &manifest.upstreams.0 {
-        if !checker.used_upstreams.iter().any(|used| *used == key.text) {
+        if !checker.used_upstreams.contains(&key.text) {
             warn(key.span, "upstream", &key.text);
         }
     }

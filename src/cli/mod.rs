@@ -27,7 +27,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serves the manifest, and reloads it when it changes
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     /// Says everything that is wrong with a manifest
     Check(check::Check),
     /// Lists the routes as compiled
@@ -61,7 +61,7 @@ struct ConfigArg {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let code = match cli.command {
-        Command::Serve(command) => serve::run(command),
+        Command::Serve(command) => serve::run(*command),
         Command::Check(command) => check::run(&command),
         Command::Routes(command) => routes::run(&command),
         Command::Explain(command) => explain::run(&command),

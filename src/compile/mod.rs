@@ -13,6 +13,7 @@ use crate::endpoint::{Next, sealed};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::{Exchange, Params};
 use crate::handlers::Handlers;
+use crate::stages::body_limit::limit_body;
 use crate::stages::{BuildCx, Hook, Layer, fold};
 use crate::state::Shared;
 use crate::targets::TargetCx;
@@ -88,8 +89,12 @@ fn compile_route(route: &Arc<CheckedRoute>, parts: &Parts, upstreams: &Running) 
             target.build(&TargetCx { route: &route.info, shared: &parts.shared, upstreams })
         }
     };
+    let mut layers = layers(route, &parts.shared, |_| true);
+    if !route.links.iter().any(|link| link.name == "body_limit") {
+        layers.push(limit_body(parts.shared.settings.door.max_body_size));
+    }
     CompiledRoute {
-        endpoint: fold(layers(route, &parts.shared, |_| true), target),
+        endpoint: fold(layers, target),
         checked: route.clone(),
         options: OnceLock::new(),
         shared: parts.shared.clone(),

@@ -129,7 +129,7 @@ impl Body for Counted {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{around, code, fed, request, send, target};
+    use super::super::testing::{around, code, exchange_of, fed, request, send, target};
     use super::super::{Next, sealed};
     use super::*;
     use http::Method;
@@ -206,5 +206,23 @@ mod tests {
             feed.send(Ok(event.into())).unwrap();
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), event);
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_the_body_on_hands_the_cause_back() {
+        let (feed, body) = fed();
+        let mut incoming = with_body(body);
+        let hook = BodyLimit { max: Size(8) };
+        assert!(hook.request(&exchange_of(&incoming), &mut incoming).is_ok());
+        let body: BoxBody<Bytes, io::Error> = incoming.take_body().into();
+        let (near, _far) = tokio::io::duplex(1 << 16);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(near)).await.unwrap();
+        let request = http::Request::post("/").body(body).unwrap();
+        feed.send(Ok("1234".into())).unwrap();
+        feed.send(Ok("56789".into())).unwrap();
+        let (answer, _) = tokio::join!(sender.send_request(request), connection);
+        let refusal = GatewayError::from_body_error(&answer.unwrap_err()).expect("the cause is in the chain");
+        assert_eq!(refusal.kind.status(), 413);
     }
 }

@@ -6,11 +6,8 @@ use crate::exchange::{Exchange, RouteInfo, tests::exchange};
 use crate::manifest::decode::decode;
 use crate::manifest::model::{Document, StageUse};
 use crate::manifest::{Manifest, node};
-use crate::settings::Settings;
-use crate::state::Shared;
-use crate::telemetry::Telemetry;
+use crate::state::tests::shared;
 use bytes::Bytes;
-use clap::{Args, FromArgMatches};
 use http::Method;
 use poem::{Body, Endpoint, Request, Response};
 use std::future::Future;
@@ -47,7 +44,9 @@ pub(super) fn check(stage: &str, manifest: &str) -> Checked {
         node::Value::Null => Document::default(),
         _ => decode(&tree, &mut out).unwrap(),
     };
-    let manifest = Manifest { cors: document.cors, rate_limits: document.rate_limits, ..Manifest::default() };
+    let mut manifest = Manifest::default();
+    manifest.cors = document.cors;
+    manifest.rate_limits = document.rate_limits;
     let kind = find(&stage.name.text).unwrap();
     let references = DefaultHasher::new();
     let mut cx = StageCx { manifest: &manifest, span: stage.name.span, out: &mut out, references };
@@ -73,10 +72,7 @@ pub(super) fn build(stage: &Arc<dyn Stage>, method: &str, streams: bool) -> Laye
         version: None,
         params: Vec::new(),
     };
-    let matches = Settings::augment_args(clap::Command::new("t")).get_matches_from(["t"]);
-    let settings = Settings::from_arg_matches(&matches).unwrap();
-    let closing = tokio::sync::watch::channel(false).1;
-    let shared = Shared::new(settings, Arc::new(Telemetry::default()), closing);
+    let (shared, _) = shared(&[]);
     stage.layer(&BuildCx { route: &Arc::new(route), streams, shared: &shared })
 }
 

@@ -42,7 +42,7 @@ pub struct SendOptions {
 /// Why there is no response.
 enum Fail {
     /// Neither a response nor a deadline; the request where it never left.
-    Broke(hyper::Error, Option<Request<RequestBody>>),
+    Broke(hyper::Error, Option<Box<Request<RequestBody>>>),
     /// The upstream's deadline passed.
     Late,
     /// The caller's body did not come.
@@ -141,7 +141,7 @@ impl Upstream {
             };
             lease.conn = None;
             request = match (fail, copy.take()) {
-                (Fail::Broke(_, Some(unsent)), _) if used => unsent,
+                (Fail::Broke(_, Some(unsent)), _) if used => *unsent,
                 (Fail::Broke(error, None), Some(copy)) if !error.is_parse() => copy,
                 (fail, _) => return Err(self.explain(exchange, fail, progress.as_deref())),
             };
@@ -245,7 +245,7 @@ async fn head(
         if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
             return Poll::Ready(answer.map_err(|mut error| {
                 let unsent = error.take_message();
-                Fail::Broke(error.into_error(), unsent)
+                Fail::Broke(error.into_error(), unsent.map(Box::new))
             }));
         }
         loop {
@@ -288,12 +288,8 @@ fn framing(response: &Response<Incoming>) -> Result<bool, &'static str> {
     }
 }
 
-/// The error that the reader of the caller's body raised, or that it broke off.
+/// The error that ended the caller's body, or that it broke off.
 fn callers_fault(failure: &io::Error) -> GatewayError {
-    let raised = failure.get_ref().and_then(|inner| inner.downcast_ref::<GatewayError>());
-    match (raised, failure.kind()) {
-        (Some(raised), _) => raised.clone(),
-        (None, io::ErrorKind::TimedOut) => Kind::RequestTimeout.into(),
-        (None, _) => GatewayError::new(Kind::BadRequest, "the request's body broke off"),
-    }
+    GatewayError::from_body_error(failure)
+        .unwrap_or_else(|| GatewayError::new(Kind::BadRequest, "the request's body broke off"))
 }
