@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench table`. Figures are compared within one run; the lookup's should not depend on the number.
 
+#![expect(missing_docs, reason = "the macros of criterion make items without any")]
+
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method};
 use std::collections::BTreeMap;
