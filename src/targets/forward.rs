@@ -73,7 +73,7 @@ pub(super) fn set_identity(headers: &mut HeaderMap, exchange: &Exchange) {
 /// Takes from a response what belongs to the upstream's connection.
 pub(super) fn clean_response(headers: &mut HeaderMap) {
     drop_named_by_connection(headers);
-    drop_where(headers, |name| is_hop_by_hop(name));
+    drop_where(headers, is_hop_by_hop);
 }
 
 /// Path and query for the upstream; the incoming ones as they are where that is right.
