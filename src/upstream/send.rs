@@ -126,7 +126,7 @@ impl Upstream {
                 Meter::add(&self.meter.reused);
                 conn
             }
-            None => self.open(exchange, server, patience.saturating_sub(began.elapsed())).await?,
+            None => self.open(exchange, server, patience).await?,
         };
         loop {
             // Only a connection that was used before can have been closed behind our back; it is never used after
@@ -220,7 +220,7 @@ impl Deadlines {
             None => (sent + self.first_byte, Fail::Late, now + self.first_byte),
         };
         match self.until {
-            Some(until) if until <= now => Err(Fail::Late),
+            Some(until) if until <= now => Err(fail),
             _ if due <= now => Err(fail),
             until => Ok(until.map_or(due, |until| until.min(due)).min(look)),
         }

@@ -173,12 +173,14 @@ async fn a_stale_connection_is_tried_again_for_get_but_not_for_post() {
     assert_eq!(get(&one, "/").await.unwrap().1, "ok", "sent again on a new connection");
     assert_eq!((server.accepted(), one.meter().snapshot().resent), (2, 1));
 
-    let server = closing_after(1).await;
-    let two = upstream(&server.url(), "");
-    get(&two, "/").await.unwrap();
-    let kind =
-        send(&two, Method::POST, "/").await.expect_err("a POST that was sent is never sent twice").kind;
-    assert_eq!((kind, server.accepted(), two.meter().snapshot().resent), (Kind::UpstreamReset, 1, 0));
+    for body in ["hello", ""] {
+        let server = closing_after(1).await;
+        let two = upstream(&server.url(), "");
+        get(&two, "/").await.unwrap();
+        let (_, outcome) = send_body(&two, Method::POST, "/", full(body)).await;
+        let kind = outcome.expect_err("a POST that was sent is never sent twice").kind;
+        assert_eq!((kind, server.accepted(), two.meter().snapshot().resent), (Kind::UpstreamReset, 1, 0));
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,9 @@ use super::super::testing::Bench;
 use crate::demo::Demo;
 use crate::upstream::testing::{PATIENCE, Scripted, eventually};
 use http::Method;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use http_body_util::combinators::BoxBody;
 use poem::Response;
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -103,6 +106,22 @@ async fn a_get_may_have_a_body_of_unknown_length() {
 }
 
 #[tokio::test]
+async fn trailers_pass_on() {
+    let demo = Demo::start().await.unwrap();
+    let bench = Bench::at(&demo.url(), "{ route: POST /echo, upstream: algo }");
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-sum", "7".parse().unwrap());
+    let frames = [Frame::data(bytes::Bytes::from_static(b"hello")), Frame::trailers(trailers)];
+    let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, std::io::Error>)));
+    let headers = [("trailer", "x-sum"), ("te", "trailers"), ("connection", "te")];
+    let (_, response) =
+        bench.send(Method::POST, "/echo", &headers, poem::Body::from(BoxBody::new(body))).await;
+    let seen = json(response).await;
+    assert_eq!((&seen["body"], &seen["trailers"]), (&"hello".into(), &serde_json::json!([["x-sum", "7"]])));
+    assert_eq!(bench.upstream.status().servers[0].at_rest, 1);
+}
+
+#[tokio::test]
 async fn hops_of_the_upstream_end_here() {
     let server = Scripted::start(|mut wire| async move {
         wire.request().await?;
@@ -115,7 +134,7 @@ async fn hops_of_the_upstream_end_here() {
     let response = bench.call(Method::GET, "/x", &[]).await;
     let names: Vec<&str> = response.headers().keys().map(|name| name.as_str()).collect();
     assert_eq!(names, ["server", "trailer"]);
-    let body: http_body_util::combinators::BoxBody<_, _> = response.into_body().into();
+    let body: BoxBody<_, _> = response.into_body().into();
     let collected = http_body_util::BodyExt::collect(body).await.unwrap();
     assert_eq!(collected.trailers().unwrap()["x-sum"], "1");
     assert_eq!(bench.upstream.status().servers[0].at_rest, 1);
