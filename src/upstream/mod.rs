@@ -17,6 +17,7 @@ pub mod spec;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use body::UpstreamBody;
 pub use health::{Condition, ServerStatus, UpstreamStatus};
