@@ -396,7 +396,7 @@ async fn faults_of_the_callers_body_are_the_callers() {
     let upstream = upstream(&demo.url(), "timeouts: { idle: 100ms }");
     for (failure, kind) in [
         (io::Error::other("gone"), Kind::BadRequest),
-        (io::Error::from(io::ErrorKind::TimedOut), Kind::RequestTimeout),
+        (crate::error::BodyTimeout.into(), Kind::RequestTimeout),
         (io::Error::other(GatewayError::from(Kind::PayloadTooLarge)), Kind::PayloadTooLarge),
     ] {
         let (feed, body) = fed();
