@@ -139,14 +139,17 @@ impl Diagnostics {
     }
 
     /// Takes texts that came from variables out of the faults about them: the excerpt shows them as written.
-    pub fn redact(&mut self, secrets: &HashMap<Span, String>) {
+    pub fn redact(&mut self, secrets: &HashMap<Span, Vec<String>>) {
+        if secrets.is_empty() {
+            return;
+        }
         for item in &mut self.items {
-            let Some(secret) = item.span.and_then(|span| secrets.get(&span)).filter(|text| !text.is_empty())
-            else {
-                continue;
-            };
-            item.message = item.message.replace(secret.as_str(), "${…}");
-            item.help = item.help.take().map(|help| help.replace(secret.as_str(), "${…}"));
+            let Some(span) = item.span else { continue };
+            let around = secrets.iter().filter(|(place, _)| place.contains(span));
+            for secret in around.flat_map(|(_, texts)| texts).filter(|text| !text.is_empty()) {
+                item.message = item.message.replace(secret.as_str(), "${…}");
+                item.help = item.help.take().map(|help| help.replace(secret.as_str(), "${…}"));
+            }
         }
     }
 
