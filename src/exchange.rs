@@ -5,6 +5,7 @@
 //! log, metrics, traces) learn of it, so that nobody counts a stream as done when its headers are.
 
 use crate::error::{GatewayError, Lang};
+use crate::identity::Identity;
 use http::Method;
 use poem::{Request, Response};
 use std::net::{IpAddr, SocketAddr};
@@ -114,6 +115,7 @@ pub struct Exchange {
     pub lang: Lang,
     /// The route, once found.
     route: OnceLock<(Arc<RouteInfo>, Params)>,
+    identity: OnceLock<Arc<Identity>>,
     request_id: OnceLock<String>,
     trace: OnceLock<Arc<dyn Traced>>,
     upstream: OnceLock<UpstreamNote>,
@@ -167,6 +169,7 @@ impl Exchange {
             path: arrival.path,
             lang: arrival.lang,
             route: OnceLock::new(),
+            identity: OnceLock::new(),
             request_id: OnceLock::new(),
             trace: OnceLock::new(),
             upstream: OnceLock::new(),
@@ -229,6 +232,16 @@ impl Exchange {
     /// Notes its place in a trace.
     pub fn set_trace(&self, trace: Arc<dyn Traced>) {
         let _ = self.trace.set(trace);
+    }
+
+    /// Who is calling, once a stage has found out.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        self.identity.get()
+    }
+
+    /// Notes who is calling; the first to know is right.
+    pub fn identified(&self, identity: Arc<Identity>) {
+        let _ = self.identity.set(identity);
     }
 
     /// Where it was sent, if it was.

@@ -1,0 +1,40 @@
+//! Who is calling, once a stage has found out.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// A caller whose token or key was verified. What identity headers, limits, RBAC and stores go by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The user, `sub`.
+    pub user_id: Arc<str>,
+    /// The tenant; empty for the default one.
+    pub tenant_id: Arc<str>,
+    /// The role's name.
+    pub role: Arc<str>,
+    /// Scopes of the token; none means that it is not narrowed.
+    pub scopes: Vec<String>,
+    /// Front end the token was made for (`web`, `wechat`).
+    pub channel: Option<String>,
+    /// WeChat's id of the user.
+    pub openid: Option<String>,
+    /// The token's own id, `jti`.
+    pub token_id: Option<String>,
+    /// When the token was signed.
+    pub issued_at: Option<SystemTime>,
+    /// When it ends; long connections end with it.
+    pub expires_at: Option<SystemTime>,
+    /// What proved it.
+    pub proof: Proof,
+}
+
+/// What proved an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// An access token of this gateway's.
+    Token,
+    /// A token of another issuer's.
+    Provider,
+    /// An API key.
+    ApiKey,
+}
