@@ -25,8 +25,10 @@ pub struct Live {
     config: PathBuf,
     /// Variables that go before the environment's.
     variables: BTreeMap<String, String>,
-    /// One reload at a time; also holds what the watcher looks at.
-    watched: Mutex<Watched>,
+    /// What the watcher looks at. Not behind the lock of `newest`, which is held for a whole reload.
+    watched: ArcSwap<Watched>,
+    /// Held by whoever reloads: one at a time.
+    newest: Mutex<Newest>,
     /// Tables before this one, newest last, for rollback.
     history: Mutex<Vec<(Revision, Arc<RoutingTable>)>>,
 }
@@ -34,12 +36,17 @@ pub struct Live {
 /// What the newest reading of the manifest touched.
 #[derive(Debug, Clone, Default)]
 pub struct Watched {
-    /// Hash over the files as last read, served or refused.
-    pub hash: String,
     /// Files of the manifest, found or not.
     pub files: Vec<PathBuf>,
     /// Folders in which a change may matter.
     pub folders: BTreeSet<PathBuf>,
+}
+
+/// What was read last.
+#[derive(Debug)]
+struct Newest {
+    /// Hash over the files, served or refused.
+    hash: String,
     /// Number of the newest revision.
     number: u64,
 }
@@ -96,12 +103,8 @@ impl Live {
     ) -> Result<Arc<Self>, Unsound> {
         let begun = Instant::now();
         let loaded = read(config, &variables);
-        let watched = Watched {
-            hash: loaded.content_hash.clone(),
-            files: loaded.files.clone(),
-            folders: loaded.folders.clone(),
-            number: 1,
-        };
+        let watched = Watched { files: loaded.files.clone(), folders: loaded.folders.clone() };
+        let newest = Newest { hash: loaded.content_hash.clone(), number: 1 };
         let outcome = check::check(loaded, false);
         let report = report_of(&outcome);
         let Some(checked) = outcome.checked else {
@@ -119,7 +122,8 @@ impl Live {
             parts,
             config: config.to_owned(),
             variables,
-            watched: Mutex::new(watched),
+            watched: ArcSwap::from_pointee(watched),
+            newest: Mutex::new(newest),
             history: Mutex::default(),
         };
         let revision = live.announce(1, begun.elapsed());
@@ -155,8 +159,8 @@ impl Live {
     }
 
     /// What the newest reading touched.
-    pub fn watched(&self) -> Watched {
-        self.lock().clone()
+    pub fn watched(&self) -> Arc<Watched> {
+        self.watched.load_full()
     }
 
     /// Earlier revisions that can be gone back to, newest last.
@@ -167,16 +171,16 @@ impl Live {
     /// Reads the manifest again and serves it if it is sound. `why` is said in the log. Blocks: call it on the
     /// blocking pool. With `force`, files that were served or refused already are taken again.
     pub fn reload(&self, why: &str, force: bool) -> Reloaded {
-        let mut watched = self.lock();
+        let mut newest = self.lock();
         let begun = Instant::now();
         let loaded = read(&self.config, &self.variables);
-        let known = loaded.content_hash == watched.hash;
-        watched.files.clone_from(&loaded.files);
-        watched.folders.clone_from(&loaded.folders);
+        let known = loaded.content_hash == newest.hash;
+        let watched = Watched { files: loaded.files.clone(), folders: loaded.folders.clone() };
+        self.watched.store(Arc::new(watched));
         if known && !force {
             return Reloaded::Unchanged;
         }
-        watched.hash.clone_from(&loaded.content_hash);
+        newest.hash.clone_from(&loaded.content_hash);
         let serving = self.table.load_full();
         if loaded.content_hash == serving.checked().hash() && !force {
             // Somebody undid a refused change.
@@ -185,7 +189,7 @@ impl Live {
             tracing::info!(why, "the manifest is again the one that serves");
             return Reloaded::Unchanged;
         }
-        self.take(loaded, &serving, &mut watched.number, why, begun)
+        self.take(loaded, &serving, &mut newest.number, why, begun)
     }
 
     fn take(
@@ -228,14 +232,14 @@ impl Live {
 
     /// Serves the revision before the current one again, until the files change.
     pub fn rollback(&self) -> Option<Revision> {
-        let mut watched = self.lock();
+        let mut newest = self.lock();
         let (_, table) = self.past().pop()?;
         // Its upstreams may have been retired since: compiling again starts them.
         let serving = self.table.load_full();
         let table = compile(table.checked().clone(), &self.parts, Some(&serving));
         self.table.store(Arc::new(table));
-        watched.number += 1;
-        let revision = self.announce(watched.number, Duration::ZERO);
+        newest.number += 1;
+        let revision = self.announce(newest.number, Duration::ZERO);
         tracing::warn!(revision = revision.number, hash = short(&revision.hash), "rolled back");
         Some(revision)
     }
@@ -266,8 +270,8 @@ impl Live {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {
-        self.watched.lock().unwrap_or_else(|poison| poison.into_inner())
+    fn lock(&self) -> std::sync::MutexGuard<'_, Newest> {
+        self.newest.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
     fn past(&self) -> std::sync::MutexGuard<'_, Vec<(Revision, Arc<RoutingTable>)>> {
