@@ -1,5 +1,6 @@
 //! The integration tests: one binary, through the front door. Each test starts real gateways on ports of their own.
 #![forbid(unsafe_code)]
+#![expect(unreachable_pub, reason = "nothing is reached from outside a test binary")]
 
 mod cli;
 mod goldens;

@@ -2,10 +2,14 @@
 
 pub mod client;
 pub mod gateway;
+pub mod kept;
+pub mod process;
 pub mod scripted;
 
 pub use client::{Answer, Client};
 pub use gateway::Gateway;
+pub use kept::Kept;
+pub use process::Process;
 pub use scripted::Scripted;
 
 use std::time::{Duration, Instant};
