@@ -40,9 +40,15 @@ impl Drop for Process {
 impl Process {
     /// Serves `routes.yaml` of `folder` on free ports, logs as JSON; returns once it listens.
     pub async fn serve(folder: tempfile::TempDir, more: &[&str]) -> Self {
+        Self::serve_in(folder, more, &[]).await
+    }
+
+    /// The same, in this environment.
+    pub async fn serve_in(folder: tempfile::TempDir, more: &[&str], environment: &[(&str, &str)]) -> Self {
         let addresses = ["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--admin-token=admin-secret"];
         let mut child = command(folder.path())
             .env("LOG_FORMAT", "json")
+            .envs(environment.iter().copied())
             .arg("serve")
             .args(addresses)
             .args(more)
