@@ -14,6 +14,11 @@ mod pool;
 mod registry;
 mod send;
 pub mod spec;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod tls;
 
 pub use body::UpstreamBody;
 pub use health::{Condition, ServerStatus, UpstreamStatus};
@@ -23,6 +28,7 @@ pub use send::SendOptions;
 pub use spec::UpstreamSpec;
 
 use crate::state::Shared;
+use crate::telemetry::Throttle;
 use balance::Balancer;
 use pool::Server;
 use std::fmt;
@@ -36,6 +42,7 @@ pub struct Upstream {
     servers: Box<[Arc<Server>]>,
     balancer: Balancer,
     meter: Meter,
+    failures: Throttle,
     shared: Arc<Shared>,
     keeper: OnceLock<AbortHandle>,
 }
@@ -48,6 +55,7 @@ impl Upstream {
             servers: spec.servers().iter().map(|server| Server::new(&spec, server)).collect(),
             balancer: Balancer::new(spec.balance(), &weights),
             meter: Meter::default(),
+            failures: Throttle::default(),
             shared: shared.clone(),
             keeper: OnceLock::new(),
             spec,
