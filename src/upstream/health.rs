@@ -165,7 +165,9 @@ async fn check(spec: &UpstreamSpec, servers: &[Arc<Server>]) {
             let result = ask(spec, server, health).await;
             let why = result.as_ref().err().cloned().unwrap_or_default();
             let name = &**spec.name();
-            match server.health.learn(health, result) {
+            let learnt = server.health.learn(health, result);
+            server.metrics.set_healthy(server.health.is_up());
+            match learnt {
                 Some(Condition::Down) => {
                     tracing::warn!(
                         upstream = name,
