@@ -154,7 +154,8 @@ fn limits(door: &DoorSettings) -> Limits {
 }
 
 fn admin_token(settings: &Settings) -> Result<Option<String>, StartError> {
-    if let Some(token) = &settings.admin_token {
+    // An environment that sets the variable to nothing sets no token.
+    if let Some(token) = settings.admin_token.as_ref().filter(|token| !token.reveal().is_empty()) {
         return Ok(Some(token.reveal().to_owned()));
     }
     let Some(path) = &settings.admin_token_file else { return Ok(None) };
