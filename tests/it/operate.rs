@@ -234,9 +234,6 @@ async fn calls_that_change_something_need_the_admin_token() {
 
 #[tokio::test]
 async fn without_a_configured_token_nothing_can_be_changed() {
-    let folder = tempfile::tempdir().unwrap();
-    let empty = folder.path().join("no-token");
-    std::fs::write(&empty, "\n").unwrap();
     let started = Gateway::with(MANIFEST).flag("--admin-token", "").start().await;
     for token in [None, Some(""), Some("admin-secret")] {
         let answer = post(&started, "/admin/api/reload", token).await;
