@@ -75,7 +75,7 @@ async fn readiness_says_no_while_draining_and_liveness_still_yes() {
     .await;
     let waiting = tokio::spawn({
         let client = gateway.client.clone();
-        async move { client.send("POST", "/query?first=2s", &[], r#"{"query": "a"}"#).await }
+        async move { client.post("/query?first=2s", r#"{"query": "a"}"#).await }
     });
     eventually("the request is in flight", SOON, || async { demo.stats().unanswered == 1 }).await;
     let ending = tokio::spawn(gateway.take().shut_down());
@@ -95,7 +95,7 @@ async fn requests_are_counted_by_method_template_and_status() {
     for path in ["/api/v1/things/1", "/api/v1/things/2", "/nowhere/1", "/nowhere/2"] {
         gateway.client.get(path).await;
     }
-    gateway.client.send("POST", "/api/v1/things", &[], "").await;
+    gateway.client.post("/api/v1/things", "").await;
     gateway.client.send("DELETE", "/api/v1/things", &[], "").await;
     let text = metrics(&gateway).await;
     let counted: BTreeSet<&str> =
@@ -158,9 +158,9 @@ async fn metrics_tell_of_upstreams_and_streams() {
     ))
     .start()
     .await;
-    assert_eq!(gateway.client.send("POST", "/query", &[], r#"{"query": "a"}"#).await.status, 200);
+    assert_eq!(gateway.client.post("/query", r#"{"query": "a"}"#).await.status, 200);
     let ask = r#"{"query": "a", "session_id": "s"}"#;
-    gateway.client.send("POST", "/chat?delay=0ms&tokens=5", &[], ask).await;
+    gateway.client.post("/chat?delay=0ms&tokens=5", ask).await;
     let open = gateway.client.open("POST", "/chat?stall_after=1", &[], ask).await;
     let target = demo.addr();
     let wanted = [

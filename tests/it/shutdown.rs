@@ -35,7 +35,7 @@ async fn slow(client: &Client, demo: &Demo, millis: u64) -> tokio::task::JoinHan
     let client = client.clone();
     let task = tokio::spawn(async move {
         let path = format!("/query?first={millis}ms");
-        let answer = client.send("POST", &path, &[], r#"{"query": "a"}"#).await;
+        let answer = client.post(&path, r#"{"query": "a"}"#).await;
         (answer.status.as_u16(), answer.text().to_owned())
     });
     eventually("the request is in flight", SOON, || async { demo.stats().unanswered == 1 }).await;

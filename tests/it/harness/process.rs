@@ -4,7 +4,7 @@ use super::{Client, eventually};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,7 +25,8 @@ pub fn run(folder: &Path, arguments: &[&str]) -> Output {
 pub struct Process {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
-    folder: tempfile::TempDir,
+    /// Lives as long as the process.
+    _folder: tempfile::TempDir,
     pub client: Client,
     pub admin: Client,
 }
@@ -65,7 +66,7 @@ impl Process {
         });
         let nowhere = Client::new(([127, 0, 0, 1], 9).into());
         let (client, admin) = (nowhere.clone(), nowhere);
-        let mut process = Process { child, lines, folder, client, admin };
+        let mut process = Process { child, lines, _folder: folder, client, admin };
         eventually("the gateway listens", Duration::from_secs(20), || {
             let gone = process.child.try_wait().unwrap();
             assert!(gone.is_none(), "it ended: {gone:?}\n{}", process.stderr());
@@ -84,10 +85,6 @@ impl Process {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("routes.yaml"), format!("version: 1\n{manifest}")).unwrap();
         Self::serve(folder, more).await
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
     }
 
     /// Sends a signal by its name, such as `TERM`.
