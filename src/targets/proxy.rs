@@ -10,7 +10,6 @@ use crate::exchange::Exchange;
 use crate::manifest::Spanned;
 use crate::manifest::model::{self, Protocol, Route};
 use crate::state::Shared;
-use crate::telemetry::StreamMetrics;
 use crate::upstream::{SendOptions, Upstream, UpstreamBody};
 use http::header::ACCEPT_ENCODING;
 use http_body_util::combinators::BoxBody;
@@ -81,9 +80,7 @@ impl Target for Proxy {
         };
         match self.stream {
             None => sealed(running),
-            Some(times) => {
-                sealed(Streaming { running, times, metrics: cx.shared.telemetry.streams(cx.route) })
-            }
+            Some(times) => sealed(Streaming { running, times }),
         }
     }
 
@@ -158,7 +155,6 @@ impl Endpoint for Running {
 struct Streaming {
     running: Running,
     times: StreamTimes,
-    metrics: Arc<StreamMetrics>,
 }
 
 impl Endpoint for Streaming {
@@ -176,9 +172,8 @@ impl Endpoint for Streaming {
         }
         sse::set_headers(response.headers_mut());
         let closing = self.running.shared.closing.clone();
-        let counted = self.metrics.open();
-        let response = response
-            .map(|body| BoxBody::new(EventStream::new(body, counted, exchange, self.times, began, closing)));
+        let response =
+            response.map(|body| BoxBody::new(EventStream::new(body, exchange, self.times, began, closing)));
         Ok(finished(response))
     }
 }

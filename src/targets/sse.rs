@@ -11,7 +11,6 @@ use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::exchange::{End, Exchange};
 use crate::manifest::Spanned;
 use crate::manifest::model::StreamLimits;
-use crate::telemetry::OpenStream;
 use crate::units::Dur;
 use crate::upstream::{Meter, Upstream, UpstreamBody};
 use bytes::Bytes;
@@ -139,9 +138,7 @@ struct Position {
 }
 
 impl Position {
-    /// Moves on over these bytes; how many events ended in them.
-    fn read(&mut self, bytes: &[u8]) -> u64 {
-        let mut events = 0;
+    fn read(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             let second_half = byte == b'\n' && self.after_cr;
             self.after_cr = byte == b'\r';
@@ -151,7 +148,6 @@ impl Position {
                     if !self.in_line && self.in_event {
                         self.event_ended = true;
                         self.in_event = false;
-                        events += 1;
                     }
                     self.in_line = false;
                 }
@@ -161,7 +157,6 @@ impl Position {
                 }
             }
         }
-        events
     }
 
     /// Whether something may be put in here without touching an event.
@@ -173,14 +168,13 @@ impl Position {
 /// Counts a stream as open while it lives, and then by its end.
 struct Open {
     upstream: Arc<Upstream>,
-    route: OpenStream,
     end: End,
 }
 
 impl Open {
-    fn new(upstream: &Arc<Upstream>, route: OpenStream) -> Self {
+    fn new(upstream: &Arc<Upstream>) -> Self {
         upstream.meter().streams_open.fetch_add(1, Relaxed);
-        Open { upstream: upstream.clone(), route, end: End::ClientLeft }
+        Open { upstream: upstream.clone(), end: End::ClientLeft }
     }
 }
 
@@ -204,7 +198,6 @@ impl Drop for Open {
             End::Shutdown => streams_shutdown,
         };
         ended.fetch_add(1, Relaxed);
-        self.route.ended(self.end);
     }
 }
 
@@ -239,10 +232,9 @@ pin_project_lite::pin_project! {
 }
 
 impl EventStream {
-    /// Watches `body` from `began` (when its request came); `route` counts it, `closing` tells of the gateway's end.
+    /// Watches `body` from `began` (when its request came); `closing` tells of the gateway's end.
     pub(super) fn new(
         body: UpstreamBody,
-        route: OpenStream,
         exchange: Arc<Exchange>,
         times: StreamTimes,
         began: Instant,
@@ -255,7 +247,7 @@ impl EventStream {
             }
         };
         EventStream {
-            open: Open::new(body.upstream(), route),
+            open: Open::new(body.upstream()),
             upstream: Some(body),
             timer: None,
             exchange,
@@ -358,8 +350,7 @@ impl Body for EventStream {
         match upstream.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    let events = this.position.read(data);
-                    this.open.route.events(events);
+                    this.position.read(data);
                     *this.moved = true;
                 }
                 Poll::Ready(Some(Ok(frame)))

@@ -69,9 +69,9 @@ impl StreamMetrics {
 }
 
 impl OpenStream {
-    /// Counts events passed on.
-    pub fn events(&self, count: u64) {
-        self.metrics.events.add(count);
+    /// Counts an event passed on.
+    pub fn event(&self) {
+        self.metrics.events.add(1);
     }
 
     /// Notes how it ended; counted when this is dropped.

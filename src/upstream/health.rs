@@ -165,9 +165,7 @@ async fn check(spec: &UpstreamSpec, servers: &[Arc<Server>]) {
             let result = ask(spec, server, health).await;
             let why = result.as_ref().err().cloned().unwrap_or_default();
             let name = &**spec.name();
-            let learnt = server.health.learn(health, result);
-            server.metrics.set_healthy(server.health.is_up());
-            match learnt {
+            match server.health.learn(health, result) {
                 Some(Condition::Down) => {
                     tracing::warn!(
                         upstream = name,

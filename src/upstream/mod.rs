@@ -28,7 +28,7 @@ pub use send::SendOptions;
 pub use spec::UpstreamSpec;
 
 use crate::state::Shared;
-use crate::telemetry::{Throttle, UpstreamMetrics};
+use crate::telemetry::Throttle;
 use balance::Balancer;
 use pool::Server;
 use std::fmt;
@@ -45,24 +45,19 @@ pub struct Upstream {
     failures: Throttle,
     shared: Arc<Shared>,
     keeper: OnceLock<AbortHandle>,
-    /// Held so that those of its servers are shown.
-    _metrics: Arc<UpstreamMetrics>,
 }
 
 impl Upstream {
     /// Makes it run; nothing is opened yet.
     pub fn new(spec: Arc<UpstreamSpec>, shared: &Arc<Shared>) -> Arc<Upstream> {
         let weights: Vec<u32> = spec.servers().iter().map(|server| server.weight).collect();
-        let metrics = shared.telemetry.upstream(spec.name());
-        let servers = spec.servers().iter();
         Arc::new(Upstream {
-            servers: servers.map(|it| Server::new(&spec, it, metrics.target(&it.address))).collect(),
+            servers: spec.servers().iter().map(|server| Server::new(&spec, server)).collect(),
             balancer: Balancer::new(spec.balance(), &weights),
             meter: Meter::default(),
             failures: Throttle::default(),
             shared: shared.clone(),
             keeper: OnceLock::new(),
-            _metrics: metrics,
             spec,
         })
     }

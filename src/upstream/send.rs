@@ -82,21 +82,18 @@ impl Upstream {
         *request.version_mut() = Version::HTTP_11;
         request.headers_mut().insert(HOST, server.spec.authority.clone());
         let (response, lease) = self.exchange_heads(exchange, server, request, &deadlines, began).await?;
-        let took = began.elapsed();
-        exchange.upstream_answered(took);
+        exchange.upstream_answered(began.elapsed());
         let close_delimited = match framing(&response) {
             Ok(framing) => framing,
             Err(why) => {
                 return Err(self.failed(
                     exchange,
-                    server,
                     &self.meter.bad_responses,
                     Kind::UpstreamBadResponse,
                     &why,
                 ));
             }
         };
-        server.metrics.answered(response.status().as_u16(), took);
         Ok(response.map(|incoming| {
             let mut body =
                 UpstreamBody::new(incoming, lease, self.clone(), exchange.clone(), close_delimited);
@@ -119,7 +116,7 @@ impl Upstream {
         let patience = self.spec.connect_timeout();
         let Some(mut lease) = server.lease(patience).await else {
             let why = "every connection is in use";
-            return Err(self.failed(exchange, server, &self.meter.saturated, Kind::UpstreamSaturated, &why));
+            return Err(self.failed(exchange, &self.meter.saturated, Kind::UpstreamSaturated, &why));
         };
         let progress = (!request.body().is_end_stream()).then(Progress::new);
         let repeatable = progress.is_none() && is_idempotent(request.method());
@@ -144,7 +141,7 @@ impl Upstream {
             request = match (fail, copy.take()) {
                 (Fail::Broke(_, Some(unsent)), _) if used => *unsent,
                 (Fail::Broke(error, None), Some(copy)) if !error.is_parse() => copy,
-                (fail, _) => return Err(self.explain(exchange, server, fail, progress.as_deref())),
+                (fail, _) => return Err(self.explain(exchange, fail, progress.as_deref())),
             };
             Meter::add(&self.meter.resent);
             conn = self.open(exchange, server, patience).await?;
@@ -164,28 +161,18 @@ impl Upstream {
             }
             Err(error) => {
                 let why = Causes(&error);
-                Err(self.failed(exchange, server, &self.meter.unreachable, Kind::UpstreamUnreachable, &why))
+                Err(self.failed(exchange, &self.meter.unreachable, Kind::UpstreamUnreachable, &why))
             }
         }
     }
 
     /// The error for a request that got no response.
-    fn explain(
-        &self,
-        exchange: &Exchange,
-        server: &Server,
-        fail: Fail,
-        progress: Option<&Progress>,
-    ) -> GatewayError {
+    fn explain(&self, exchange: &Exchange, fail: Fail, progress: Option<&Progress>) -> GatewayError {
         match fail {
             Fail::Starved => Kind::RequestTimeout.into(),
-            Fail::Late => self.failed(
-                exchange,
-                server,
-                &self.meter.timeouts,
-                Kind::UpstreamTimeout,
-                &"no answer in time",
-            ),
+            Fail::Late => {
+                self.failed(exchange, &self.meter.timeouts, Kind::UpstreamTimeout, &"no answer in time")
+            }
             Fail::Broke(error, _) => {
                 if let Some(failure) = progress.and_then(Progress::failure) {
                     return callers_fault(failure);
@@ -194,7 +181,7 @@ impl Upstream {
                     true => (&self.meter.bad_responses, Kind::UpstreamBadResponse),
                     false => (&self.meter.reset, Kind::UpstreamReset),
                 };
-                self.failed(exchange, server, counter, kind, &Causes(&error))
+                self.failed(exchange, counter, kind, &Causes(&error))
             }
         }
     }
@@ -203,13 +190,11 @@ impl Upstream {
     fn failed(
         &self,
         exchange: &Exchange,
-        server: &Server,
         counter: &AtomicU64,
         kind: Kind,
         why: &dyn fmt::Display,
     ) -> GatewayError {
         Meter::add(counter);
-        server.metrics.failed(kind);
         // The access log has a line for each; what failed below HTTP is said once a second.
         let Some(left_out) = self.failures.pass() else { return kind.into() };
         tracing::warn!(
