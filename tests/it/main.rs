@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod edge;
 mod goldens;
 mod harness;
 mod layering;

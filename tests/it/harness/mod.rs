@@ -3,10 +3,12 @@
 pub mod client;
 pub mod gateway;
 pub mod scripted;
+pub mod wire;
 
 pub use client::{Answer, Client};
 pub use gateway::Gateway;
 pub use scripted::Scripted;
+pub use wire::{Sockets, Wire};
 
 use std::time::{Duration, Instant};
 
