@@ -5,7 +5,7 @@
 //! (`/a/{rest}/b` where the rest is empty), so every rendered path is looked at once more and refused
 //! ([`is_normal`]), never repaired.
 
-use crate::diag::{Code, Diagnostic, Diagnostics, did_you_mean};
+use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::manifest::Spanned;
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -52,8 +52,7 @@ impl Template {
                 Some(index) => parts.push(Part::Param(index)),
                 None => {
                     let message = format!("the route has no parameter `{name}`");
-                    // A plain scalar's bytes are its text's; a quoted one's start one later, which is near enough.
-                    let span = whole.span.part(at + open, close + 1);
+                    let span = part_of(whole, at + open, close + 1);
                     let help = match params.is_empty() {
                         true => Some("its pattern has no `:name` and no `*name`".to_owned()),
                         false => did_you_mean(name, params.iter().map(String::as_str)),
@@ -95,6 +94,15 @@ impl Template {
             });
         }
         is_normal(&path).then_some(path)
+    }
+}
+
+/// The place of a part of a text, where the text stands in the file as it is, plain or quoted; else that of the whole.
+fn part_of(whole: &Spanned<String>, offset: usize, len: usize) -> Span {
+    match (whole.span.len as usize).checked_sub(whole.value.len()) {
+        Some(0) => whole.span.part(offset, len),
+        Some(2) => whole.span.part(offset + 1, len),
+        _ => whole.span,
     }
 }
 
@@ -216,7 +224,8 @@ pub(super) fn without_secrets(query: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diag::{FileId, Span};
+    use crate::diag::{FileId, SourceFile};
+    use crate::manifest::{decode::decode as read_as, node};
     use proptest::prelude::*;
 
     fn read(text: &str, params: &[&str]) -> Result<Template, Vec<Code>> {
@@ -259,6 +268,20 @@ mod tests {
         assert_eq!(read("/a/{x}/{y}", &["id"]).unwrap_err(), [Code::UNKNOWN_PARAMETER; 2]);
         for bad in ["a", "", "/a?b=c", "/a#b", "/a//b", "/../a", "/a/{id", "/a/id}", "/%zz", "/%2F", "/a b"] {
             assert_eq!(read(bad, &["id"]).unwrap_err(), [Code::BAD_VALUE], "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_caret_points_at_the_parameter() {
+        for yaml in ["- /a/{di}/b", "- \"/a/{di}/b\"", "- '/a/{di}/b'"] {
+            let mut out = Diagnostics::new();
+            let tree = node::parse(FileId(0), &SourceFile::new("m.yaml", yaml), &mut out).unwrap();
+            let list: Vec<Spanned<String>> = read_as(&tree, &mut out).unwrap();
+            assert!(Template::check(&list[0], 0, &list[0].value, &["id".to_owned()], &mut out).is_none());
+            let fault = out.iter().next().unwrap();
+            let span = fault.span.unwrap();
+            assert_eq!(&yaml[span.start as usize..][..span.len as usize], "{di}", "{yaml}");
+            assert_eq!(fault.help.as_deref(), Some("did you mean `id`?"));
         }
     }
 

@@ -15,7 +15,7 @@ pub(super) struct Balancer {
     choice: Choice,
     weights: Box<[u32]>,
     /// Indices in the order of their turns, for round robin.
-    turns: Box<[u16]>,
+    turns: Box<[u32]>,
     next: AtomicUsize,
 }
 
@@ -59,7 +59,7 @@ impl Balancer {
 
     fn in_turn(&self, servers: &(impl Servers + ?Sized)) -> usize {
         let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let place = |step: usize| usize::from(self.turns[start.wrapping_add(step) % self.turns.len()]);
+        let place = |step: usize| self.turns[start.wrapping_add(step) % self.turns.len()] as usize;
         (0..self.turns.len()).map(place).find(|server| servers.healthy(*server)).unwrap_or_else(|| place(0))
     }
 
@@ -90,7 +90,7 @@ impl Balancer {
 }
 
 /// Each turn goes to the server that is furthest behind its share.
-fn turns(weights: &[u32]) -> Box<[u16]> {
+fn turns(weights: &[u32]) -> Box<[u32]> {
     let divisor = weights.iter().fold(0, |a, b| gcd(a, u64::from(*b))).max(1);
     let mut weights: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) / divisor).collect();
     let total: u64 = weights.iter().sum();
@@ -112,7 +112,7 @@ fn turns(weights: &[u32]) -> Box<[u16]> {
             }
         }
         current[best] -= total as i64;
-        best as u16
+        best as u32
     };
     (0..total).map(turn).collect()
 }

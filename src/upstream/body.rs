@@ -1,7 +1,7 @@
 //! Bodies on their way through, both directions, with their deadlines.
 //!
-//! A deadline costs nothing while bytes flow: a timer is armed when there is first something to wait for, it is not
-//! moved by every piece, and only when it fires is the real deadline worked out and the timer set to that.
+//! A deadline costs next to nothing while bytes flow: no piece moves a timer; only when one fires is the real deadline
+//! worked out.
 
 use super::Upstream;
 use super::meter::Meter;
@@ -12,13 +12,14 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 pin_project_lite::pin_project! {
     /// A request's body on its way to the upstream; says how far it is.
@@ -134,8 +135,6 @@ pin_project_lite::pin_project! {
     pub struct UpstreamBody {
         #[pin]
         incoming: Incoming,
-        #[pin]
-        timer: Option<Sleep>,
         lease: Option<Lease>,
         upstream: Arc<Upstream>,
         exchange: Arc<Exchange>,
@@ -157,7 +156,6 @@ impl UpstreamBody {
     ) -> Self {
         let mut body = UpstreamBody {
             lease: Some(lease),
-            timer: None,
             upstream,
             exchange,
             idle: None,
@@ -185,6 +183,12 @@ impl UpstreamBody {
     /// The upstream it comes from.
     pub fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
+    }
+}
+
+impl fmt::Debug for UpstreamBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamBody").field("upstream", &self.upstream).finish_non_exhaustive()
     }
 }
 
@@ -231,16 +235,11 @@ impl Body for UpstreamBody {
                     (Some(due), None) | (None, Some(due)) => due,
                     (None, None) => return Poll::Pending,
                 };
-                if this.timer.is_none() {
-                    this.timer.set(Some(tokio::time::sleep_until(due)));
-                }
-                loop {
-                    let Some(mut timer) = this.timer.as_mut().as_pin_mut() else { return Poll::Pending };
-                    ready!(timer.as_mut().poll(cx));
-                    if due <= Instant::now() {
-                        break;
-                    }
-                    timer.reset(due);
+                let Some(conn) = this.lease.as_mut().and_then(|lease| lease.conn.as_mut()) else {
+                    return Poll::Ready(None);
+                };
+                while due > Instant::now() {
+                    ready!(conn.poll_timer(due, cx));
                 }
                 io::Error::new(io::ErrorKind::TimedOut, "the upstream sent nothing for too long")
             }
@@ -272,8 +271,8 @@ impl Body for UpstreamBody {
 /// An error with its causes, for logs.
 pub(super) struct Causes<'a>(pub(super) &'a dyn std::error::Error);
 
-impl std::fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)?;
         let mut next = self.0.source();
         while let Some(cause) = next {

@@ -14,6 +14,11 @@ mod pool;
 mod registry;
 mod send;
 pub mod spec;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod tls;
 
 pub use body::UpstreamBody;
 pub use health::{Condition, ServerStatus, UpstreamStatus};

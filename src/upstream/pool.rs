@@ -12,11 +12,15 @@ use super::spec::{ServerSpec, UpstreamSpec};
 use crate::exchange::UpstreamNote;
 use hyper::client::conn::http1::SendRequest;
 use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, Sleep};
 
 /// A connection that rested this long is not used any more.
 pub(super) const REST: Duration = Duration::from_secs(60);
@@ -41,6 +45,8 @@ pub(super) struct Conn {
     driver: AbortHandle,
     /// Whether it carried a request before.
     pub(super) used: bool,
+    /// Stays armed from one request to the next, see [`Conn::poll_timer`].
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 struct Resting {
@@ -57,7 +63,20 @@ pub(super) struct Lease {
 impl Conn {
     /// A new connection; `driver` is the task that moves its bytes.
     pub(super) fn new(sender: SendRequest<RequestBody>, driver: AbortHandle) -> Self {
-        Conn { sender, driver, used: false }
+        Conn { sender, driver, used: false, timer: None }
+    }
+
+    /// Ready when it is time to look whether `due` has passed; it may be too early, but is never too late.
+    ///
+    /// Setting a timer takes a lock that the whole process shares. This one is left as it is while it fires no later
+    /// than `due`, so on a busy connection it is set anew about once in the time of its shortest deadline, and no
+    /// request has to.
+    pub(super) fn poll_timer(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        if timer.deadline() > due || timer.is_elapsed() {
+            timer.as_mut().reset(due);
+        }
+        timer.as_mut().poll(cx)
     }
 }
 
@@ -104,8 +123,7 @@ impl Server {
     }
 
     /// A connection at rest that still stands.
-    pub(super) fn take(&self) -> Option<Conn> {
-        let now = Instant::now();
+    pub(super) fn take(&self, now: Instant) -> Option<Conn> {
         let own = own_shard();
         let shards = self.resting.len();
         let mut contended = false;

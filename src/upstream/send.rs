@@ -18,7 +18,6 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::combinators::BoxBody;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -82,7 +81,7 @@ impl Upstream {
         exchange.sent_to(server.note.clone());
         *request.version_mut() = Version::HTTP_11;
         request.headers_mut().insert(HOST, server.spec.authority.clone());
-        let (response, lease) = self.exchange_heads(exchange, server, request, &deadlines).await?;
+        let (response, lease) = self.exchange_heads(exchange, server, request, &deadlines, began).await?;
         exchange.upstream_answered(began.elapsed());
         let close_delimited = match framing(&response) {
             Ok(framing) => framing,
@@ -112,8 +111,8 @@ impl Upstream {
         server: &Arc<Server>,
         request: Request<BoxBody<Bytes, io::Error>>,
         deadlines: &Deadlines,
+        began: Instant,
     ) -> Result<(Response<Incoming>, Lease), GatewayError> {
-        let began = Instant::now();
         let patience = self.spec.connect_timeout();
         let Some(mut lease) = server.lease(patience).await else {
             let why = "every connection is in use";
@@ -122,20 +121,19 @@ impl Upstream {
         let progress = (!request.body().is_end_stream()).then(Progress::new);
         let repeatable = progress.is_none() && is_idempotent(request.method());
         let mut request = request.map(|body| RequestBody::new(body, progress.clone()));
-        let mut conn = match server.take() {
+        let mut conn = match server.take(began) {
             Some(conn) => {
                 Meter::add(&self.meter.reused);
                 conn
             }
-            None => self.open(exchange, server, patience.saturating_sub(began.elapsed())).await?,
+            None => self.open(exchange, server, patience).await?,
         };
         loop {
             // Only a connection that was used before can have been closed behind our back; it is never used after
             // this loop has opened a new one, so nothing goes out a third time.
             let used = conn.used;
             let mut copy = (used && repeatable).then(|| copy_of(&request));
-            let sender = &mut lease.conn.insert(conn).sender;
-            let fail = match head(sender, request, progress.as_deref(), deadlines).await {
+            let fail = match head(lease.conn.insert(conn), request, progress.as_deref(), deadlines).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(fail) => fail,
             };
@@ -211,8 +209,7 @@ impl Upstream {
 
 impl Deadlines {
     /// When to look again; `Err` when it is too late.
-    fn due(&self, sent: Instant, progress: Option<&Progress>) -> Result<Instant, Fail> {
-        let now = Instant::now();
+    fn due(&self, now: Instant, sent: Instant, progress: Option<&Progress>) -> Result<Instant, Fail> {
         let (due, fail, look) = match progress {
             // The end of the body may come any time and its deadline be nearer.
             Some(body) if !body.done() => {
@@ -223,7 +220,7 @@ impl Deadlines {
             None => (sent + self.first_byte, Fail::Late, now + self.first_byte),
         };
         match self.until {
-            Some(until) if until <= now => Err(Fail::Late),
+            Some(until) if until <= now => Err(fail),
             _ if due <= now => Err(fail),
             until => Ok(until.map_or(due, |until| until.min(due)).min(look)),
         }
@@ -232,26 +229,25 @@ impl Deadlines {
 
 /// Sends on this connection and waits for the head.
 async fn head(
-    sender: &mut SendRequest<RequestBody>,
+    conn: &mut Conn,
     request: Request<RequestBody>,
     progress: Option<&Progress>,
     deadlines: &Deadlines,
 ) -> Result<Response<Incoming>, Fail> {
     let sent = Instant::now();
-    let due = deadlines.due(sent, progress)?;
-    let mut answer = pin!(sender.try_send_request(request));
-    let mut timer = pin!(tokio::time::sleep_until(due));
+    let mut due = deadlines.due(sent, sent, progress)?;
+    let mut answer = pin!(conn.sender.try_send_request(request));
     poll_fn(|cx| {
         if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
             return Poll::Ready(answer.map_err(|mut error| {
-                let unsent = error.take_message();
-                Fail::Broke(error.into_error(), unsent.map(Box::new))
+                let unsent = error.take_message().map(Box::new);
+                Fail::Broke(error.into_error(), unsent)
             }));
         }
         loop {
-            ready!(timer.as_mut().poll(cx));
-            match deadlines.due(sent, progress) {
-                Ok(due) => timer.as_mut().reset(due),
+            ready!(conn.poll_timer(due, cx));
+            match deadlines.due(Instant::now(), sent, progress) {
+                Ok(next) => due = next,
                 Err(fail) => return Poll::Ready(Err(fail)),
             }
         }

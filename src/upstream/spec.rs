@@ -3,22 +3,22 @@
 //! Whatever the manifest says that this version cannot do is a fault here, never ignored. Values are not
 //! repeated in messages: they may come from a variable, and the excerpt shows them as written.
 
+use super::tls::client_config;
 use crate::diag::milestone::{PROTOCOLS, UPSTREAMS};
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
-use crate::manifest::model::{self, Balance, Health, UpstreamProtocol, UpstreamTls};
+use crate::manifest::model::{self, Balance, Health, UpstreamProtocol};
 use crate::manifest::node::Key;
 use crate::manifest::{Manifest, Spanned};
 use crate::units::Dur;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio_rustls::rustls::ClientConfig;
 use url::{Host, Url};
 
 /// Methods that may be repeated (RFC 9110, section 9.2.2).
@@ -384,155 +384,5 @@ fn health_spec(health: &Health, out: &mut Diagnostics) -> Option<HealthSpec> {
     })
 }
 
-/// TLS towards servers: HTTP/1.1, the public authorities or those of `tls.ca`. The file's content is part of
-/// the fingerprint.
-fn client_config(
-    decl: Option<&UpstreamTls>,
-    manifest: &Manifest,
-    state: &mut DefaultHasher,
-    out: &mut Diagnostics,
-) -> Option<Arc<ClientConfig>> {
-    let roots = match decl.and_then(|tls| tls.ca.as_ref()) {
-        None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
-        Some(ca) => {
-            let path = manifest.folder(ca.span).join(&ca.value);
-            let pem = match std::fs::read(&path) {
-                Ok(pem) => pem,
-                Err(error) => {
-                    let message = format!("cannot read the authorities' file: {error}");
-                    out.push(
-                        Diagnostic::error(Code::UNREADABLE, ca.span, message)
-                            .help("the path is relative to the file it stands in"),
-                    );
-                    return None;
-                }
-            };
-            pem.hash(state);
-            let mut roots = RootCertStore::empty();
-            let added = CertificateDer::pem_slice_iter(&pem)
-                .all(|der| der.ok().is_some_and(|der| roots.add(der).is_ok()));
-            if !added || roots.is_empty() {
-                out.push(
-                    bad(ca.span, "the file holds no usable certificate")
-                        .help("it must be PEM: -----BEGIN CERTIFICATE----- and so on"),
-                );
-                return None;
-            }
-            roots
-        }
-    };
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the ring provider has the suites of TLS 1.2 and 1.3");
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Some(Arc::new(config))
-}
-
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::diag::{FileId, SourceFile};
-    use crate::manifest::{decode::decode, node};
-
-    fn read(yaml: &str) -> (Option<UpstreamSpec>, Vec<(Code, String)>) {
-        let mut out = Diagnostics::new();
-        let file = SourceFile::new("m.yaml", yaml);
-        let node = node::parse(FileId(0), &file, &mut out).unwrap();
-        let decl: model::Upstream = decode(&node, &mut out).unwrap();
-        let key = Key { text: "algo".into(), span: Span::new(FileId(0), 0, 0) };
-        let spec = UpstreamSpec::check(&key, &decl, &Manifest::default(), &mut out);
-        (spec, out.iter().map(|fault| (fault.code, fault.message.clone())).collect())
-    }
-
-    /// The checked form of a sound upstream called `algo`.
-    pub(in crate::upstream) fn spec(yaml: &str) -> Arc<UpstreamSpec> {
-        let (spec, faults) = read(yaml);
-        Arc::new(spec.unwrap_or_else(|| panic!("{faults:?}")))
-    }
-
-    fn codes(yaml: &str) -> Vec<Code> {
-        let (spec, faults) = read(yaml);
-        assert_eq!(spec.is_some(), faults.is_empty(), "{yaml}: {faults:?}");
-        faults.into_iter().map(|(code, _)| code).collect()
-    }
-
-    #[test]
-    fn defaults_are_those_of_the_contract() {
-        let spec =
-            spec("targets: [{ url: \"http://LocalHost:8000/\" }, { url: \"https://[::1]\", weight: 0 }]");
-        assert_eq!(&*spec.servers()[0].address, "localhost:8000");
-        assert_eq!(spec.servers()[0].authority, "localhost:8000");
-        assert_eq!(spec.servers()[0].url("/x"), "http://localhost:8000/x");
-        assert_eq!(&*spec.servers()[1].address, "[::1]:443");
-        assert_eq!(spec.servers()[1].authority, "[::1]");
-        assert_eq!(spec.servers()[1].literal, Some("[::1]:443".parse().unwrap()));
-        assert!(spec.servers()[0].tls.is_none() && spec.servers()[1].tls.is_some() && spec.tls().is_some());
-        assert_eq!((spec.connect_timeout(), spec.max_connections()), (Duration::from_secs(1), 1000));
-        assert_eq!(spec.timeouts().total, Duration::from_secs(300));
-        assert_eq!(spec.balance(), Choice::RoundRobin);
-        assert!(spec.health().is_none());
-    }
-
-    #[test]
-    fn urls_are_servers_and_nothing_else() {
-        for bad in [
-            "ftp://h",
-            "h:80",
-            "http://",
-            "http://u:p@h",
-            "http://h/p",
-            "http://h?q",
-            "http://h#f",
-            "http://h:0",
-        ] {
-            let (_, faults) = read(&format!("targets: [{{ url: \"{bad}\" }}]"));
-            assert_eq!(faults.len(), 1, "{bad}: {faults:?}");
-            assert_eq!(faults[0].0, Code::BAD_VALUE, "{bad}");
-            assert!(!faults[0].1.contains(bad), "values are not repeated: {}", faults[0].1);
-        }
-        assert_eq!(codes("targets: []"), [Code::MISSING_KEY]);
-        assert_eq!(codes("targets: [{ url: \"http://h\", weight: 0 }]"), [Code::BAD_VALUE]);
-    }
-
-    #[test]
-    fn what_is_not_built_is_refused_all_at_once() {
-        let (_, faults) = read(
-            "{ targets: [{ url: \"http://h\" }], protocol: grpc, balance: { hash: user }, breaker: {}, \
-             retry: { methods: [GET, POST] }, fallback: { stale: 60s }, protos: [a.proto], descriptors: x, \
-             reflection: true }",
-        );
-        let unavailable = faults.iter().filter(|(code, _)| *code == Code::NOT_AVAILABLE).count();
-        assert_eq!((unavailable, faults.len()), (8, 9), "{faults:?}");
-        assert!(faults.iter().any(|(code, text)| *code == Code::UNSAFE_RETRY && text.contains("POST")));
-        assert!(faults.iter().any(|(_, text)| text == "`breaker` is not available yet"));
-    }
-
-    #[test]
-    fn contradictions_are_found() {
-        let with = |more: &str| codes(&format!("{{ targets: [{{ url: \"http://h\" }}], {more} }}"));
-        assert_eq!(with("health: { path: /h, interval: 5s, timeout: 5s }"), [Code::DEADLINES]);
-        assert_eq!(with("health: { path: h }"), [Code::BAD_VALUE]);
-        assert_eq!(with("max_connections: 0"), [Code::BAD_VALUE]);
-        assert_eq!(with("tls: { ca: x.pem }"), [Code::MISPLACED]);
-        assert_eq!(codes("{ targets: [{ url: \"https://h\" }], tls: { ca: none.pem } }"), [Code::UNREADABLE]);
-        assert_eq!(with("health: { path: /h, interval: 1s }"), []);
-    }
-
-    #[test]
-    fn fingerprints_follow_content() {
-        let print = |yaml: &str| spec(yaml).fingerprint();
-        let plain = print("targets: [{ url: \"http://h:80\" }]");
-        assert_eq!(plain, print("{ balance: round_robin, targets: [{ weight: 1, url: \"http://h\" }] }"));
-        for other in [
-            "targets: [{ url: \"http://h:81\" }]",
-            "targets: [{ url: \"http://h\", weight: 2 }]",
-            "{ targets: [{ url: \"http://h\" }], balance: random }",
-            "{ targets: [{ url: \"http://h\" }], timeouts: { idle: 1s } }",
-            "{ targets: [{ url: \"http://h\" }], health: { path: / } }",
-            "targets: [{ url: \"https://h:80\" }]",
-        ] {
-            assert_ne!(plain, print(other), "{other}");
-        }
-    }
-}
+pub(super) mod tests;

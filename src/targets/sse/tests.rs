@@ -1,1 +1,329 @@
+//! Event streams over the demo services, and from servers that break them at every place.
 
+use super::super::testing::{Bench, faults};
+use super::*;
+use crate::demo::Demo;
+use crate::upstream::Figures;
+use crate::upstream::testing::{PATIENCE, Scripted, eventually};
+use http::Method;
+use http_body_util::BodyExt;
+use http_body_util::combinators::BoxBody;
+use proptest::prelude::*;
+use tokio::time::timeout;
+
+const QUESTION: &str = r#"{"query":"hello","session_id":"s1"}"#;
+const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n";
+
+fn route(limits: &str) -> String {
+    format!("{{ route: POST /v01/query/stream, upstream: algo, protocol: sse, stream: {{ {limits} }} }}")
+}
+
+/// The caller's end of a stream.
+struct Caller {
+    exchange: Arc<Exchange>,
+    body: BoxBody<Bytes, io::Error>,
+}
+
+impl Caller {
+    async fn open(bench: &Bench, query: &str) -> (Response<()>, Caller) {
+        let uri = format!("/v01/query/stream{query}");
+        let headers = [("content-type", "application/json"), ("accept-encoding", "gzip")];
+        let (exchange, response) = bench.send(Method::POST, &uri, &headers, QUESTION).await;
+        let mut head = Response::new(());
+        *head.status_mut() = response.status();
+        *head.headers_mut() = response.headers().clone();
+        (head, Caller { exchange, body: response.into_body().into() })
+    }
+
+    /// Everything up to the end, and whether that was clean.
+    async fn rest(&mut self) -> (String, bool) {
+        let mut text = Vec::new();
+        loop {
+            match timeout(PATIENCE, self.body.frame()).await.expect("an end in time") {
+                None => return (String::from_utf8(text).unwrap(), true),
+                Some(Ok(frame)) => text.extend_from_slice(&frame.into_data().unwrap()),
+                Some(Err(_)) => return (String::from_utf8(text).unwrap(), false),
+            }
+        }
+    }
+
+    async fn until(&mut self, wanted: &str) -> String {
+        let mut text = String::new();
+        while !text.contains(wanted) {
+            let frame = timeout(PATIENCE, self.body.frame()).await.expect("a piece in time");
+            text.push_str(std::str::from_utf8(&frame.expect("more").unwrap().into_data().unwrap()).unwrap());
+        }
+        text
+    }
+}
+
+/// A server that answers a head and these pieces, 20 ms apart, and then closes or waits.
+async fn telling(head: &'static str, pieces: &'static [&'static str], closes: bool) -> Scripted {
+    Scripted::start(move |mut wire| async move {
+        wire.request().await?;
+        wire.write(HEAD).await?;
+        wire.write(head).await?;
+        for piece in pieces {
+            match head.contains("chunked") {
+                true => wire.write(format!("{:x}\r\n{piece}\r\n", piece.len())).await?,
+                false => wire.write(piece).await?,
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if closes { Ok(()) } else { wire.until_closed().await }
+    })
+    .await
+}
+
+const CHUNKED: &str = "Transfer-Encoding: chunked\r\n\r\n";
+
+async fn told(server: &Scripted, limits: &str) -> (String, bool, End, Figures) {
+    let bench = Bench::at(&server.url(), &route(limits));
+    let (head, mut caller) = Caller::open(&bench, "").await;
+    assert_eq!(head.status(), 200);
+    let (text, clean) = caller.rest().await;
+    assert!(caller.body.is_end_stream() || !clean);
+    let end = caller.exchange.end();
+    drop(caller);
+    let figures = bench.upstream.meter().snapshot();
+    assert_eq!(figures.streams_open, 0);
+    (text, clean, end, figures)
+}
+
+#[tokio::test]
+async fn bytes_pass_unchanged_however_they_are_cut() {
+    let demo = Demo::start().await.unwrap();
+    let mut texts = Vec::new();
+    for split in ["", "&split=1"] {
+        let bench = Bench::at(&demo.url(), &route(""));
+        let (head, mut caller) = Caller::open(&bench, &format!("?delay=0ms{split}")).await;
+        assert_eq!(head.headers()["content-type"], "text/event-stream");
+        assert_eq!(head.headers()["x-accel-buffering"], "no");
+        assert_eq!(head.headers()["cache-control"], "no-cache");
+        let (text, clean) = caller.rest().await;
+        assert!(clean && text.ends_with("}\n\n"));
+        drop(caller);
+        let figures = bench.upstream.meter().snapshot();
+        assert_eq!((figures.streams_open, figures.streams_complete), (0, 1));
+        assert_eq!(bench.upstream.status().servers[0].at_rest, 1, "a whole stream gives its connection back");
+        texts.push(text);
+    }
+    assert_eq!(texts[0], texts[1]);
+    assert!(texts[0].contains("\"type\":\"end\""));
+}
+
+#[tokio::test]
+async fn silence_is_filled_with_heartbeats_between_events_only() {
+    let demo = Demo::start().await.unwrap();
+    let bench = Bench::at(&demo.url(), &route("heartbeat: 40ms"));
+    let (_, mut caller) = Caller::open(&bench, "?first=150ms&delay=0ms&stall_after=2").await;
+    let text = caller.until("\"type\":\"start\"").await;
+    assert!((2..=4).contains(&text.matches(HEARTBEAT).count()) && text.starts_with(HEARTBEAT), "{text}");
+    let text = caller.until(HEARTBEAT).await;
+    assert!(text.contains("\"type\":\"token\""), "{text}");
+    caller.until(HEARTBEAT).await;
+
+    let server = telling(CHUNKED, &["data: a\n\n", "data: half"], false).await;
+    let (text, clean, ..) = told(&server, "heartbeat: 15ms, idle: 150ms").await;
+    assert!(!clean && text.ends_with("data: half"), "nothing is put into an event: {text}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_dies_is_an_error_event_or_an_abort() {
+    let demo = Demo::start().await.unwrap();
+    let bench = Bench::at(&demo.url(), &route(""));
+    let (_, mut caller) = Caller::open(&bench, "?delay=0ms&fail_after=3").await;
+    let (text, clean) = caller.rest().await;
+    assert!(clean && text.ends_with(INTERRUPTED), "{text}");
+    assert_eq!(text.matches("\"type\":\"token\"").count(), 3);
+    assert_eq!(caller.exchange.end(), End::UpstreamBroke);
+
+    for (pieces, whole) in [
+        (&["data: a\n\n"][..], true),
+        (&["data: a\r\n\r\n"], true),
+        (&["data: a\r\r"], true),
+        (&["data: a\n\n: comment\n"], true),
+        (&[": nothing yet\n"], true),
+        (&["data: a\n"], false),
+        (&["data: a\n\nda"], false),
+        (&["data: a\n\n: com"], false),
+        (&["data: a\r", "\n"], false),
+        (&["data: a\n", "\ndata: b\r\n"], false),
+        (&["data: a\n", "\r", "\n"], true),
+    ] {
+        let server = telling(CHUNKED, pieces, true).await;
+        let (text, clean, end, figures) = told(&server, "").await;
+        let sent = pieces.concat();
+        assert_eq!((text, clean), (if whole { sent + INTERRUPTED } else { sent }, whole), "{pieces:?}");
+        assert_eq!((end, figures.streams_upstream_broke), (End::UpstreamBroke, 1));
+    }
+}
+
+#[tokio::test]
+async fn the_connections_end_is_a_clean_end_between_events_only() {
+    let until_close = "Connection: close\r\n\r\n";
+    let (text, clean, end, _) = told(&telling(until_close, &["data: a\n\n"], true).await, "").await;
+    assert_eq!(
+        (text.as_str(), clean, end),
+        ("data: a\n\n", true, End::ClientLeft),
+        "left for the door to call complete"
+    );
+    let (text, clean, end, _) = told(&telling(until_close, &["data: a\n\ndata"], true).await, "").await;
+    assert_eq!((text.as_str(), clean, end), ("data: a\n\ndata", false, End::UpstreamBroke));
+}
+
+#[tokio::test]
+async fn limits_end_a_stream_between_events_and_abort_it_inside_one() {
+    for (pieces, limits, event) in [
+        (&["data: a\n\n"][..], "idle: 80ms", Some(IDLE)),
+        (&["data: a\n\nhalf"], "idle: 80ms", None),
+        (
+            &[": alive\n\n", ": alive\n\n", ": alive\n\n", ": alive\n\n", ": alive\n\n"],
+            "first_event: 80ms",
+            Some(IDLE),
+        ),
+        (&["data: a\n\n"; 20], "max: 150ms", Some(TOO_LONG)),
+    ] {
+        let server = telling(CHUNKED, pieces, false).await;
+        let begun = Instant::now();
+        let (text, clean, end, figures) = told(&server, limits).await;
+        assert_eq!(clean, event.is_some(), "{limits}: {text}");
+        assert!(event.is_none_or(|event| text.ends_with(event)), "{limits}: {text}");
+        assert_eq!((end, figures.streams_limited), (End::StreamLimit, 1));
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        server.until_open(0).await;
+    }
+}
+
+#[tokio::test]
+async fn no_head_in_time_is_504() {
+    let demo = Demo::start().await.unwrap();
+    let bench = Bench::at(&demo.url(), &route("first_event: 80ms"));
+    let (head, _) = Caller::open(&bench, "?hang=1").await;
+    assert_eq!(head.status(), 504);
+    eventually(|| demo.stats().connections.open == 0).await;
+}
+
+#[tokio::test]
+async fn what_is_no_stream_passes_plainly() {
+    let demo = Demo::start().await.unwrap();
+    let bench = Bench::at(&demo.url(), &route("idle: 50ms, heartbeat: 20ms"));
+    let (head, mut caller) = Caller::open(&bench, "?status=503").await;
+    assert_eq!(
+        (head.status().as_u16(), &head.headers()["content-type"]),
+        (503, &"application/json".parse().unwrap())
+    );
+    assert!(!head.headers().contains_key("x-accel-buffering"));
+    assert!(head.headers().contains_key("content-length"));
+    let (text, clean) = caller.rest().await;
+    assert!(clean && text.starts_with('{'));
+    assert_eq!(bench.upstream.meter().snapshot().streams_open, 0);
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_stops_the_stream() {
+    let demo = Demo::start().await.unwrap();
+    let bench = Bench::at(&demo.url(), &route(""));
+    let (_, mut caller) = Caller::open(&bench, "?delay=5ms&tokens=100000").await;
+    caller.until("\"type\":\"token\"").await;
+    assert_eq!(bench.upstream.meter().snapshot().streams_open, 1);
+    let begun = Instant::now();
+    let exchange = caller.exchange.clone();
+    drop(caller);
+    eventually(|| demo.stats().streams.aborted == 1 && demo.stats().connections.open == 0).await;
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert_eq!(exchange.end(), End::ClientLeft);
+    let figures = bench.upstream.meter().snapshot();
+    assert_eq!((figures.streams_open, figures.streams_client_left), (0, 1));
+}
+
+#[tokio::test]
+async fn a_gateway_that_goes_down_says_so() {
+    let demo = Demo::start().await.unwrap();
+    let bench = Bench::at(&demo.url(), &route(""));
+    let (_, mut quiet) = Caller::open(&bench, "?delay=0ms&stall_after=1").await;
+    quiet.until("\"type\":\"token\"").await;
+    let (_, mut busy) = Caller::open(&bench, "?delay=2ms&tokens=100000&split=1").await;
+    busy.until("\"type\":\"token\"").await;
+    // Polled once more in its silence, so that only the word itself can wake it.
+    assert!(timeout(Duration::from_millis(20), quiet.body.frame()).await.is_err());
+    bench.close.send(true).unwrap();
+    for caller in [&mut quiet, &mut busy] {
+        let (text, clean) = caller.rest().await;
+        assert!(clean && text.ends_with(SHUTTING_DOWN), "{text}");
+        assert_eq!(caller.exchange.end(), End::Shutdown);
+        let events = text.strip_suffix(SHUTTING_DOWN).unwrap();
+        assert!(events.is_empty() || events.ends_with("\n\n"), "{events}");
+    }
+    eventually(|| demo.stats().streams.running == 0).await;
+}
+
+#[test]
+fn contradicting_limits_are_faults() {
+    let codes = |limits: &str| {
+        faults(&format!("{{ route: POST /s, upstream: algo, protocol: sse, stream: {{ {limits} }} }}"))
+    };
+    for bad in
+        ["heartbeat: 60s", "idle: 10s, heartbeat: 10s", "idle: 2m", "first_event: 3m", "max: 30s, idle: 40s"]
+    {
+        assert_eq!(codes(bad), [Code::DEADLINES], "{bad}");
+    }
+    assert_eq!(codes("idle: 200s, first_event: 200s, heartbeat: 300s"), [Code::DEADLINES; 3]);
+    for good in ["idle: 10s", "max: 10s", "max: 10m, idle: 5m, heartbeat: 1m", "first_event: 90s"] {
+        assert_eq!(codes(good), [], "{good}");
+    }
+    let given = StreamTimes::check(None, &mut Diagnostics::new());
+    let seconds = [given.first_event, given.idle, given.max, given.heartbeat].map(|time| time.as_secs());
+    assert_eq!(seconds, [15, 60, 120, 15]);
+}
+
+/// Line by line, as the specification says it: whether an event or a line is under way, and how many events ended.
+fn by_the_book(text: &str) -> (bool, usize) {
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let (mut ended, mut in_event) = (0, false);
+    let (lines, rest) =
+        text.rsplit_once('\n').map_or((None, text.as_str()), |(lines, rest)| (Some(lines), rest));
+    for line in lines.iter().flat_map(|lines| lines.split('\n')) {
+        if line.is_empty() {
+            ended += usize::from(std::mem::take(&mut in_event));
+        } else if !line.starts_with(':') {
+            in_event = true;
+        }
+    }
+    (!in_event && rest.is_empty(), ended)
+}
+
+proptest! {
+    /// However a stream is cut, the position is that of the text as a whole.
+    #[test]
+    fn boundaries_are_found_by_the_book(pieces in proptest::collection::vec("[a:\r\n]{0,5}", 0..12)) {
+        let mut position = Position::default();
+        let mut ended = 0;
+        let mut so_far = String::new();
+        for piece in &pieces {
+            for byte in piece.bytes() {
+                position.read(&[byte]);
+                ended += usize::from(std::mem::take(&mut position.event_ended));
+            }
+            so_far.push_str(piece);
+            // A CR that ends the text could still be half of a line's end: the line has ended either way.
+            prop_assert_eq!((position.is_boundary(), ended), by_the_book(&so_far), "{:?}", so_far);
+        }
+        let mut whole = Position::default();
+        whole.read(so_far.as_bytes());
+        prop_assert_eq!(whole.is_boundary(), position.is_boundary());
+        prop_assert_eq!(whole.event_ended, ended > 0);
+    }
+
+    /// Whatever is put in at a boundary, the events are the same.
+    #[test]
+    fn a_heartbeat_at_a_boundary_changes_no_event(text in "[a:\r\n]{0,24}", at in 0usize..24) {
+        let at = at.min(text.len());
+        let mut position = Position::default();
+        position.read(&text.as_bytes()[..at]);
+        if position.is_boundary() {
+            let filled = format!("{}{HEARTBEAT}{}", &text[..at], &text[at..]);
+            prop_assert_eq!(by_the_book(&filled), by_the_book(&text));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What a large manifest costs: loading, checking and compiling 10,000 routes, and a lookup among 10 or 10,000.
+//!
+//! `cargo bench --bench table`. Figures are compared within one run; the lookup's should not depend on the number.
+
+#![expect(missing_docs, reason = "the macros of criterion make items without any")]
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use http::{HeaderMap, Method};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+use voicegate::check::check;
+use voicegate::compile::router::Asked;
+use voicegate::compile::{Parts, RoutingTable, compile};
+use voicegate::handlers::Handlers;
+use voicegate::manifest::load;
+use voicegate::settings::Settings;
+use voicegate::state::Shared;
+use voicegate::telemetry::Telemetry;
+use voicegate::upstream::Registry;
+
+#[derive(clap::Parser)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// A manifest of so many routes, in the mix that real ones have.
+fn manifest(routes: usize) -> String {
+    let mut text = String::from(
+        "version: 1\nupstreams: { algo: { targets: [{ url: \"http://127.0.0.1:8000\" }] } }\n\
+         chains: { public: [access_log, recovery, request_id, metrics, security_headers] }\n\
+         versions:\n  - name: v1\n    prefix: /api/v1\n    chain: public\n    routes:\n",
+    );
+    for n in 0..routes {
+        let _ = match n % 4 {
+            0 => writeln!(text, "      - {{ route: GET /r{n}, public: true, upstream: algo }}"),
+            1 => writeln!(text, "      - {{ route: \"GET /r{n}/:id\", public: true, upstream: algo, path: \"/x/{{id}}\" }}"),
+            2 => writeln!(text, "      - {{ route: \"POST /r{n}/:id/items/:item\", public: true, upstream: algo }}"),
+            _ => writeln!(text, "      - {{ route: \"ANY /r{n}/*rest\", public: true, respond: {{ json: {{ n: {n} }} }} }}"),
+        };
+    }
+    text
+}
+
+fn parts() -> Parts {
+    let settings = <Cli as clap::Parser>::parse_from(["bench"]).settings;
+    let (_, closing) = tokio::sync::watch::channel(false);
+    let shared = Shared::new(settings, Arc::new(Telemetry::default()), closing);
+    Parts { handlers: Handlers::new(&shared), upstreams: Registry::new(), shared }
+}
+
+fn table(file: &Path, parts: &Parts, before: Option<&RoutingTable>) -> RoutingTable {
+    let none: BTreeMap<String, String> = BTreeMap::new();
+    let outcome = check(load(file, &|name| none.get(name).cloned()), false);
+    compile(Arc::new(outcome.checked.expect("the bench's manifest is sound")), parts, before)
+}
+
+fn benches(c: &mut Criterion) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _inside = runtime.enter();
+    let folder = tempfile::tempdir().expect("a folder");
+    let parts = parts();
+    let mut tables = Vec::new();
+    for count in [10usize, 10_000] {
+        let file = folder.path().join(format!("{count}.yaml"));
+        std::fs::write(&file, manifest(count)).expect("a file");
+        tables.push((count, file.clone(), table(&file, &parts, None)));
+    }
+
+    let mut group = c.benchmark_group("load, check and compile");
+    group.sample_size(10);
+    for (count, file, _) in &tables {
+        group.bench_with_input(BenchmarkId::new("first", count), file, |b, file| b.iter(|| table(file, &parts, None)));
+    }
+    let (count, file, before) = &tables[1];
+    group.bench_with_input(BenchmarkId::new("unchanged", count), file, |b, file| {
+        b.iter(|| table(file, &parts, Some(before)));
+    });
+    group.finish();
+
+    let mut group = c.benchmark_group("lookup");
+    let headers = HeaderMap::new();
+    for (count, _, table) in &tables {
+        for (what, n) in [("static", 4), ("param", 5), ("params", 6), ("rest", 7)] {
+            let n = n % count;
+            let (method, path) = match what {
+                "static" => (Method::GET, format!("/api/v1/r{n}")),
+                "param" => (Method::GET, format!("/api/v1/r{n}/abc")),
+                "params" => (Method::POST, format!("/api/v1/r{n}/abc/items/7")),
+                _ => (Method::GET, format!("/api/v1/r{n}/a/b/c")),
+            };
+            group.bench_function(BenchmarkId::new(what, count), |b| {
+                b.iter(|| {
+                    let asked =
+                        Asked { host: "localhost", method: &method, path: &path, headers: &headers, query: None };
+                    black_box(table.find(black_box(&asked)));
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(all, benches);
+criterion_main!(all);

@@ -1,0 +1,98 @@
+//! Sound and unsound upstreams.
+
+use super::*;
+use crate::diag::{FileId, SourceFile};
+use crate::manifest::{decode::decode, node};
+
+fn read(yaml: &str) -> (Option<UpstreamSpec>, Vec<(Code, String)>) {
+    let mut out = Diagnostics::new();
+    let file = SourceFile::new("m.yaml", yaml);
+    let node = node::parse(FileId(0), &file, &mut out).unwrap();
+    let decl: model::Upstream = decode(&node, &mut out).unwrap();
+    let key = Key { text: "algo".into(), span: Span::new(FileId(0), 0, 0) };
+    let spec = UpstreamSpec::check(&key, &decl, &Manifest::default(), &mut out);
+    (spec, out.iter().map(|fault| (fault.code, fault.message.clone())).collect())
+}
+
+/// The checked form of a sound upstream called `algo`.
+pub(in crate::upstream) fn spec(yaml: &str) -> Arc<UpstreamSpec> {
+    let (spec, faults) = read(yaml);
+    Arc::new(spec.unwrap_or_else(|| panic!("{faults:?}")))
+}
+
+fn codes(yaml: &str) -> Vec<Code> {
+    let (spec, faults) = read(yaml);
+    assert_eq!(spec.is_some(), faults.is_empty(), "{yaml}: {faults:?}");
+    faults.into_iter().map(|(code, _)| code).collect()
+}
+
+#[test]
+fn defaults_are_those_of_the_contract() {
+    let spec = spec("targets: [{ url: \"http://LocalHost:8000/\" }, { url: \"https://[::1]\", weight: 0 }]");
+    assert_eq!(&*spec.servers()[0].address, "localhost:8000");
+    assert_eq!(spec.servers()[0].authority, "localhost:8000");
+    assert_eq!(spec.servers()[0].url("/x"), "http://localhost:8000/x");
+    assert_eq!(&*spec.servers()[1].address, "[::1]:443");
+    assert_eq!(spec.servers()[1].authority, "[::1]");
+    assert_eq!(spec.servers()[1].literal, Some("[::1]:443".parse().unwrap()));
+    assert!(spec.servers()[0].tls.is_none() && spec.servers()[1].tls.is_some() && spec.tls().is_some());
+    assert_eq!((spec.connect_timeout(), spec.max_connections()), (Duration::from_secs(1), 1000));
+    assert_eq!(spec.timeouts().total, Duration::from_secs(300));
+    assert_eq!(spec.balance(), Choice::RoundRobin);
+    assert!(spec.health().is_none());
+}
+
+#[test]
+fn urls_are_servers_and_nothing_else() {
+    for bad in
+        ["ftp://h", "h:80", "http://", "http://u:p@h", "http://h/p", "http://h?q", "http://h#f", "http://h:0"]
+    {
+        let (_, faults) = read(&format!("targets: [{{ url: \"{bad}\" }}]"));
+        assert_eq!(faults.len(), 1, "{bad}: {faults:?}");
+        assert_eq!(faults[0].0, Code::BAD_VALUE, "{bad}");
+        assert!(!faults[0].1.contains(bad), "values are not repeated: {}", faults[0].1);
+    }
+    assert_eq!(codes("targets: []"), [Code::MISSING_KEY]);
+    assert_eq!(codes("targets: [{ url: \"http://h\", weight: 0 }]"), [Code::BAD_VALUE]);
+}
+
+#[test]
+fn what_is_not_built_is_refused_all_at_once() {
+    let (_, faults) = read(
+        "{ targets: [{ url: \"http://h\" }], protocol: grpc, balance: { hash: user }, breaker: {}, \
+         retry: { methods: [GET, POST] }, fallback: { stale: 60s }, protos: [a.proto], descriptors: x, \
+         reflection: true }",
+    );
+    let unavailable = faults.iter().filter(|(code, _)| *code == Code::NOT_AVAILABLE).count();
+    assert_eq!((unavailable, faults.len()), (8, 9), "{faults:?}");
+    assert!(faults.iter().any(|(code, text)| *code == Code::UNSAFE_RETRY && text.contains("POST")));
+    assert!(faults.iter().any(|(_, text)| text == "`breaker` is not available yet"));
+}
+
+#[test]
+fn contradictions_are_found() {
+    let with = |more: &str| codes(&format!("{{ targets: [{{ url: \"http://h\" }}], {more} }}"));
+    assert_eq!(with("health: { path: /h, interval: 5s, timeout: 5s }"), [Code::DEADLINES]);
+    assert_eq!(with("health: { path: h }"), [Code::BAD_VALUE]);
+    assert_eq!(with("max_connections: 0"), [Code::BAD_VALUE]);
+    assert_eq!(with("tls: { ca: x.pem }"), [Code::MISPLACED]);
+    assert_eq!(codes("{ targets: [{ url: \"https://h\" }], tls: { ca: none.pem } }"), [Code::UNREADABLE]);
+    assert_eq!(with("health: { path: /h, interval: 1s }"), []);
+}
+
+#[test]
+fn fingerprints_follow_content() {
+    let print = |yaml: &str| spec(yaml).fingerprint();
+    let plain = print("targets: [{ url: \"http://h:80\" }]");
+    assert_eq!(plain, print("{ balance: round_robin, targets: [{ weight: 1, url: \"http://h\" }] }"));
+    for other in [
+        "targets: [{ url: \"http://h:81\" }]",
+        "targets: [{ url: \"http://h\", weight: 2 }]",
+        "{ targets: [{ url: \"http://h\" }], balance: random }",
+        "{ targets: [{ url: \"http://h\" }], timeouts: { idle: 1s } }",
+        "{ targets: [{ url: \"http://h\" }], health: { path: / } }",
+        "targets: [{ url: \"https://h:80\" }]",
+    ] {
+        assert_ne!(plain, print(other), "{other}");
+    }
+}
