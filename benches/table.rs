@@ -37,9 +37,18 @@ fn manifest(routes: usize) -> String {
     for n in 0..routes {
         let _ = match n % 4 {
             0 => writeln!(text, "      - {{ route: GET /r{n}, public: true, upstream: algo }}"),
-            1 => writeln!(text, "      - {{ route: \"GET /r{n}/:id\", public: true, upstream: algo, path: \"/x/{{id}}\" }}"),
-            2 => writeln!(text, "      - {{ route: \"POST /r{n}/:id/items/:item\", public: true, upstream: algo }}"),
-            _ => writeln!(text, "      - {{ route: \"ANY /r{n}/*rest\", public: true, respond: {{ json: {{ n: {n} }} }} }}"),
+            1 => writeln!(
+                text,
+                "      - {{ route: \"GET /r{n}/:id\", public: true, upstream: algo, path: \"/x/{{id}}\" }}"
+            ),
+            2 => writeln!(
+                text,
+                "      - {{ route: \"POST /r{n}/:id/items/:item\", public: true, upstream: algo }}"
+            ),
+            _ => writeln!(
+                text,
+                "      - {{ route: \"ANY /r{n}/*rest\", public: true, respond: {{ json: {{ n: {n} }} }} }}"
+            ),
         };
     }
     text
@@ -73,7 +82,9 @@ fn benches(c: &mut Criterion) {
     let mut group = c.benchmark_group("load, check and compile");
     group.sample_size(10);
     for (count, file, _) in &tables {
-        group.bench_with_input(BenchmarkId::new("first", count), file, |b, file| b.iter(|| table(file, &parts, None)));
+        group.bench_with_input(BenchmarkId::new("first", count), file, |b, file| {
+            b.iter(|| table(file, &parts, None))
+        });
     }
     let (count, file, before) = &tables[1];
     group.bench_with_input(BenchmarkId::new("unchanged", count), file, |b, file| {
@@ -94,8 +105,13 @@ fn benches(c: &mut Criterion) {
             };
             group.bench_function(BenchmarkId::new(what, count), |b| {
                 b.iter(|| {
-                    let asked =
-                        Asked { host: "localhost", method: &method, path: &path, headers: &headers, query: None };
+                    let asked = Asked {
+                        host: "localhost",
+                        method: &method,
+                        path: &path,
+                        headers: &headers,
+                        query: None,
+                    };
                     black_box(table.find(black_box(&asked)));
                 });
             });
