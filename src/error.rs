@@ -192,13 +192,17 @@ impl GatewayError {
     }
 
     /// What to tell the caller when reading the request's body failed because the gateway cut it: 413 for
-    /// [`BodyTooLarge`] and 408 for [`BodyTimeout`] anywhere in the chain of causes. `None` for every other failure.
+    /// [`BodyTooLarge`], 408 for [`BodyTimeout`], or an error of ours as it was raised, anywhere in the chain of
+    /// causes. `None` for every other failure.
     ///
     /// For whoever reads a body on its way elsewhere, such as the proxy: such a failure is the caller's, not the
     /// upstream's.
     pub fn from_body_error(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         let mut cause = Some(error);
         while let Some(error) = cause {
+            if let Some(ours) = error.downcast_ref::<GatewayError>() {
+                return Some(ours.clone());
+            }
             if let Some(cut) = error.downcast_ref::<BodyTooLarge>() {
                 return Some(cut.into());
             }

@@ -129,6 +129,7 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
     checker.chains.resolve_all(out);
     conflicts(&routes, out);
     sections::unused(&manifest, &checker, out);
+    out.redact(&manifest.secrets);
     if strict {
         out.make_strict();
     }

@@ -9,6 +9,8 @@ pub mod milestone;
 mod render;
 mod source;
 
+use std::collections::HashMap;
+
 pub use codes::{CATALOG, Code, CodeInfo, describe};
 pub use render::{Format, Palette, render};
 pub use source::{FileId, SourceFile, Sources, Span};
@@ -133,6 +135,21 @@ impl Diagnostics {
         let broken: Vec<_> = self.items.iter().filter(|d| unset(d)).filter_map(|d| d.span).collect();
         if !broken.is_empty() {
             self.items.retain(|d| unset(d) || d.span.is_none_or(|span| !broken.contains(&span)));
+        }
+    }
+
+    /// Takes texts that came from variables out of the faults about them: the excerpt shows them as written.
+    pub fn redact(&mut self, secrets: &HashMap<Span, Vec<String>>) {
+        if secrets.is_empty() {
+            return;
+        }
+        for item in &mut self.items {
+            let Some(span) = item.span else { continue };
+            let around = secrets.iter().filter(|(place, _)| place.contains(span));
+            for secret in around.flat_map(|(_, texts)| texts).filter(|text| !text.is_empty()) {
+                item.message = item.message.replace(secret.as_str(), "${…}");
+                item.help = item.help.take().map(|help| help.replace(secret.as_str(), "${…}"));
+            }
         }
     }
 

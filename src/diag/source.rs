@@ -23,6 +23,12 @@ impl Span {
         Span { file, start: start as u32, len: len as u32 }
     }
 
+    /// Whether another place lies in this one.
+    pub fn contains(self, other: Span) -> bool {
+        let end = |span: Span| span.start + span.len;
+        self.file == other.file && self.start <= other.start && end(other) <= end(self)
+    }
+
     /// The part of this place from `offset` on, `len` bytes long (both clamped to it).
     #[must_use]
     pub fn part(self, offset: usize, len: usize) -> Self {

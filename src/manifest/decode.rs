@@ -695,7 +695,7 @@ mod tests {
         let file = sources.add(SourceFile::new("m", text));
         let mut tree = node::parse(file, sources.get(file).unwrap(), &mut out).unwrap();
         let lookup = |name: &str| (name == "PORT").then(|| "8080".to_owned()).or(Some("s3cret".into()));
-        super::super::env::expand(&mut tree, &lookup, &mut out);
+        super::super::env::expand(&mut tree, &lookup, &mut Default::default(), &mut out);
         let top = decode(&tree, &mut out);
         out.sort();
         let lines = out

@@ -5,25 +5,41 @@
 
 use super::node::{Node, Value};
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
+use std::collections::HashMap;
 
 /// Where variables are looked up; tests pass their own.
 pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
-/// Replaces every expression in the texts below `node`. Keys are left as they are.
-pub fn expand(node: &mut Node, lookup: &Lookup<'_>, out: &mut Diagnostics) {
+/// Texts that variables were replaced in, and what they were replaced by, by the text's place.
+pub type Secrets = HashMap<Span, Vec<String>>;
+
+/// Replaces every expression in the texts below `node`. Keys are left as they are. What a text became is noted in
+/// `secrets`, so that faults about it can be kept from showing it.
+pub fn expand(node: &mut Node, lookup: &Lookup<'_>, secrets: &mut Secrets, out: &mut Diagnostics) {
     match &mut node.value {
         Value::Str(text) if text.contains("${") => {
             let replaced = text.replace("$${", "").contains("${");
-            *text = substitute(text, node.span, lookup, out);
+            let mut values = Vec::new();
+            *text = substitute(text, node.span, lookup, &mut values, out);
             node.expanded = replaced;
+            if replaced {
+                values.insert(0, text.clone());
+                secrets.insert(node.span, values);
+            }
         }
-        Value::Seq(items) => items.iter_mut().for_each(|item| expand(item, lookup, out)),
-        Value::Map(entries) => entries.iter_mut().for_each(|(_, value)| expand(value, lookup, out)),
+        Value::Seq(items) => items.iter_mut().for_each(|item| expand(item, lookup, secrets, out)),
+        Value::Map(entries) => entries.iter_mut().for_each(|(_, value)| expand(value, lookup, secrets, out)),
         _ => {}
     }
 }
 
-fn substitute(text: &str, span: Span, lookup: &Lookup<'_>, out: &mut Diagnostics) -> String {
+fn substitute(
+    text: &str,
+    span: Span,
+    lookup: &Lookup<'_>,
+    values: &mut Vec<String>,
+    out: &mut Diagnostics,
+) -> String {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -42,7 +58,10 @@ fn substitute(text: &str, span: Span, lookup: &Lookup<'_>, out: &mut Diagnostics
             return result;
         };
         match evaluate(&rest[at + 2..at + end], span, lookup) {
-            Ok(value) => result.push_str(&value),
+            Ok(value) => {
+                result.push_str(&value);
+                values.push(value);
+            }
             Err(fault) => out.push(*fault),
         }
         rest = &rest[at + end + 1..];
@@ -101,7 +120,7 @@ mod tests {
             "EMPTY" => Some(String::new()),
             _ => None,
         };
-        expand(&mut node, &lookup, &mut out);
+        expand(&mut node, &lookup, &mut Secrets::new(), &mut out);
         let codes = out.iter().map(|d| d.code).collect();
         (node.as_str().unwrap().to_owned(), node.expanded, codes)
     }

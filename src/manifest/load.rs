@@ -1,7 +1,7 @@
 //! Reads `routes.yaml` and what it includes, and merges their sections.
 
 use super::decode::{self, List, Spanned, Table};
-use super::env::{self, Lookup};
+use super::env::{self, Lookup, Secrets};
 use super::model::{
     Auth, Cors, Document, Info, RateLimit, Role, Route, RouteTest, StageUse, Upstream, Version,
 };
@@ -42,6 +42,8 @@ pub struct Manifest {
     pub folders: Vec<PathBuf>,
     /// What each route and version says, without where it says it, by its place: see [`Manifest::digest`].
     digests: HashMap<Span, u64>,
+    /// Texts that variables were replaced in: faults must not show them.
+    pub secrets: Secrets,
 }
 
 /// What reading brought.
@@ -78,6 +80,7 @@ pub fn load(root: &Path, lookup: &Lookup<'_>) -> Loaded {
     };
     loader.folders.insert(folder_of(root));
     loader.file(root, None);
+    loader.out.redact(&loader.manifest.secrets);
     loader.out.sort();
     Loaded {
         manifest: loader.manifest,
@@ -143,7 +146,7 @@ impl Loader<'_> {
         let id = self.sources.add(source.clone());
         self.manifest.folders.push(folder_of(path));
         let Some(mut tree) = node::parse(id, &source, &mut self.out) else { return };
-        env::expand(&mut tree, self.lookup, &mut self.out);
+        env::expand(&mut tree, self.lookup, &mut self.manifest.secrets, &mut self.out);
         if tree.value == node::Value::Null {
             tree.value = node::Value::Map(Vec::new());
         }

@@ -71,7 +71,7 @@ impl Limits {
         {
             let (wanted, files) =
                 (self.max_connections, self.max_connections.saturating_mul(2).saturating_add(128));
-            tracing::warn!(
+            tracing::info!(
                 wanted,
                 possible = fit,
                 "the limit of open files allows fewer connections than are set; raise it to {files} (ulimit -n, LimitNOFILE)"

@@ -41,7 +41,8 @@ fn checked(
 ) -> (Manifest, Spanned<Route>, Vec<String>, Option<Found>, Diagnostics) {
     let mut out = Diagnostics::new();
     let upstreams: Table<model::Upstream> = read(&format!("{{ algo: {upstream} }}"), &mut out);
-    let manifest = Manifest { upstreams, ..Manifest::default() };
+    let mut manifest = Manifest::default();
+    manifest.upstreams.0.extend(upstreams.0);
     let route: Spanned<Route> = read(route, &mut out);
     let params: Vec<String> =
         route.route.split('/').filter_map(|part| part.strip_prefix([':', '*'])).map(str::to_owned).collect();

@@ -106,6 +106,23 @@ async fn connections_are_used_again() {
     eventually(|| demo.stats().connections.open == 0).await;
 }
 
+#[tokio::test]
+async fn a_body_read_to_its_length_gives_its_connection_back() {
+    let server = Scripted::start(|mut wire| async move {
+        wire.request().await?;
+        wire.write(OK).await?;
+        wire.until_closed().await
+    })
+    .await;
+    let upstream = upstream(&server.url(), "");
+    let mut body = send(&upstream, Method::GET, "/").await.unwrap().into_body();
+    assert!(!http_body::Body::is_end_stream(&body));
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ok");
+    assert!(http_body::Body::is_end_stream(&body), "a server asks no further");
+    drop(body);
+    assert_eq!(upstream.status().servers[0].at_rest, 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_connections_than_allowed() {
     let demo = Demo::start().await.unwrap();
@@ -396,7 +413,7 @@ async fn faults_of_the_callers_body_are_the_callers() {
     let upstream = upstream(&demo.url(), "timeouts: { idle: 100ms }");
     for (failure, kind) in [
         (io::Error::other("gone"), Kind::BadRequest),
-        (io::Error::from(io::ErrorKind::TimedOut), Kind::RequestTimeout),
+        (crate::error::BodyTimeout.into(), Kind::RequestTimeout),
         (io::Error::other(GatewayError::from(Kind::PayloadTooLarge)), Kind::PayloadTooLarge),
     ] {
         let (feed, body) = fed();

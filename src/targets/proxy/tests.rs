@@ -74,7 +74,7 @@ async fn paths_are_rewritten_or_refused() {
     );
     let refused = bench.call(Method::GET, "/f/7/", &[]).await;
     assert_eq!(refused.status(), 400);
-    assert_eq!(json(refused).await["code"], "bad_path");
+    assert_eq!(json(refused).await["code"], "invalid_path");
     assert_eq!(demo.stats().requests, 1);
     assert_eq!(bench.target().describe("/f/7/a", &["7", "a"]), format!("{}/echo/a/v/7", demo.url()));
     assert!(bench.target().describe("/f/7/", &["7", ""]).starts_with("refused"));
