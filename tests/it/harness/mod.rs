@@ -2,11 +2,13 @@
 
 pub mod client;
 pub mod gateway;
+pub mod process;
 pub mod scripted;
 pub mod wire;
 
 pub use client::{Answer, Client};
 pub use gateway::Gateway;
+pub use process::Process;
 pub use scripted::Scripted;
 pub use wire::{Sockets, Wire};
 

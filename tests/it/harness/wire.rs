@@ -47,6 +47,17 @@ impl Wire {
         self.send(chunk).await
     }
 
+    /// Writes a chunk, however long the other end takes to read it.
+    pub async fn press(&mut self, bytes: &[u8]) -> bool {
+        let head = format!("{:x}\r\n", bytes.len());
+        for part in [head.as_bytes(), bytes, b"\r\n"] {
+            if self.stream.write_all(part).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Reads once; `Err` at the end of the connection.
     async fn more(&mut self) -> Result<usize, Finish> {
         let reading = self.stream.read_buf(&mut self.read);
