@@ -174,14 +174,24 @@ impl Client {
         Ok(Open { status: parts.status, headers: parts.headers, body, driver })
     }
 
+    /// Sends over HTTP/2 with prior knowledge, `:authority` being this client's host and `Host` what is given.
+    pub async fn send_h2_with_host(&self, method: &str, path: &str, host: &str) -> Answer {
+        let request = self.request(method, path, &[("host", host)], "");
+        self.over_h2(request, path).await
+    }
+
     /// Sends over HTTP/2 with prior knowledge.
     pub async fn send_h2(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut request = self.request(method, path, headers, body);
+        request.headers_mut().remove("host");
+        self.over_h2(request, path).await
+    }
+
+    async fn over_h2(&self, mut request: Request<Full<Bytes>>, path: &str) -> Answer {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let (mut sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         let driver = tokio::spawn(connection);
-        let mut request = self.request(method, path, headers, body);
-        request.headers_mut().remove("host");
         *request.uri_mut() = format!("http://{}{path}", self.host).parse().unwrap();
         *request.version_mut() = http::Version::HTTP_2;
         let response = sender.send_request(request).await.unwrap();

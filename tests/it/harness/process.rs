@@ -42,9 +42,8 @@ impl Process {
         let (tell, mut lines) = unbounded_channel();
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).all(|line| tell.send(line).is_ok()));
         let listening = matching(&mut lines, |line| line["message"] == "listening").await;
-        let client =
-            |name: &str| Client::new(listening[name].as_str().unwrap().parse::<SocketAddr>().unwrap());
-        Process { client: client("address"), admin: client("admin"), child, lines, _folder: folder }
+        let address: SocketAddr = listening["address"].as_str().unwrap().parse().unwrap();
+        Process { client: Client::new(address), child, lines, _folder: folder }
     }
 
     /// The next line of its log for which this holds; those before are passed over.
