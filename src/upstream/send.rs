@@ -10,7 +10,7 @@ use super::body::{Causes, Progress, RequestBody, UpstreamBody};
 use super::client::connect;
 use super::meter::Meter;
 use super::pool::{Conn, Lease, Server};
-use crate::error::{GatewayError, Kind};
+use crate::error::{BodyTimeout, GatewayError, Kind};
 use crate::exchange::Exchange;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -170,7 +170,7 @@ impl Upstream {
         progress: Option<&Progress>,
     ) -> GatewayError {
         match fail {
-            Fail::Starved => Kind::RequestTimeout.into(),
+            Fail::Starved => BodyTimeout.into(),
             Fail::Late => self.failed(exchange, server, Kind::UpstreamTimeout, &"no answer in time"),
             Fail::Broke(error, _) => {
                 if let Some(failure) = progress.and_then(Progress::failure) {

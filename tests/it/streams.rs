@@ -419,3 +419,15 @@ async fn a_comment_of_the_upstreams_passes_but_keeps_nothing_alive() {
     let (text, clean) = ask(&gateway.client, "").await.rest().await;
     assert!(clean && text.starts_with(": hello\n\n") && text.ends_with("\"stream_idle\"}\n\n"), "{text}");
 }
+
+#[tokio::test]
+async fn over_http2_events_arrive_as_they_are_sent_and_a_reset_stops_the_upstream() {
+    let demo = Demo::start().await.unwrap();
+    let gateway = streaming(&demo.url(), "").await;
+    let mut open = gateway.client.open_h2("POST", "/chat?delay=20ms&tokens=100000", &[JSON], QUESTION).await;
+    assert_eq!(open.headers["x-accel-buffering"], "no");
+    let text = until(&mut open, "\"type\":\"token\"").await;
+    assert!(text.len() < 1000, "it came at once: {text}");
+    open.leave_stream();
+    eventually("the upstream stops", AT_ONCE, async || demo.stats().streams.aborted == 1).await;
+}

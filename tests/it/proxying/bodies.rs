@@ -202,3 +202,12 @@ async fn requests_in_a_row_share_one_upstream_connection() {
     assert_eq!(answered.load(Ordering::SeqCst), 25);
     assert_eq!(upstream.connections(), 1);
 }
+
+#[tokio::test]
+async fn what_an_upstream_says_on_the_way_does_not_stand_for_its_answer() {
+    let early = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
+    let upstream = Sockets::saying(format!("{early}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")).await;
+    let gateway = passing(&upstream.url()).await;
+    let answer = gateway.client.get("/").await;
+    assert_eq!((answer.status.as_u16(), answer.text()), (200, "ok"));
+}

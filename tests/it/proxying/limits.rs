@@ -167,3 +167,50 @@ async fn an_error_before_the_body_is_read_does_not_confuse_the_next_request() {
     let rest = tokio::time::timeout(Duration::from_secs(1), caller.some_or_end()).await.unwrap_or_default();
     assert!(!rest.contains("HTTP/1.1"), "the body was answered as a request: {rest}");
 }
+
+/// Sends a head and 8 MiB whatever happens, and only then reads.
+async fn headlong(gateway: &Gateway, head: &str, chunked: bool) -> crate::harness::Answer {
+    let mut caller = Wire::connect(gateway.client.address()).await;
+    caller.send(head).await;
+    for _ in 0..128 {
+        let piece = [b'x'; 64 << 10];
+        let taken = if chunked { caller.send_chunk(&piece).await } else { caller.send(piece).await };
+        if !taken {
+            break;
+        }
+    }
+    caller.answer().await
+}
+
+#[tokio::test]
+async fn a_caller_that_sends_headlong_still_reads_the_413() {
+    let upstream = echo().await;
+    let gateway = through("{ body_limit: 1KiB }", &upstream.url(), "").start().await;
+    let declared = "POST /up HTTP/1.1\r\nhost: a\r\ncontent-length: 8388608\r\n\r\n";
+    let chunked = "POST /up HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    for (head, is_chunked) in [(declared, false), (chunked, true)] {
+        let answer = headlong(&gateway, head, is_chunked).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (413, "payload_too_large"), "{head}");
+        assert_eq!(answer.header("connection"), Some("close"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_waits_for_continue_is_not_asked_for_what_is_too_large() {
+    let upstream = echo().await;
+    let gateway = through("{ body_limit: 1KiB }", &upstream.url(), "").start().await;
+    let mut caller = Wire::connect(gateway.client.address()).await;
+    caller.send("POST /up HTTP/1.1\r\nhost: a\r\ncontent-length: 5000\r\nexpect: 100-continue\r\n\r\n").await;
+    assert_eq!(caller.answer().await.code(), "payload_too_large");
+}
+
+#[tokio::test]
+async fn a_body_that_stops_coming_is_the_callers_fault_by_the_upstreams_deadline_too() {
+    let upstream = echo().await;
+    let gateway = through("", &upstream.url(), "timeouts: { idle: 400ms }").start().await;
+    let mut caller = Wire::connect(gateway.client.address()).await;
+    caller.send("POST /up HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf").await;
+    let answer = caller.answer().await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (408, "request_timeout"));
+    assert_eq!(answer.header("connection"), Some("close"));
+}
