@@ -7,6 +7,7 @@
 )]
 
 mod cli;
+mod edge;
 mod goldens;
 mod harness;
 mod layering;

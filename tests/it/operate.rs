@@ -356,7 +356,7 @@ async fn access_of(process: &Process, request_id: &str) -> Value {
 #[tokio::test]
 async fn the_access_log_has_one_line_a_request() {
     let upstream = Scripted::saying("hello").await;
-    let process = Process::with(
+    let process = Process::serve(
         &format!(
             "upstreams: {{ up: {{ targets: [{{ url: \"{}\" }}] }} }}\nchains: {{ c: [access_log, request_id] }}\n\
              versions:\n  - {{ name: v1, prefix: /v1, chain: c, routes: [{{ route: \"POST /up/:id\", public: true, upstream: up }}] }}\n",
@@ -401,7 +401,7 @@ async fn the_access_log_has_one_line_a_request() {
 
 #[tokio::test]
 async fn what_a_caller_sends_cannot_forge_a_log_line() {
-    let process = Process::with(
+    let process = Process::serve(
         "chains: { c: [access_log, request_id] }\nroutes: [{ route: \"ANY /*p\", chain: c, public: true, respond: {} }]",
         &[],
     )

@@ -227,7 +227,7 @@ async fn a_half_written_file_is_not_served() {
 
 #[tokio::test]
 async fn sighup_reloads_even_if_nothing_changed() {
-    let process = Process::with(&saying("one"), &["--reload-poll=1h"]).await;
+    let process = Process::serve(&saying("one"), &["--reload-poll=1h"]).await;
     process.signal("HUP");
     eventually("revision 2 serves", SERVED, || async {
         process.admin.get("/admin/api/revision").await.json()["revision"]["number"] == 2

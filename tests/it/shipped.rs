@@ -127,7 +127,7 @@ fn commands(text: &str) -> Vec<String> {
 #[tokio::test]
 async fn the_demo_starts_anywhere_and_the_commands_it_prints_work() {
     let folder = tempfile::tempdir().unwrap();
-    let process = Process::serve(folder, &["--demo"]).await;
+    let process = Process::serve_in(folder, &["--demo"], &[]).await;
     eventually("it says what to try", Duration::from_secs(10), || {
         std::future::ready(process.stderr().contains("Ctrl-C stops"))
     })

@@ -159,7 +159,7 @@ async fn a_hung_request_is_cut_when_the_grace_is_over() {
 async fn the_process_exits_with_0_on_sigterm_and_on_sigint() {
     let demo = Demo::start().await.unwrap();
     for signal in ["TERM", "INT"] {
-        let mut process = Process::with(&manifest(&demo), &[]).await;
+        let mut process = Process::serve(&manifest(&demo), &[]).await;
         assert_eq!(process.client.get("/a").await.status, 200);
         process.signal(signal);
         assert_eq!(process.ended(SLACK).await.code(), Some(0), "{signal}");
@@ -169,7 +169,7 @@ async fn the_process_exits_with_0_on_sigterm_and_on_sigint() {
 #[tokio::test]
 async fn the_process_finishes_a_request_in_flight_after_sigterm() {
     let demo = Demo::start().await.unwrap();
-    let mut process = Process::with(&manifest(&demo), &[]).await;
+    let mut process = Process::serve(&manifest(&demo), &[]).await;
     let request = slow(&process.client, &demo, 700).await;
     process.signal("TERM");
     refuses_newcomers(&process.client).await;
@@ -180,7 +180,7 @@ async fn the_process_finishes_a_request_in_flight_after_sigterm() {
 #[tokio::test]
 async fn the_process_exits_within_the_grace_though_a_request_hangs() {
     let demo = Demo::start().await.unwrap();
-    let mut process = Process::with(&manifest(&demo), &["--shutdown-grace=500ms"]).await;
+    let mut process = Process::serve(&manifest(&demo), &["--shutdown-grace=500ms"]).await;
     let client = process.client.clone();
     let hung = tokio::spawn(async move {
         client.try_send(client.request("POST", "/query?hang=1", &[], r#"{"query": "a"}"#)).await
@@ -194,7 +194,7 @@ async fn the_process_exits_within_the_grace_though_a_request_hangs() {
 #[tokio::test]
 async fn a_second_sigterm_ends_the_process_at_once() {
     let demo = Demo::start().await.unwrap();
-    let mut process = Process::with(&manifest(&demo), &["--shutdown-grace=60s"]).await;
+    let mut process = Process::serve(&manifest(&demo), &["--shutdown-grace=60s"]).await;
     let client = process.client.clone();
     let hung = tokio::spawn(async move {
         client.try_send(client.request("POST", "/query?hang=1", &[], r#"{"query": "a"}"#)).await

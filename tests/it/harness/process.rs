@@ -1,5 +1,6 @@
 //! The real binary, in a folder of its own: for what only a process has, such as signals, exit codes and stderr.
 
+use super::client::PATIENCE;
 use super::{Client, eventually};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -25,6 +26,8 @@ pub fn run(folder: &Path, arguments: &[&str]) -> Output {
 pub struct Process {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    /// Lines that [`Process::line`] and [`Process::rest`] have gone past.
+    read: usize,
     /// Lives as long as the process.
     _folder: tempfile::TempDir,
     pub client: Client,
@@ -39,12 +42,14 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// Serves `routes.yaml` of `folder` on free ports, logs as JSON; returns once it listens.
-    pub async fn serve(folder: tempfile::TempDir, more: &[&str]) -> Self {
+    /// With this as its `routes.yaml`; `version: 1` is put before it.
+    pub async fn serve(manifest: &str, more: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("routes.yaml"), format!("version: 1\n{manifest}")).unwrap();
         Self::serve_in(folder, more, &[]).await
     }
 
-    /// The same, in this environment.
+    /// Serves `routes.yaml` of `folder` on free ports in this environment, logs as JSON; returns once it listens.
     pub async fn serve_in(folder: tempfile::TempDir, more: &[&str], environment: &[(&str, &str)]) -> Self {
         let addresses = ["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--admin-token=admin-secret"];
         let mut child = command(folder.path())
@@ -66,7 +71,7 @@ impl Process {
         });
         let nowhere = Client::new(([127, 0, 0, 1], 9).into());
         let (client, admin) = (nowhere.clone(), nowhere);
-        let mut process = Process { child, lines, _folder: folder, client, admin };
+        let mut process = Process { child, lines, read: 0, _folder: folder, client, admin };
         eventually("the gateway listens", Duration::from_secs(20), || {
             let gone = process.child.try_wait().unwrap();
             assert!(gone.is_none(), "it ended: {gone:?}\n{}", process.stderr());
@@ -78,13 +83,6 @@ impl Process {
         let at = |name: &str| -> SocketAddr { line[name].as_str().unwrap().parse().unwrap() };
         (process.client, process.admin) = (Client::new(at("address")), Client::new(at("admin")));
         process
-    }
-
-    /// With this as its `routes.yaml`; `version: 1` is put before it.
-    pub async fn with(manifest: &str, more: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("routes.yaml"), format!("version: 1\n{manifest}")).unwrap();
-        Self::serve(folder, more).await
     }
 
     /// Sends a signal by its name, such as `TERM`.
@@ -112,6 +110,29 @@ impl Process {
     /// Log lines so far, as JSON; what is no log line is left out.
     pub fn log(&self) -> Vec<Value> {
         self.lines.lock().unwrap().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The next log line for which this holds; those before are passed over.
+    pub async fn line(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut found = None;
+        eventually("there is such a log line", PATIENCE, || {
+            let lines = self.lines.lock().unwrap();
+            while found.is_none() && self.read < lines.len() {
+                found = serde_json::from_str(&lines[self.read]).ok().filter(&wanted);
+                self.read += 1;
+            }
+            std::future::ready(found.is_some())
+        })
+        .await;
+        found.unwrap()
+    }
+
+    /// What it has said and [`Process::line`] has not gone past.
+    pub fn rest(&mut self) -> String {
+        let lines = self.lines.lock().unwrap();
+        let rest = lines[self.read..].join("\n");
+        self.read = lines.len();
+        rest
     }
 
     /// Log lines with this message.
