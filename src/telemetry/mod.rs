@@ -19,6 +19,7 @@ mod process;
 mod reloads;
 mod requests;
 mod streams;
+mod throttle;
 pub mod trace;
 mod upstreams;
 mod write;
@@ -33,6 +34,7 @@ pub use level::{Held, Level};
 pub use lines::Lines;
 pub use requests::RouteMetrics;
 pub use streams::{OpenStream, StreamMetrics};
+pub use throttle::Throttle;
 pub use upstreams::{TargetMetrics, UpstreamMetrics};
 
 use crate::exchange::{Exchange, RouteInfo};

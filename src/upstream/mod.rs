@@ -28,7 +28,7 @@ pub use send::SendOptions;
 pub use spec::UpstreamSpec;
 
 use crate::state::Shared;
-use crate::telemetry::UpstreamMetrics;
+use crate::telemetry::{Throttle, UpstreamMetrics};
 use balance::Balancer;
 use pool::Server;
 use std::fmt;
@@ -44,6 +44,7 @@ pub struct Upstream {
     _metrics: Arc<UpstreamMetrics>,
     balancer: Balancer,
     meter: Meter,
+    failures: Throttle,
     shared: Arc<Shared>,
     keeper: OnceLock<AbortHandle>,
 }
@@ -58,6 +59,7 @@ impl Upstream {
             _metrics: metrics,
             balancer: Balancer::new(spec.balance(), &weights),
             meter: Meter::default(),
+            failures: Throttle::default(),
             shared: shared.clone(),
             keeper: OnceLock::new(),
             spec,

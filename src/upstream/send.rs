@@ -194,7 +194,10 @@ impl Upstream {
         why: &dyn fmt::Display,
     ) -> GatewayError {
         server.metrics.failed(kind);
+        // The access log has a line for each; what failed below HTTP is said once a second.
+        let Some(left_out) = self.failures.pass() else { return kind.into() };
         tracing::warn!(
+            left_out,
             request_id = exchange.request_id(),
             upstream = &**self.spec.name(),
             target = &*server.spec.address,
