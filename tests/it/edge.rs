@@ -364,7 +364,7 @@ async fn a_flood_of_garbage_breaks_nothing() {
                 let mut wire = Wire::connect(address).await;
                 wire.send(bytes).await;
                 // Some wait for an answer, some just leave.
-                if seed % 3 == 0 {
+                if seed.is_multiple_of(3) {
                     wire.some_or_end().await;
                 }
             })

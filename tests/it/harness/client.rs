@@ -26,7 +26,6 @@ pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
-    pub trailers: Option<HeaderMap>,
 }
 
 impl Answer {
@@ -157,8 +156,7 @@ impl Client {
         let mut open = open;
         let collecting = tokio::time::timeout(PATIENCE, BodyExt::collect(open.body()));
         let collected = collecting.await.expect("an answer in time")?;
-        let trailers = collected.trailers().cloned();
-        Ok(Answer { status, headers, body: collected.to_bytes(), trailers })
+        Ok(Answer { status, headers, body: collected.to_bytes() })
     }
 
     pub async fn open(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Open {
@@ -202,8 +200,7 @@ impl Client {
         let mut open = self.opened_over_h2(request, path).await;
         let collecting = tokio::time::timeout(PATIENCE, BodyExt::collect(open.body()));
         let collected = collecting.await.expect("an answer in time").unwrap();
-        let trailers = collected.trailers().cloned();
-        Answer { status: open.status, headers: open.headers.clone(), body: collected.to_bytes(), trailers }
+        Answer { status: open.status, headers: open.headers.clone(), body: collected.to_bytes() }
     }
 
     /// Opens a stream of a connection of its own over HTTP/2.

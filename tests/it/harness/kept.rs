@@ -39,8 +39,7 @@ impl Kept {
             let response = self.sender.send_request(self.client.request(method, path, &[], "")).await?;
             let (parts, body) = response.into_parts();
             let collected = body.collect().await?;
-            let trailers = collected.trailers().cloned();
-            Ok(Answer { status: parts.status, headers: parts.headers, body: collected.to_bytes(), trailers })
+            Ok(Answer { status: parts.status, headers: parts.headers, body: collected.to_bytes() })
         };
         tokio::time::timeout(PATIENCE, all).await.expect("an answer in time")
     }

@@ -151,7 +151,7 @@ impl Wire {
         } else if let Some(length) = headers.get("content-length") {
             body = self.bytes(length.to_str().unwrap().parse().unwrap()).await;
         }
-        Answer { status, headers, body: body.into(), trailers: None }
+        Answer { status, headers, body: body.into() }
     }
 
     /// Ends the connection with a reset.
