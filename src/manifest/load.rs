@@ -1,11 +1,12 @@
 //! Reads `routes.yaml` and what it includes, and merges their sections.
 
-use super::decode::{self, List, Spanned, Table};
+use super::decode;
 use super::env::{self, Lookup, Secrets};
 use super::model::{
     Auth, Cors, Document, Info, RateLimit, Role, Route, RouteTest, StageUse, Upstream, Version,
 };
 use super::node::{self, MAX_FILE_BYTES, Node};
+use super::{List, Spanned, Table};
 use crate::diag::{Code, Diagnostic, Diagnostics, FileId, SourceFile, Sources, Span};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap};
