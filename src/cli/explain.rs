@@ -3,7 +3,8 @@
 use super::{ConfigArg, FINDINGS, OK, USAGE, print, say, sound};
 use crate::check::Checked;
 use crate::check::routes::{CheckedRoute, Ending};
-use crate::compile::router::{Asked, Found, Place, Router};
+use crate::compile::place_of;
+use crate::compile::router::{Asked, Found, Router};
 use crate::compile::{asked_about, sees_options};
 use crate::path::normalise_path;
 use crate::stages::{Probe, Verdict};
@@ -81,14 +82,7 @@ fn request_of(command: &Explain) -> Result<Request, String> {
 fn explain(checked: &Checked, request: &Request, role: Option<&str>) -> (String, bool) {
     let mut router: Router<Arc<CheckedRoute>> = Router::default();
     for route in checked.routes() {
-        let place = Place {
-            host: route.host.as_ref(),
-            method: &route.method,
-            pattern: &route.pattern,
-            predicates: &route.predicates,
-            native: matches!(route.ending, Ending::Native(_)),
-        };
-        router.insert(&place, route.clone());
+        router.insert(&place_of(route), route.clone());
     }
     let asked = Asked {
         host: &request.host,

@@ -82,19 +82,23 @@ pub fn compile(checked: Arc<Checked>, parts: &Parts, before: Option<&RoutingTabl
             Some(known) if known.checked.fingerprint == route.fingerprint => known.clone(),
             _ => Arc::new(compile_route(route, parts, &upstreams)),
         };
-        let place = Place {
-            host: route.host.as_ref(),
-            method: &route.method,
-            pattern: &route.pattern,
-            predicates: &route.predicates,
-            native: matches!(route.ending, Ending::Native(_)),
-        };
-        router.insert(&place, compiled.clone());
+        router.insert(&place_of(route), compiled.clone());
         routes.insert(key, compiled);
     }
     let refuse = refusing_endpoint(&checked, &parts.shared);
     parts.upstreams.commit(upstreams);
     RoutingTable { router, routes, refuse, checked }
+}
+
+/// Where a route goes in the index.
+pub fn place_of(route: &CheckedRoute) -> Place<'_> {
+    Place {
+        host: route.host.as_ref(),
+        method: &route.method,
+        pattern: &route.pattern,
+        predicates: &route.predicates,
+        native: matches!(route.ending, Ending::Native(_)),
+    }
 }
 
 fn compile_route(route: &Arc<CheckedRoute>, parts: &Parts, upstreams: &Running) -> CompiledRoute {
