@@ -3,7 +3,7 @@
 //! Requests in flight finish on the table they began with. Whatever fails keeps the running table, says why with the
 //! same diagnostics as `voicegate check`, and shows in readiness, the admin API and a metric.
 
-use crate::check::{self, Outcome};
+use crate::check::{self, Checked, Outcome};
 use crate::compile::diff::Diff;
 use crate::compile::{Parts, RoutingTable, compile};
 use crate::diag::{Format, Palette, render};
@@ -29,8 +29,8 @@ pub struct Live {
     watched: ArcSwap<Watched>,
     /// Held by whoever reloads: one at a time.
     newest: Mutex<Newest>,
-    /// Tables before this one, newest last, for rollback.
-    history: Mutex<Vec<(Revision, Arc<RoutingTable>)>>,
+    /// What served before, newest last, for rollback. Not the tables: they would keep their upstreams running.
+    history: Mutex<Vec<(Revision, Arc<Checked>)>>,
 }
 
 /// What the newest reading of the manifest touched.
@@ -220,7 +220,10 @@ impl Live {
         let diff = Diff::between(serving.checked(), &checked);
         let table = compile(Arc::new(checked), &self.parts, Some(serving));
         *number += 1;
-        self.remember(serving.clone());
+        if serving.checked().hash() != hash {
+            // The same files taken again are nothing to go back to.
+            self.remember(serving.checked().clone());
+        }
         self.table.store(Arc::new(table));
         let took = begun.elapsed();
         let revision = self.announce(*number, took);
@@ -233,37 +236,48 @@ impl Live {
     /// Serves the revision before the current one again, until the files change.
     pub fn rollback(&self) -> Option<Revision> {
         let mut newest = self.lock();
-        let (_, table) = self.past().pop()?;
-        // Its upstreams may have been retired since: compiling again starts them.
+        let (_, checked) = self.past().pop()?;
+        let as_on_disk = checked.hash() == newest.hash;
         let serving = self.table.load_full();
-        let table = compile(table.checked().clone(), &self.parts, Some(&serving));
-        self.table.store(Arc::new(table));
+        self.table.store(Arc::new(compile(checked, &self.parts, Some(&serving))));
         newest.number += 1;
-        let revision = self.announce(newest.number, Duration::ZERO);
+        let revision = self.revision(newest.number);
+        // What the files say is as good or as bad as before.
+        self.shared().telemetry.reload_rolled_back(revision.number);
+        self.shared().readiness.rolled_back(revision.clone());
+        if as_on_disk {
+            self.shared().readiness.recovered();
+            self.shared().telemetry.reload_recovered();
+        }
         tracing::warn!(revision = revision.number, hash = short(&revision.hash), "rolled back");
         Some(revision)
     }
 
     /// Says everywhere that the current table serves.
     fn announce(&self, number: u64, took: Duration) -> Revision {
-        let table = self.table.load();
-        let checked = table.checked();
-        let revision = Revision {
-            number,
-            hash: checked.hash().to_owned(),
-            api_version: checked.api_version().to_owned(),
-            since: SystemTime::now(),
-            routes: checked.routes().len(),
-        };
+        let revision = self.revision(number);
         self.shared().readiness.serves(revision.clone());
         self.shared().telemetry.reload_succeeded(number, took);
         revision
     }
 
-    fn remember(&self, table: Arc<RoutingTable>) {
+    /// The current table's, beginning now.
+    fn revision(&self, number: u64) -> Revision {
+        let table = self.table.load();
+        let checked = table.checked();
+        Revision {
+            number,
+            hash: checked.hash().to_owned(),
+            api_version: checked.api_version().to_owned(),
+            since: SystemTime::now(),
+            routes: checked.routes().len(),
+        }
+    }
+
+    fn remember(&self, checked: Arc<Checked>) {
         if let Some(revision) = self.shared().readiness.revision() {
             let mut past = self.past();
-            past.push(((*revision).clone(), table));
+            past.push(((*revision).clone(), checked));
             if past.len() > HISTORY {
                 past.remove(0);
             }
@@ -274,7 +288,7 @@ impl Live {
         self.newest.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
-    fn past(&self) -> std::sync::MutexGuard<'_, Vec<(Revision, Arc<RoutingTable>)>> {
+    fn past(&self) -> std::sync::MutexGuard<'_, Vec<(Revision, Arc<Checked>)>> {
         self.history.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 }

@@ -473,3 +473,88 @@ async fn a_hundred_reloads_under_load_touch_no_request_and_no_stream() {
         assert!(text.trim_end().lines().rev().nth(1).unwrap().contains("event: cancelled"), "{text}");
     }
 }
+
+#[tokio::test]
+async fn verbose_readiness_tells_of_a_rollback_until_the_files_are_served_again() {
+    let (builder, elsewhere) = unwatched(&saying("one"));
+    let gateway = builder.start().await;
+    let path = elsewhere.path().join("routes.yaml");
+    let rollback = || gateway.admin.send("POST", "/admin/api/rollback", TOKEN, "");
+    write(&path, &saying("two"));
+    reload(&gateway).await;
+    assert_eq!(rollback().await.status, 200);
+    let ready = verbose(&gateway).await;
+    assert_eq!((&ready["config"], &ready["revision"]["number"]), (&"rolled_back".into(), &3.into()));
+    assert_eq!(gateway.metric("voicegate_config_revision").await, 3.0);
+    reload(&gateway).await;
+    assert_eq!(verbose(&gateway).await["config"], "current");
+    // Files that were refused stay refused, whatever serves.
+    write(&path, "routes: nonsense");
+    reload(&gateway).await;
+    assert_eq!(rollback().await.status, 200);
+    let ready = verbose(&gateway).await;
+    assert_eq!((&ready["config"], gateway.client.get("/a").await.text()), (&"refused".into(), "one"));
+    assert!(ready["last_reload_failure"]["report"].as_str().unwrap().contains("VG011"), "{ready}");
+    assert_eq!(gateway.metric("voicegate_config_healthy").await, 0.0);
+}
+
+#[tokio::test]
+async fn reloading_the_same_files_again_keeps_the_way_back() {
+    let (builder, elsewhere) = unwatched(&saying("one"));
+    let gateway = builder.start().await;
+    write(&elsewhere.path().join("routes.yaml"), &saying("two"));
+    for _ in 0..12 {
+        reload(&gateway).await;
+    }
+    gateway.admin.send("POST", "/admin/api/rollback", TOKEN, "").await;
+    assert_eq!(gateway.client.get("/a").await.text(), "one");
+}
+
+#[tokio::test]
+async fn an_upstream_that_a_reload_replaced_is_not_asked_for_its_health_any_more() {
+    let upstream = Scripted::saying("well").await;
+    let manifest = |path: &str| {
+        format!(
+            "upstreams: {{ up: {{ targets: [{{ url: \"{}\" }}], health: {{ path: {path}, interval: 50ms, timeout: 40ms }} }} }}\n\
+             routes: [{{ route: GET /up, public: true, upstream: up }}]\n",
+            upstream.url()
+        )
+    };
+    let asked = |path: &str| upstream.heads().iter().filter(|head| head.uri.path() == path).count();
+    let (builder, elsewhere) = unwatched(&manifest("/old"));
+    let gateway = builder.start().await;
+    eventually("the first is asked", SERVED, || async { asked("/old") > 0 }).await;
+    write(&elsewhere.path().join("routes.yaml"), &manifest("/new"));
+    assert_eq!(reload(&gateway).await["result"], "serves");
+    eventually("the second is asked", SERVED, || async { asked("/new") > 1 }).await;
+    let (old, new) = (asked("/old"), asked("/new"));
+    eventually("the second is asked on", SERVED, || async { asked("/new") > new + 4 }).await;
+    assert_eq!(asked("/old"), old, "the first is gone");
+}
+
+#[tokio::test]
+async fn an_included_file_that_cannot_be_read_is_refused_although_the_others_are_as_before() {
+    let gateway = Gateway::with("include: [more/*.yaml]").file("more/a.yaml", &saying("one")).start().await;
+    std::fs::write(gateway.path("more/b.yaml"), b"routes: [\xff]").unwrap();
+    refused(&gateway).await;
+    std::fs::remove_file(gateway.path("more/b.yaml")).unwrap();
+    eventually("it recovers", SERVED, || async { verbose(&gateway).await["config"] == "current" }).await;
+}
+
+#[tokio::test]
+async fn a_deprecated_version_follows_its_successor_to_another_prefix() {
+    let manifest = |prefix: &str| {
+        format!(
+            "versions:\n\
+             - {{ name: v1, prefix: /v1, deprecated: {{ since: 2026-06-01, successor: v2 }},\n    \
+                 routes: [{{ route: GET /a, public: true, respond: {{ text: a }} }}] }}\n\
+             - {{ name: v2, prefix: {prefix}, routes: [] }}\n"
+        )
+    };
+    let (builder, elsewhere) = unwatched(&manifest("/v2"));
+    let gateway = builder.start().await;
+    write(&elsewhere.path().join("routes.yaml"), &manifest("/next"));
+    assert_eq!(reload(&gateway).await["changed"][0], "GET /v1/a");
+    let answer = gateway.client.get("/v1/a").await;
+    assert_eq!(answer.header("link"), Some("</next>; rel=\"successor-version\""));
+}

@@ -244,3 +244,26 @@ async fn an_absolute_target_arrives_as_a_path() {
     assert_eq!(caller.answer().await.status, 200);
     assert_eq!(upstream.heads()[0].uri.to_string(), "/a?b=1");
 }
+
+#[tokio::test]
+async fn identities_do_not_come_in_behind_the_body_either() {
+    let upstream = Sockets::start(|_, mut wire| async move {
+        let head = wire.head().await.unwrap();
+        let sent = wire.until("0\r\n").await + &wire.until("\r\n\r\n").await;
+        let seen = format!("{head}{sent}");
+        wire.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{seen}", seen.len())).await;
+    })
+    .await;
+    let gateway = passing(&upstream.url()).await;
+    let mut caller = Wire::connect(gateway.client.address()).await;
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\
+                trailer: X-User-ID, x_tenant_id, X-Forwarded-For\r\ntrailer: x-sum, traceparent\r\n\r\n";
+    caller.send(head).await;
+    let forged =
+        "x-user-id: forged\r\nx_tenant_id: forged\r\nx-forwarded-for: forged\r\ntraceparent: forged\r\n";
+    caller.send(format!("2\r\nhi\r\n0\r\n{forged}x-sum: up\r\n\r\n")).await;
+    let answer = caller.answer().await;
+    let seen = answer.text();
+    assert!(seen.contains("x-sum: up\r\n") && seen.contains("trailer: x-sum\r\n"), "{seen}");
+    assert!(!seen.contains("forged") && !seen.contains("x-user-id"), "{seen}");
+}
