@@ -204,11 +204,11 @@ impl GatewayError {
                 return Some(ours.clone());
             }
             if let Some(cut) = error.downcast_ref::<BodyTooLarge>() {
-                return Some(cut.into());
+                // What is left of it is not read, so nothing can follow it.
+                return Some(GatewayError { close: true, ..cut.into() });
             }
             if error.is::<BodyTimeout>() {
-                let late = GatewayError::new(Kind::RequestTimeout, "The request body did not arrive in time");
-                return Some(GatewayError { close: true, ..late });
+                return Some(BodyTimeout.into());
             }
             // `source()` of an io::Error passes over the error it was made of.
             let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
@@ -280,6 +280,14 @@ impl std::error::Error for BodyTimeout {}
 impl From<BodyTimeout> for std::io::Error {
     fn from(late: BodyTimeout) -> Self {
         std::io::Error::new(std::io::ErrorKind::TimedOut, late)
+    }
+}
+
+impl From<BodyTimeout> for GatewayError {
+    /// Ends the connection too: what is left of the body may still come.
+    fn from(_: BodyTimeout) -> Self {
+        let late = GatewayError::new(Kind::RequestTimeout, "The request body did not arrive in time");
+        GatewayError { close: true, ..late }
     }
 }
 

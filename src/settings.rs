@@ -74,7 +74,7 @@ pub struct Settings {
     pub drain_delay: Option<Dur>,
 
     /// How often the manifest's content is looked at, beside watching its folder
-    #[arg(long, env = "RELOAD_POLL", default_value = "2s", value_name = "DURATION", value_parser = duration)]
+    #[arg(long, env = "RELOAD_POLL", default_value = "1s", value_name = "DURATION", value_parser = duration)]
     pub reload_poll: Dur,
 
     /// Worker threads [default: one a core]

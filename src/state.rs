@@ -46,6 +46,8 @@ impl std::fmt::Debug for Shared {
 #[derive(Debug, Default)]
 pub struct Readiness {
     draining: AtomicBool,
+    /// Whether an operator went back behind what the files say.
+    rolled_back: AtomicBool,
     revision: ArcSwapOption<Revision>,
     last_failure: ArcSwapOption<ReloadFailure>,
 }
@@ -90,7 +92,18 @@ impl Readiness {
     /// Notes a revision that serves from now on.
     pub fn serves(&self, revision: Revision) {
         self.revision.store(Some(Arc::new(revision)));
-        self.last_failure.store(None);
+        self.recovered();
+    }
+
+    /// Notes an earlier revision that serves again, whatever the files say; if they were refused, they still are.
+    pub fn rolled_back(&self, revision: Revision) {
+        self.revision.store(Some(Arc::new(revision)));
+        self.rolled_back.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an earlier revision serves than the files say.
+    pub fn is_rolled_back(&self) -> bool {
+        self.rolled_back.load(Ordering::Relaxed)
     }
 
     /// Notes that a manifest was refused; the old one serves on.
@@ -100,6 +113,7 @@ impl Readiness {
 
     /// Notes that the files are those of the serving revision again.
     pub fn recovered(&self) {
+        self.rolled_back.store(false, Ordering::Relaxed);
         self.last_failure.store(None);
     }
 

@@ -115,14 +115,12 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
             prefix: prefix.unwrap_or_default(),
             chain,
             deprecation: deprecated.and_then(|declared| versions::deprecation(declared, &manifest, out)),
-            digest: deprecated.map(|declared| manifest.digest(declared.span)).unwrap_or_default(),
         };
         for route in &version.routes.0 {
             routes.extend(checker.check(route, &group, out).map(Arc::new));
         }
     }
-    let outside =
-        Group { version: None, prefix: String::new(), chain: [].into(), deprecation: None, digest: 0 };
+    let outside = Group { version: None, prefix: String::new(), chain: [].into(), deprecation: None };
     for route in &manifest.routes {
         routes.extend(checker.check(route, &outside, out).map(Arc::new));
     }

@@ -97,8 +97,6 @@ pub struct Group<'a> {
     pub chain: Arc<[Link]>,
     /// Headers of a deprecated version.
     pub deprecation: Option<Arc<[(HeaderName, HeaderValue)]>>,
-    /// Hash of those.
-    pub digest: u64,
 }
 
 /// Checks routes one after the other.
@@ -171,7 +169,9 @@ impl<'a> RouteChecker<'a> {
             params,
         };
         let mut state = DefaultHasher::new();
-        (self.manifest.digest(route.span), &group.prefix, group.digest, &info.version).hash(&mut state);
+        (self.manifest.digest(route.span), &group.prefix, &info.version).hash(&mut state);
+        // Themselves, not what the manifest says of them: they name another version's prefix.
+        group.deprecation.hash(&mut state);
         links.iter().for_each(|link| link.fingerprint.hash(&mut state));
         for name in used(route) {
             self.upstreams.get(name).hash(&mut state);

@@ -67,7 +67,7 @@ pub(super) fn deprecation(
     Some(headers.into())
 }
 
-/// Midnight UTC of a day, in seconds since 1970.
+/// Midnight UTC of a day from 1970 on, in seconds since then.
 fn date(text: &Spanned<String>, out: &mut Diagnostics) -> Option<i64> {
     let zoned = text.value.parse::<Date>().ok().and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC).ok());
     let Some(zoned) = zoned else {
@@ -77,7 +77,15 @@ fn date(text: &Spanned<String>, out: &mut Diagnostics) -> Option<i64> {
         );
         return None;
     };
-    Some(zoned.timestamp().as_second())
+    let seconds = zoned.timestamp().as_second();
+    if seconds < 0 {
+        out.push(
+            Diagnostic::error(Code::BAD_VALUE, text.span, "this day is before 1970")
+                .help("dates in headers begin there"),
+        );
+        return None;
+    }
+    Some(seconds)
 }
 
 fn value(text: String) -> Option<HeaderValue> {

@@ -3,7 +3,9 @@
 use super::{ConfigArg, FINDINGS, OK, USAGE, print, say, sound};
 use crate::check::Checked;
 use crate::check::routes::{CheckedRoute, Ending};
-use crate::compile::router::{Asked, Found, Place, Router};
+use crate::compile::place_of;
+use crate::compile::router::{Asked, Found, Router};
+use crate::compile::{asked_about, sees_options};
 use crate::path::normalise_path;
 use crate::stages::{Probe, Verdict};
 use clap::Args;
@@ -80,14 +82,7 @@ fn request_of(command: &Explain) -> Result<Request, String> {
 fn explain(checked: &Checked, request: &Request, role: Option<&str>) -> (String, bool) {
     let mut router: Router<Arc<CheckedRoute>> = Router::default();
     for route in checked.routes() {
-        let place = Place {
-            host: route.host.as_ref(),
-            method: &route.method,
-            pattern: &route.pattern,
-            predicates: &route.predicates,
-            native: matches!(route.ending, Ending::Native(_)),
-        };
-        router.insert(&place, route.clone());
+        router.insert(&place_of(route), route.clone());
     }
     let asked = Asked {
         host: &request.host,
@@ -101,10 +96,20 @@ fn explain(checked: &Checked, request: &Request, role: Option<&str>) -> (String,
         Found::Route(route, ranges) => {
             let params: Vec<&str> =
                 ranges.iter().map(|(from, to)| &request.path[*from as usize..*to as usize]).collect();
-            describe(&mut text, route, &params, request, role);
+            describe(&mut text, route, &params, request, role, None);
             (text, true)
         }
         Found::NotAllowed(allow) => {
+            // As the table answers OPTIONS where the manifest has no route for it.
+            let method = asked_about(&request.headers, &allow).filter(|_| request.method == Method::OPTIONS);
+            if let Some(method) = method
+                && let Found::Route(route, ranges) = router.find(&Asked { method: &method, ..asked })
+            {
+                let params: Vec<&str> =
+                    ranges.iter().map(|(from, to)| &request.path[*from as usize..*to as usize]).collect();
+                describe(&mut text, route, &params, request, role, allow.to_str().ok());
+                return (text, true);
+            }
             let allow = allow.to_str().unwrap_or_default();
             let _ = writeln!(text, "  405 method_not_allowed: the path serves {allow}");
             (text, false)
@@ -116,7 +121,15 @@ fn explain(checked: &Checked, request: &Request, role: Option<&str>) -> (String,
     }
 }
 
-fn describe(text: &mut String, route: &CheckedRoute, params: &[&str], request: &Request, role: Option<&str>) {
+/// `options` is what the path serves, where the gateway answers OPTIONS in the route's stead.
+fn describe(
+    text: &mut String,
+    route: &CheckedRoute,
+    params: &[&str],
+    request: &Request,
+    role: Option<&str>,
+    options: Option<&str>,
+) {
     let version = route.info.version.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
     let _ = writeln!(text, "  route   {}{version}", route.label());
     for (name, value) in route.info.params.iter().zip(params) {
@@ -124,7 +137,8 @@ fn describe(text: &mut String, route: &CheckedRoute, params: &[&str], request: &
     }
     let probe = Probe { method: &request.method, path: &request.path, headers: &request.headers, role };
     let mut stopped = false;
-    for (index, link) in route.links.iter().enumerate() {
+    let links = route.links.iter().filter(|link| options.is_none() || sees_options(link.name));
+    for (index, link) in links.enumerate() {
         let lead = if index == 0 { "  chain " } else { "        " };
         let verdict = match (&link.stage, stopped) {
             (_, true) => "not reached".to_owned(),
@@ -145,6 +159,7 @@ fn describe(text: &mut String, route: &CheckedRoute, params: &[&str], request: &
         let _ = writeln!(text, "{lead}  {:<17} {verdict}", link.name);
     }
     let target = match &route.ending {
+        _ if options.is_some() => format!("answers 204 with Allow: {}", options.unwrap_or_default()),
         Ending::Native(operation) => format!("handler {}: {}", operation.name, operation.summary),
         Ending::Target(target) => target.describe(&request.path, params),
     };

@@ -2,7 +2,7 @@
 
 use super::{FINDINGS, OK, say};
 use crate::demo::Demo;
-use crate::serve::run::{StartError, start, until_told};
+use crate::serve::run::{Signals, StartError, start, until_told};
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
 use crate::telemetry::logs::{self, LogGuard};
@@ -48,6 +48,13 @@ pub(super) fn run(command: Serve) -> u8 {
 
 async fn serve(command: Serve, log: &LogGuard) -> u8 {
     let Serve { mut settings, demo } = command;
+    let signals = match Signals::watch() {
+        Ok(signals) => signals,
+        Err(error) => {
+            say(&format!("error: signals cannot be watched: {error}"));
+            return FINDINGS;
+        }
+    };
     let mut variables = BTreeMap::new();
     let mut kept = None;
     if demo {
@@ -81,7 +88,7 @@ async fn serve(command: Serve, log: &LogGuard) -> u8 {
     if demo {
         say(&what_to_try(&running.address.to_string(), &running.admin_address.to_string()));
     }
-    until_told(running).await;
+    until_told(running, signals).await;
     drop(kept);
     OK
 }

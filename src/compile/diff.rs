@@ -18,7 +18,7 @@ pub struct Diff {
     pub removed: Vec<String>,
     /// Routes that say something else now, and what.
     pub changed: Vec<(String, Vec<String>)>,
-    /// Routes in both, or new ones, that anybody may call now and could not before.
+    /// Routes in both that anybody may call now and could not before.
     pub lost_auth: Vec<String>,
     /// Routes that need a caller's identity now and did not before.
     pub gained_auth: Vec<String>,

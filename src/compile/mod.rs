@@ -18,7 +18,7 @@ use crate::stages::{BuildCx, Hook, Layer, fold};
 use crate::state::Shared;
 use crate::targets::TargetCx;
 use crate::upstream::{Registry, Running};
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint, Request, Response};
 use router::{Asked, Found, Place, Router};
 use std::collections::HashMap;
@@ -26,6 +26,21 @@ use std::sync::{Arc, OnceLock};
 
 /// Stages that see every request, also one that no route takes.
 const ON_EVERY_REQUEST: &[&str] = &["access_log", "recovery", "request_id", "metrics", "security_headers"];
+
+/// Whether a stage of a route's chain sees an `OPTIONS` request that the manifest has no route for.
+pub fn sees_options(stage: &str) -> bool {
+    stage == "cors" || ON_EVERY_REQUEST.contains(&stage)
+}
+
+/// The method of the route that answers an `OPTIONS` request, from what the path serves (`allow`): a preflight is
+/// answered by the route it asks about, a plain OPTIONS by any that is there.
+pub fn asked_about(headers: &HeaderMap, allow: &HeaderValue) -> Option<Method> {
+    let wanted = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD);
+    match wanted.filter(|_| headers.contains_key(header::ORIGIN)) {
+        Some(name) => Method::from_bytes(name.as_bytes()).ok(),
+        None => allow.to_str().ok().and_then(|list| list.split(", ").next()?.parse().ok()),
+    }
+}
 
 /// The compiled, immutable form of one manifest revision.
 pub struct RoutingTable {
@@ -67,19 +82,23 @@ pub fn compile(checked: Arc<Checked>, parts: &Parts, before: Option<&RoutingTabl
             Some(known) if known.checked.fingerprint == route.fingerprint => known.clone(),
             _ => Arc::new(compile_route(route, parts, &upstreams)),
         };
-        let place = Place {
-            host: route.host.as_ref(),
-            method: &route.method,
-            pattern: &route.pattern,
-            predicates: &route.predicates,
-            native: matches!(route.ending, Ending::Native(_)),
-        };
-        router.insert(&place, compiled.clone());
+        router.insert(&place_of(route), compiled.clone());
         routes.insert(key, compiled);
     }
     let refuse = refusing_endpoint(&checked, &parts.shared);
     parts.upstreams.commit(upstreams);
     RoutingTable { router, routes, refuse, checked }
+}
+
+/// Where a route goes in the index.
+pub fn place_of(route: &CheckedRoute) -> Place<'_> {
+    Place {
+        host: route.host.as_ref(),
+        method: &route.method,
+        pattern: &route.pattern,
+        predicates: &route.predicates,
+        native: matches!(route.ending, Ending::Native(_)),
+    }
 }
 
 fn compile_route(route: &Arc<CheckedRoute>, parts: &Parts, upstreams: &Running) -> CompiledRoute {
@@ -154,8 +173,7 @@ impl CompiledRoute {
                 }
                 response
             });
-            let keep = |name: &str| name == "cors" || ON_EVERY_REQUEST.contains(&name);
-            fold(layers(&self.checked, &self.shared, keep), sealed(answer))
+            fold(layers(&self.checked, &self.shared, sees_options), sealed(answer))
         })
     }
 }
@@ -220,13 +238,7 @@ impl RoutingTable {
         mut request: Request,
         allow: HeaderValue,
     ) -> Response {
-        // A preflight is answered by the route it asks about; a plain OPTIONS by any that is there.
-        let wanted = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD);
-        let preflight = wanted.filter(|_| request.headers().contains_key(header::ORIGIN));
-        let method = match preflight {
-            Some(name) => Method::from_bytes(name.as_bytes()).ok(),
-            None => allow.to_str().ok().and_then(|list| list.split(", ").next()?.parse().ok()),
-        };
+        let method = asked_about(request.headers(), &allow);
         let found = method.as_ref().map(|method| {
             let headers = request.headers();
             self.find(&Asked { host, method, path: &exchange.path, headers, query: request.uri().query() })

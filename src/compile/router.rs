@@ -115,11 +115,14 @@ impl<T> Router<T> {
         }
     }
 
-    fn trees(&self, host: &str) -> impl Iterator<Item = &Tree<T>> {
+    /// From the narrowest to the widest.
+    fn trees<'t, 'h>(&'t self, host: &'h str) -> impl Iterator<Item = &'t Tree<T>> + use<'t, 'h, T> {
         let exact = if self.exact.is_empty() { None } else { self.exact.get(host) };
-        let suffix =
-            self.suffixes.iter().find(|(suffix, _)| host.len() > suffix.len() && host.ends_with(suffix));
-        exact.into_iter().chain(suffix.map(|(_, tree)| tree)).chain(std::iter::once(&self.any))
+        let suffixes = self
+            .suffixes
+            .iter()
+            .filter(move |(suffix, _)| host.len() > suffix.len() && host.ends_with(suffix));
+        exact.into_iter().chain(suffixes.map(|(_, tree)| tree)).chain(std::iter::once(&self.any))
     }
 }
 
@@ -296,11 +299,15 @@ impl<'t, T> Search<'_, 't, T> {
             MethodSet::One(one) => one == method,
         };
         let holds = |leaf: &&'t Leaf<T>| leaf.predicates.hold(self.asked.headers, self.asked.query);
-        let direct = leaves.iter().filter(|leaf| takes(leaf, method)).find(holds);
-        let found = direct.or_else(|| match *method {
-            Method::HEAD => leaves.iter().filter(|leaf| takes(leaf, &Method::GET)).find(holds),
-            _ => None,
-        });
+        let found = match *method {
+            // HEAD follows GET: whoever answers that one, unless a route is for HEAD itself.
+            Method::HEAD => leaves
+                .iter()
+                .filter(|leaf| matches!(&leaf.method, MethodSet::One(one) if one == method))
+                .find(holds)
+                .or_else(|| leaves.iter().filter(|leaf| takes(leaf, &Method::GET)).find(holds)),
+            _ => leaves.iter().filter(|leaf| takes(leaf, method)).find(holds),
+        };
         if let Some(leaf) = found {
             return Step::Found(&leaf.value);
         }
@@ -413,6 +420,9 @@ mod tests {
         assert_eq!(ask(&router, "h", "DELETE", "/a/1"), "405 GET, HEAD, POST, OPTIONS");
         assert_eq!(ask(&router, "h", "DELETE", "/b"), "ANY /b []");
         assert_eq!(ask(&router, "h", "PUT", "/b"), "PUT /b []");
+        let router = table(&["ANY /c", "GET /c", "ANY /d", "GET /d", "HEAD /d"]);
+        assert_eq!(ask(&router, "h", "HEAD", "/c"), "GET /c []", "HEAD follows GET, not ANY");
+        assert_eq!(ask(&router, "h", "HEAD", "/d"), "HEAD /d []");
     }
 
     #[test]
@@ -431,6 +441,8 @@ mod tests {
         assert_eq!(ask(&router, "x.com", "GET", "/a"), "GET /a []");
         assert_eq!(ask(&router, "api.x.com", "GET", "/b"), "GET /b @*.x.com []");
         assert_eq!(ask(&router, "other", "GET", "/b"), "404");
+        let router = table(&["GET /a @*.b.x.com", "GET /c @*.x.com"]);
+        assert_eq!(ask(&router, "a.b.x.com", "GET", "/c"), "GET /c @*.x.com []", "wider suffixes too");
     }
 
     #[test]

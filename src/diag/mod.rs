@@ -1,7 +1,7 @@
 //! Diagnostics: what is wrong with a manifest, where, and what to do about it.
 //!
 //! A fault is a value ([`Diagnostic`]); phases push into [`Diagnostics`] and go on, so that one run
-//! reports everything. Rendering ([`render`]) is separate: for people, for machines, for code review.
+//! reports everything. Rendering ([`render()`]) is separate: for people, for machines, for code review.
 //! Texts never contain the value of an expanded `${VAR}`: excerpts are cut from the file as written.
 
 mod codes;

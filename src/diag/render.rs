@@ -1,6 +1,7 @@
 //! Faults for people (excerpt and caret), for machines (JSON) and for code review (GitHub annotations).
 
 use super::{Diagnostic, Diagnostics, Severity, Sources};
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// How to render.
@@ -43,10 +44,10 @@ fn human(d: &Diagnostic, sources: &Sources, palette: Palette) -> String {
     let tone = if d.severity == Severity::Error { "1;31" } else { "1;33" };
     let mut out = String::new();
     let head = format!("{}[{}]", d.severity.word(), d.code);
-    let _ = writeln!(out, "{}: {}", paint(tone, &head), paint("1", &d.message));
+    let _ = writeln!(out, "{}: {}", paint(tone, &head), paint("1", &shown(&d.message)));
     let Some((span, file)) = d.span.and_then(|s| Some((s, sources.get(s.file)?))) else {
         if let Some(help) = &d.help {
-            let _ = writeln!(out, "  = help: {help}");
+            let _ = writeln!(out, "  = help: {}", shown(help));
         }
         return out;
     };
@@ -58,16 +59,16 @@ fn human(d: &Diagnostic, sources: &Sources, palette: Palette) -> String {
     let mut excerpt = |arrow: &str, place: super::Span, caret: char, text: &str| {
         let Some(file) = sources.get(place.file) else { return };
         let (line, column) = file.position(place.start);
-        let source = file.line(line).replace('\t', " ");
+        let source: String = file.line(line).chars().map(plain).collect();
         let left: String = source.chars().take(column - 1).map(blank_of).collect();
         let covered = file.text.get(place.start as usize..(place.start + place.len) as usize).unwrap_or("");
         let carets = covered.lines().next().unwrap_or("").chars().map(width_of).sum::<usize>().max(1);
         let bar = paint("34", "|");
-        let _ = writeln!(out, "{gutter}{} {}:{line}:{column}", paint("34", arrow), file.name);
+        let _ = writeln!(out, "{gutter}{} {}:{line}:{column}", paint("34", arrow), shown(&file.name));
         let _ = writeln!(out, "{gutter} {bar}");
         let _ = writeln!(out, "{} {bar} {source}", paint("34", &format!("{line:width$}")));
         let marks = paint(tone, &caret.to_string().repeat(carets));
-        let _ = writeln!(out, "{}", format!("{gutter} {bar} {left}{marks} {text}").trim_end());
+        let _ = writeln!(out, "{}", format!("{gutter} {bar} {left}{marks} {}", shown(text)).trim_end());
     };
     let help = d.help.as_ref().map(|h| format!("help: {h}")).unwrap_or_default();
     excerpt("-->", span, '^', &help);
@@ -75,6 +76,29 @@ fn human(d: &Diagnostic, sources: &Sources, palette: Palette) -> String {
         excerpt(":::", *place, '-', text);
     }
     out
+}
+
+/// Whether a character acts on a terminal instead of showing: controls, and what turns the direction of writing.
+fn acts(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text with nothing in it that acts on a terminal or begins a line: a name in a manifest is only quoted.
+fn shown(text: &str) -> Cow<'_, str> {
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |c: char| if acts(c) { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(escape).collect())
+}
+
+/// A character of an excerpt, as wide as it was counted.
+fn plain(c: char) -> char {
+    match c {
+        '\t' => ' ',
+        c if acts(c) => char::REPLACEMENT_CHARACTER,
+        c => c,
+    }
 }
 
 /// What stands in for a character left of the caret: as wide as it is on a terminal.
@@ -186,5 +210,18 @@ error[VG031]: upstream `alog` is not defined
         all.push(Diagnostic::error(Code::BAD_VALUE, Span::new(file, 8, 1), "no"));
         let text = render(&all, &sources, Format::Human, Palette::Plain);
         assert!(text.ends_with("1 | 日本: x\n  |       ^\n"), "{text}");
+    }
+
+    #[test]
+    fn nothing_a_manifest_says_acts_on_the_terminal() {
+        let mut sources = Sources::default();
+        let file = sources.add(SourceFile::new("f", "a: \u{1b}[2J\u{202e}x\n"));
+        let mut all = Diagnostics::new();
+        let fault = Diagnostic::error(Code::BAD_VALUE, Span::new(file, 0, 1), "key `\u{1b}[2J\nok: x`");
+        all.push(fault.help("or `\u{7}`"));
+        let text = render(&all, &sources, Format::Human, Palette::Plain);
+        assert!(!text.contains(|c: char| c != '\n' && acts(c)), "{text:?}");
+        assert!(text.starts_with("error[VG011]: key `\\u{1b}[2J\\nok: x`\n"), "{text}");
+        assert!(text.ends_with("1 | a: \u{fffd}[2J\u{fffd}x\n  | ^ help: or `\\u{7}`\n"), "{text}");
     }
 }

@@ -2,19 +2,18 @@
 //!
 //! serde stops at its first error. So a value that fails is remembered and the structure is read again
 //! without it, until nothing new fails; unknown keys never reach serde at all (the list of a structure's
-//! fields is known when it asks for them). [`List`] and [`Table`] read each of their items on its own, so a
+//! fields is known when it asks for them). [`List`](super::List) and [`Table`](super::Table) read each of their items on its own, so a
 //! second reading is as large as one item. Messages never repeat a value: the excerpt shows it as written.
 //!
-//! Types meet the tree through ordinary derives with `#[serde(deny_unknown_fields)]`; [`Spanned`] and [`Node`]
-//! fields know their place.
+//! Types meet the tree through ordinary derives with `#[serde(deny_unknown_fields)]`; [`Spanned`](super::Spanned) and [`Node`]
+//! fields know their place. Longer than most files: serde wants one implementation for each shape a value can have.
 
 use super::node::{Key, Node, Value};
-use crate::diag::{Code, Diagnostic, Diagnostics, FileId, Span, did_you_mean};
-use serde::de::{self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, Visitor};
+use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
+use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, Visitor};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
-use std::marker::PhantomData;
 
 /// Reads `node` as a `T`. Faults go into `out`; `None` if the value itself is unusable.
 ///
@@ -25,20 +24,6 @@ pub fn decode<T: DeserializeOwned>(node: &Node, out: &mut Diagnostics) -> Option
     let found = FAULTS.with_borrow_mut(|faults| std::mem::replace(faults, outer));
     out.append(found);
     result
-}
-
-/// Reads a list inside another type's own `Deserialize`; faults join those of the reading under way.
-pub(super) fn nested_list<T: DeserializeOwned>(node: &Node) -> List<T> {
-    let items = match &node.value {
-        Value::Seq(items) => items.as_slice(),
-        _ => &[],
-    };
-    List(
-        items
-            .iter()
-            .filter_map(|item| Some(Spanned { span: item.span, value: decode_inner(item)? }))
-            .collect(),
-    )
 }
 
 /// Reads one value likewise; where that fails, [`reported`] is the error to return.
@@ -61,7 +46,12 @@ thread_local! {
     static HANDOVER: RefCell<Option<Node>> = const { RefCell::new(None) };
 }
 
-fn decode_inner<T: DeserializeOwned>(node: &Node) -> Option<T> {
+/// The node that a field's `Deserialize` asked for under the name [`NODE`].
+pub(super) fn handed_over() -> Option<Node> {
+    HANDOVER.take()
+}
+
+pub(super) fn decode_inner<T: DeserializeOwned>(node: &Node) -> Option<T> {
     let session = Session::default();
     loop {
         match T::deserialize(NodeDe { node, session: &session }) {
@@ -192,9 +182,10 @@ struct NodeDe<'n> {
     session: &'n Session,
 }
 
-/// Magic names by which [`Spanned`] and [`Node`] ask for their place.
-const SPANNED: &str = "$voicegate::Spanned";
-const NODE: &str = "$voicegate::Node";
+/// Magic names by which [`Spanned`](super::Spanned) and [`Node`] ask for their place.
+pub(super) const SPANNED: &str = "$voicegate::Spanned";
+/// As [`SPANNED`], for a whole tree.
+pub(super) const NODE: &str = "$voicegate::Node";
 
 impl<'n> NodeDe<'n> {
     fn mismatch<'de, V: Visitor<'de>>(&self, visitor: &V) -> Fail {
@@ -482,24 +473,7 @@ impl<'de> de::VariantAccess<'de> for EnumDe<'_> {
     }
 }
 
-/// A value that knows its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spanned<T> {
-    /// The value.
-    pub value: T,
-    /// Where it stands.
-    pub span: Span,
-}
-
-impl<T> std::ops::Deref for Spanned<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-/// Hands a [`Spanned`] its parts: file, start, length, value.
+/// Hands a [`Spanned`](super::Spanned) its parts: file, start, length, value.
 struct SpannedDe<'n> {
     de: Option<NodeDe<'n>>,
     step: u8,
@@ -525,241 +499,5 @@ impl<'de> de::SeqAccess<'de> for SpannedDe<'_> {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Spanned<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for V<T> {
-            type Value = Spanned<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a manifest value")
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut parts: A) -> Result<Spanned<T>, A::Error> {
-                let missing = || de::Error::custom("a part of the place is missing");
-                let file = FileId(parts.next_element::<u16>()?.ok_or_else(missing)?);
-                let start = parts.next_element()?.ok_or_else(missing)?;
-                let len = parts.next_element()?.ok_or_else(missing)?;
-                let value = parts.next_element()?.ok_or_else(missing)?;
-                Ok(Spanned { value, span: Span { file, start, len } })
-            }
-        }
-        deserializer.deserialize_tuple_struct(SPANNED, 4, V(PhantomData))
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        impl Visitor<'_> for V {
-            type Value = Node;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a manifest value")
-            }
-
-            fn visit_unit<E: de::Error>(self) -> Result<Node, E> {
-                HANDOVER.take().ok_or_else(|| E::custom("only a manifest can be read into a tree"))
-            }
-        }
-        deserializer.deserialize_tuple_struct(NODE, 0, V)
-    }
-}
-
-/// A list whose items are read one by one: a faulty one is reported and left out. Nothing counts as empty.
-#[derive(Debug, Clone, PartialEq)]
-pub struct List<T>(pub Vec<Spanned<T>>);
-
-/// A mapping from names to `T`, read entry by entry like a [`List`]; in file order.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Table<T>(pub Vec<(Key, T)>);
-
-impl<T> Default for List<T> {
-    fn default() -> Self {
-        List(Vec::new())
-    }
-}
-
-impl<T> Default for Table<T> {
-    fn default() -> Self {
-        Table(Vec::new())
-    }
-}
-
-impl<T> Table<T> {
-    /// The entry of a name.
-    pub fn get(&self, name: &str) -> Option<&T> {
-        self.0.iter().find(|(key, _)| key.text == name).map(|(_, value)| value)
-    }
-
-    /// The names, in file order.
-    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
-        self.0.iter().map(|(key, _)| key.text.as_str())
-    }
-}
-
-impl<'de, T: DeserializeOwned> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let node = Node::deserialize(deserializer)?;
-        match node.value {
-            Value::Null => Ok(List::default()),
-            Value::Seq(_) => Ok(nested_list(&node)),
-            _ => Err(de::Error::custom(format_args!("expected a list, found {}", node.kind()))),
-        }
-    }
-}
-
-impl<'de, T: DeserializeOwned> Deserialize<'de> for Table<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let node = Node::deserialize(deserializer)?;
-        match node.value {
-            Value::Null => Ok(Table::default()),
-            Value::Map(entries) => Ok(Table(
-                entries.into_iter().filter_map(|(key, value)| Some((key, decode_inner(&value)?))).collect(),
-            )),
-            _ => Err(de::Error::custom(format_args!("expected a mapping, found {}", node.kind()))),
-        }
-    }
-}
-
-macro_rules! schema_as {
-    ($type:ty, $as:ty) => {
-        impl<T: schemars::JsonSchema> schemars::JsonSchema for $type {
-            fn inline_schema() -> bool {
-                true
-            }
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                <$as>::schema_name()
-            }
-            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                generator.subschema_for::<$as>()
-            }
-        }
-    };
-}
-
-schema_as!(Spanned<T>, T);
-schema_as!(List<T>, Vec<T>);
-schema_as!(Table<T>, std::collections::BTreeMap<String, T>);
-
-impl schemars::JsonSchema for Node {
-    fn inline_schema() -> bool {
-        true
-    }
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Anything".into()
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!(true)
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::super::node;
-    use super::*;
-    use crate::diag::SourceFile;
-    use crate::units::Dur;
-
-    #[derive(Debug, serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Top {
-        #[serde(default)]
-        items: List<Item>,
-        #[serde(default)]
-        named: Table<Item>,
-        wait: Option<Dur>,
-        pick: Option<Pick>,
-        port: Option<Spanned<u16>>,
-        raw: Option<Node>,
-    }
-
-    #[derive(Debug, serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Item {
-        name: Spanned<String>,
-        #[serde(default)]
-        weight: u32,
-    }
-
-    #[derive(Debug, PartialEq, serde::Deserialize)]
-    #[serde(rename_all = "snake_case")]
-    enum Pick {
-        First,
-        Hash(String),
-    }
-
-    fn read(text: &str) -> (Option<Top>, Vec<String>) {
-        let mut out = Diagnostics::new();
-        let mut sources = crate::diag::Sources::default();
-        let file = sources.add(SourceFile::new("m", text));
-        let mut tree = node::parse(file, sources.get(file).unwrap(), &mut out).unwrap();
-        let lookup = |name: &str| (name == "PORT").then(|| "8080".to_owned()).or(Some("s3cret".into()));
-        super::super::env::expand(&mut tree, &lookup, &mut Default::default(), &mut out);
-        let top = decode(&tree, &mut out);
-        out.sort();
-        let lines = out
-            .iter()
-            .map(|d| format!("{} {} {}", sources.place(d.span.unwrap()), d.code, d.message))
-            .collect();
-        (top, lines)
-    }
-
-    #[test]
-    fn a_good_document() {
-        let (top, faults) = read(
-            "items: [{name: a}, {name: b, weight: 2}]\nnamed: {x: {name: c}}\nwait: 30s\npick: {hash: user}\nport: 80\nraw: [1]\n",
-        );
-        assert_eq!(faults, Vec::<String>::new());
-        let top = top.unwrap();
-        assert_eq!(top.items.0[1].weight, 2);
-        assert_eq!(top.items.0[0].name.span.start, 15);
-        assert_eq!(top.named.get("x").unwrap().name.value, "c");
-        assert_eq!(top.pick, Some(Pick::Hash("user".into())));
-        assert_eq!(top.wait, Some(Dur::secs(30)));
-        assert_eq!(top.raw.unwrap().kind(), "a list");
-    }
-
-    #[test]
-    fn one_run_reports_every_fault() {
-        let text = "\
-items:
-  - { name: a, wieght: 2, weight: x }
-  - { weight: 1 }
-  - 7
-  - { name: fine }
-named: { x: { name: [1] } }
-wait: 30
-pick: frist
-port: 70000
-colour: red
-";
-        let (top, faults) = read(text);
-        assert_eq!(
-            faults,
-            [
-                "m:2:16 VG010 key `wieght` is not known here",
-                "m:2:35 VG011 expected a whole number, not negative, found a text",
-                "m:3:5 VG012 key `name` is missing",
-                "m:4:5 VG011 expected a mapping, found a number",
-                "m:6:21 VG011 expected a text, found a list",
-                "m:7:7 VG011 expected a duration with its unit, such as `500ms`, `30s`, `5m`, `24h` or `7d`, found a number",
-                "m:8:7 VG011 `frist` is not one of the choices here",
-                "m:9:7 VG011 expected a whole number, not negative",
-                "m:10:1 VG010 key `colour` is not known here",
-            ]
-        );
-        let top = top.unwrap();
-        assert_eq!(top.items.0.len(), 2, "the first item lost only its faulty optional key");
-        assert_eq!(top.items.0[1].name.value, "fine");
-    }
-
-    #[test]
-    fn variables_become_numbers_and_are_never_shown() {
-        let (top, faults) = read("port: ${PORT}\n");
-        assert_eq!((top.unwrap().port.unwrap().value, faults.len()), (8080, 0));
-        let (_, faults) = read("port: ${SECRET}\npick: ${SECRET}\nwait: ${SECRET}\n");
-        assert_eq!(faults.len(), 3);
-        assert!(faults.iter().all(|f| !f.contains("s3cret")), "{faults:?}");
-    }
-}
+mod tests;

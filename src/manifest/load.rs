@@ -1,11 +1,12 @@
 //! Reads `routes.yaml` and what it includes, and merges their sections.
 
-use super::decode::{self, List, Spanned, Table};
+use super::decode;
 use super::env::{self, Lookup, Secrets};
 use super::model::{
     Auth, Cors, Document, Info, RateLimit, Role, Route, RouteTest, StageUse, Upstream, Version,
 };
 use super::node::{self, MAX_FILE_BYTES, Node};
+use super::{List, Spanned, Table};
 use crate::diag::{Code, Diagnostic, Diagnostics, FileId, SourceFile, Sources, Span};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap};
@@ -40,7 +41,7 @@ pub struct Manifest {
     pub tests: Vec<Spanned<RouteTest>>,
     /// Folder of each file, by [`FileId`]: what paths inside it are relative to.
     pub folders: Vec<PathBuf>,
-    /// What each route and version says, without where it says it, by its place: see [`Manifest::digest`].
+    /// What each route says, without where it says it, by its place: see [`Manifest::digest`].
     digests: HashMap<Span, u64>,
     /// Texts that variables were replaced in: faults must not show them.
     pub secrets: Secrets,
@@ -123,6 +124,9 @@ impl Loader<'_> {
         let text = match read(path) {
             Ok(text) => text,
             Err(why) => {
+                // Without this, the files that could be read would count as all of them.
+                self.hash.update(path.as_os_str().as_encoded_bytes());
+                self.hash.update(&why);
                 let message = format!("cannot read {}: {why}", path.display());
                 let fault = match from {
                     Some(span) => Diagnostic::error(Code::UNREADABLE, span, message),
@@ -173,7 +177,6 @@ impl Loader<'_> {
         items(tree.get("routes")).iter().for_each(&mut note);
         for version in items(tree.get("versions")) {
             items(version.get("routes")).iter().for_each(&mut note);
-            version.get("deprecated").into_iter().for_each(&mut note);
         }
     }
 
@@ -329,7 +332,7 @@ impl Manifest {
         self.folders.get(span.file.0 as usize).map_or(Path::new("."), PathBuf::as_path)
     }
 
-    /// Hash of what the route, or a version's `deprecated`, at a place says; variables replaced.
+    /// Hash of what the route at a place says; variables replaced.
     pub fn digest(&self, span: Span) -> u64 {
         self.digests.get(&span).copied().unwrap_or_default()
     }

@@ -9,7 +9,8 @@ pub mod env;
 mod load;
 pub mod model;
 pub mod node;
+mod places;
 
-pub use decode::{List, Spanned, Table};
 pub use load::{Loaded, Manifest, load};
 pub use node::Node;
+pub use places::{List, Spanned, Table};

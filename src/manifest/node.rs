@@ -170,6 +170,10 @@ fn syntax_fault(error: &serde_saphyr::Error, span: Span) -> Diagnostic {
     let text = error.to_string();
     // The reader appends its own position; ours is above the excerpt.
     let message = text.split(" at line ").next().unwrap_or(&text).trim().to_owned();
+    if matches!(error, E::Budget { breach: serde_saphyr::budget::BudgetBreach::Documents { .. }, .. }) {
+        return Diagnostic::error(Code::SYNTAX, span, "a second document begins here")
+            .help("a file is one document: remove the `---`, or move what follows to a file of its own and `include:` it");
+    }
     let bounds = matches!(
         error,
         E::Budget { .. } | E::AliasReplayLimitExceeded { .. } | E::AliasExpansionLimitExceeded { .. }

@@ -120,11 +120,16 @@ impl Admin {
         let failure = readiness.last_failure().map(|failure| {
             json!({ "at": timestamp(failure.at), "hash": short(&failure.hash), "report": failure.report })
         });
+        let config = match failure {
+            Some(_) => "refused",
+            None if readiness.is_rolled_back() => "rolled_back",
+            None => "current",
+        };
         let body = json!({
             "status": if ready { "ready" } else { "not_ready" },
             "draining": readiness.is_draining(),
             "revision": readiness.revision().map(|revision| describe(&revision)),
-            "config": if failure.is_some() { "refused" } else { "current" },
+            "config": config,
             "last_reload_failure": failure,
             "checks": checks,
         });

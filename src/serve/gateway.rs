@@ -7,6 +7,7 @@ use super::intake::{IntakeLimits, Refusal, admit};
 use super::live::Live;
 use crate::error::{GatewayError, Lang};
 use crate::exchange::{Arrival, Exchange};
+use crate::telemetry::trace::TRACESTATE;
 use http::header::{CONNECTION, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Request, Response, Version};
@@ -61,7 +62,10 @@ impl Service for Gateway {
             path: path.unwrap_or_else(|| parts.uri.path().to_owned()),
             lang: Lang::of(&parts.headers),
         });
-        shared.telemetry.trace(&parts.headers, &exchange);
+        if !shared.telemetry.trace(&parts.headers, &exchange) {
+            // It belongs to a trace that is not continued.
+            parts.headers.remove(TRACESTATE);
+        }
         let version = parts.version;
         parts.extensions.insert(exchange.clone());
         let scheme = if connection.tls { Scheme::HTTPS } else { Scheme::HTTP };

@@ -3,7 +3,7 @@
 //! Requests in flight finish on the table they began with. Whatever fails keeps the running table, says why with the
 //! same diagnostics as `voicegate check`, and shows in readiness, the admin API and a metric.
 
-use crate::check::{self, Outcome};
+use crate::check::{self, Checked, Outcome};
 use crate::compile::diff::Diff;
 use crate::compile::{Parts, RoutingTable, compile};
 use crate::diag::{Format, Palette, render};
@@ -25,21 +25,28 @@ pub struct Live {
     config: PathBuf,
     /// Variables that go before the environment's.
     variables: BTreeMap<String, String>,
-    /// One reload at a time; also holds what the watcher looks at.
-    watched: Mutex<Watched>,
-    /// Tables before this one, newest last, for rollback.
-    history: Mutex<Vec<(Revision, Arc<RoutingTable>)>>,
+    /// What the watcher looks at. Not behind the lock of `newest`, which is held for a whole reload.
+    watched: ArcSwap<Watched>,
+    /// Held by whoever reloads: one at a time.
+    newest: Mutex<Newest>,
+    /// What served before, newest last, for rollback. Not the tables: they would keep their upstreams running.
+    history: Mutex<Vec<(Revision, Arc<Checked>)>>,
 }
 
 /// What the newest reading of the manifest touched.
 #[derive(Debug, Clone, Default)]
 pub struct Watched {
-    /// Hash over the files as last read, served or refused.
-    pub hash: String,
     /// Files of the manifest, found or not.
     pub files: Vec<PathBuf>,
     /// Folders in which a change may matter.
     pub folders: BTreeSet<PathBuf>,
+}
+
+/// What was read last.
+#[derive(Debug)]
+struct Newest {
+    /// Hash over the files, served or refused.
+    hash: String,
     /// Number of the newest revision.
     number: u64,
 }
@@ -96,12 +103,8 @@ impl Live {
     ) -> Result<Arc<Self>, Unsound> {
         let begun = Instant::now();
         let loaded = read(config, &variables);
-        let watched = Watched {
-            hash: loaded.content_hash.clone(),
-            files: loaded.files.clone(),
-            folders: loaded.folders.clone(),
-            number: 1,
-        };
+        let watched = Watched { files: loaded.files.clone(), folders: loaded.folders.clone() };
+        let newest = Newest { hash: loaded.content_hash.clone(), number: 1 };
         let outcome = check::check(loaded, false);
         let report = report_of(&outcome);
         let Some(checked) = outcome.checked else {
@@ -119,7 +122,8 @@ impl Live {
             parts,
             config: config.to_owned(),
             variables,
-            watched: Mutex::new(watched),
+            watched: ArcSwap::from_pointee(watched),
+            newest: Mutex::new(newest),
             history: Mutex::default(),
         };
         let revision = live.announce(1, begun.elapsed());
@@ -155,8 +159,8 @@ impl Live {
     }
 
     /// What the newest reading touched.
-    pub fn watched(&self) -> Watched {
-        self.lock().clone()
+    pub fn watched(&self) -> Arc<Watched> {
+        self.watched.load_full()
     }
 
     /// Earlier revisions that can be gone back to, newest last.
@@ -167,16 +171,16 @@ impl Live {
     /// Reads the manifest again and serves it if it is sound. `why` is said in the log. Blocks: call it on the
     /// blocking pool. With `force`, files that were served or refused already are taken again.
     pub fn reload(&self, why: &str, force: bool) -> Reloaded {
-        let mut watched = self.lock();
+        let mut newest = self.lock();
         let begun = Instant::now();
         let loaded = read(&self.config, &self.variables);
-        let known = loaded.content_hash == watched.hash;
-        watched.files.clone_from(&loaded.files);
-        watched.folders.clone_from(&loaded.folders);
+        let known = loaded.content_hash == newest.hash;
+        let watched = Watched { files: loaded.files.clone(), folders: loaded.folders.clone() };
+        self.watched.store(Arc::new(watched));
         if known && !force {
             return Reloaded::Unchanged;
         }
-        watched.hash.clone_from(&loaded.content_hash);
+        newest.hash.clone_from(&loaded.content_hash);
         let serving = self.table.load_full();
         if loaded.content_hash == serving.checked().hash() && !force {
             // Somebody undid a refused change.
@@ -185,7 +189,7 @@ impl Live {
             tracing::info!(why, "the manifest is again the one that serves");
             return Reloaded::Unchanged;
         }
-        self.take(loaded, &serving, &mut watched.number, why, begun)
+        self.take(loaded, &serving, &mut newest.number, why, begun)
     }
 
     fn take(
@@ -216,7 +220,10 @@ impl Live {
         let diff = Diff::between(serving.checked(), &checked);
         let table = compile(Arc::new(checked), &self.parts, Some(serving));
         *number += 1;
-        self.remember(serving.clone());
+        if serving.checked().hash() != hash {
+            // The same files taken again are nothing to go back to.
+            self.remember(serving.checked().clone());
+        }
         self.table.store(Arc::new(table));
         let took = begun.elapsed();
         let revision = self.announce(*number, took);
@@ -228,49 +235,60 @@ impl Live {
 
     /// Serves the revision before the current one again, until the files change.
     pub fn rollback(&self) -> Option<Revision> {
-        let mut watched = self.lock();
-        let (_, table) = self.past().pop()?;
-        // Its upstreams may have been retired since: compiling again starts them.
+        let mut newest = self.lock();
+        let (_, checked) = self.past().pop()?;
+        let as_on_disk = checked.hash() == newest.hash;
         let serving = self.table.load_full();
-        let table = compile(table.checked().clone(), &self.parts, Some(&serving));
-        self.table.store(Arc::new(table));
-        watched.number += 1;
-        let revision = self.announce(watched.number, Duration::ZERO);
+        self.table.store(Arc::new(compile(checked, &self.parts, Some(&serving))));
+        newest.number += 1;
+        let revision = self.revision(newest.number);
+        // What the files say is as good or as bad as before.
+        self.shared().telemetry.reload_rolled_back(revision.number);
+        self.shared().readiness.rolled_back(revision.clone());
+        if as_on_disk {
+            self.shared().readiness.recovered();
+            self.shared().telemetry.reload_recovered();
+        }
         tracing::warn!(revision = revision.number, hash = short(&revision.hash), "rolled back");
         Some(revision)
     }
 
     /// Says everywhere that the current table serves.
     fn announce(&self, number: u64, took: Duration) -> Revision {
-        let table = self.table.load();
-        let checked = table.checked();
-        let revision = Revision {
-            number,
-            hash: checked.hash().to_owned(),
-            api_version: checked.api_version().to_owned(),
-            since: SystemTime::now(),
-            routes: checked.routes().len(),
-        };
+        let revision = self.revision(number);
         self.shared().readiness.serves(revision.clone());
         self.shared().telemetry.reload_succeeded(number, took);
         revision
     }
 
-    fn remember(&self, table: Arc<RoutingTable>) {
+    /// The current table's, beginning now.
+    fn revision(&self, number: u64) -> Revision {
+        let table = self.table.load();
+        let checked = table.checked();
+        Revision {
+            number,
+            hash: checked.hash().to_owned(),
+            api_version: checked.api_version().to_owned(),
+            since: SystemTime::now(),
+            routes: checked.routes().len(),
+        }
+    }
+
+    fn remember(&self, checked: Arc<Checked>) {
         if let Some(revision) = self.shared().readiness.revision() {
             let mut past = self.past();
-            past.push(((*revision).clone(), table));
+            past.push(((*revision).clone(), checked));
             if past.len() > HISTORY {
                 past.remove(0);
             }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {
-        self.watched.lock().unwrap_or_else(|poison| poison.into_inner())
+    fn lock(&self) -> std::sync::MutexGuard<'_, Newest> {
+        self.newest.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
-    fn past(&self) -> std::sync::MutexGuard<'_, Vec<(Revision, Arc<RoutingTable>)>> {
+    fn past(&self) -> std::sync::MutexGuard<'_, Vec<(Revision, Arc<Checked>)>> {
         self.history.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 }

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch as channel;
 
 /// How often certificate files are looked at.
@@ -154,7 +155,8 @@ fn limits(door: &DoorSettings) -> Limits {
 }
 
 fn admin_token(settings: &Settings) -> Result<Option<String>, StartError> {
-    if let Some(token) = &settings.admin_token {
+    // An environment that sets the variable to nothing sets no token.
+    if let Some(token) = settings.admin_token.as_ref().filter(|token| !token.reveal().is_empty()) {
         return Ok(Some(token.reveal().to_owned()));
     }
     let Some(path) = &settings.admin_token_file else { return Ok(None) };
@@ -208,15 +210,30 @@ impl Running {
     }
 }
 
+/// The signals a gateway listens to. Watch them before anybody may think that it is up: until then they kill.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From now on signals wait to be heard. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn watch() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Runs a gateway until SIGTERM or SIGINT; SIGHUP reloads.
-pub async fn until_told(running: Running) -> usize {
-    use tokio::signal::unix::{SignalKind, signal};
-    let streams =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = streams else {
-        tracing::error!("signals cannot be watched; stopping");
-        return running.shut_down().await;
-    };
+pub async fn until_told(running: Running, signals: Signals) -> usize {
+    let Signals { mut terminate, mut interrupt, mut hangup } = signals;
     loop {
         tokio::select! {
             _ = terminate.recv() => break tracing::info!("SIGTERM"),

@@ -23,12 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub async fn watch(live: Arc<Live>, poll: Duration) {
     let changed = Arc::new(Notify::new());
     let mut eyes = Eyes::new(changed.clone());
-    let mut seen = look(&live).await;
+    // Nothing was looked at yet: what changed while the gateway started is taken at once.
+    let mut seen = [0; 32];
     loop {
-        eyes.follow(&live.watched().folders);
-        tokio::select! {
-            () = changed.notified() => {}
-            () = sleep(poll) => {}
+        // Before a folder was watched, something may have changed in it unnoticed.
+        if !eyes.follow(&live.watched().folders) {
+            tokio::select! {
+                () = changed.notified() => {}
+                () = sleep(poll) => {}
+            }
         }
         let now = look(&live).await;
         if now == seen {
@@ -121,23 +124,26 @@ impl Eyes {
         Eyes { watcher, on: BTreeSet::new() }
     }
 
-    fn follow(&mut self, folders: &BTreeSet<PathBuf>) {
-        let Some(watcher) = &mut self.watcher else { return };
+    /// Watches these folders and no others; whether there is one that was not watched before.
+    fn follow(&mut self, folders: &BTreeSet<PathBuf>) -> bool {
+        let Some(watcher) = &mut self.watcher else { return false };
         for gone in self.on.difference(folders) {
             // A folder that was removed is not watched any more anyway.
             let _ = watcher.unwatch(gone);
         }
         self.on.retain(|folder| folders.contains(folder));
+        let mut more = false;
         for folder in folders {
             if self.on.contains(folder) {
                 continue;
             }
             match watcher.watch(folder, RecursiveMode::NonRecursive) {
                 Ok(()) => {
-                    self.on.insert(folder.clone());
+                    more |= self.on.insert(folder.clone());
                 }
                 Err(error) => tracing::debug!(%error, folder = %folder.display(), "cannot watch; polling"),
             }
         }
+        more
     }
 }

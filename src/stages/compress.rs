@@ -16,7 +16,7 @@ use super::{
 use super::{is_event_stream, vary};
 use crate::diag::{Code, Diagnostic};
 use crate::exchange::Exchange;
-use crate::manifest::decode::List;
+use crate::manifest::List;
 use crate::units::Size;
 use async_compression::Level as Quality;
 use async_compression::brotli::EncoderParams;

@@ -17,8 +17,8 @@ use super::{Body, BuildCx, Hook, Layer, Mark, Probe, Stage, StageCx, StageDecl, 
 use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
-use crate::manifest::decode::{List, Spanned};
 use crate::manifest::model;
+use crate::manifest::{List, Spanned};
 use crate::units::Dur;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,

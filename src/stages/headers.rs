@@ -10,7 +10,7 @@
 use super::{Body, BuildCx, Hook, Layer, Stage, StageCx, StageDecl, Stop};
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::exchange::Exchange;
-use crate::manifest::decode::{List, Spanned, Table};
+use crate::manifest::{List, Spanned, Table};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use poem::{Request, Response};
 use schemars::JsonSchema;

@@ -7,8 +7,8 @@
 use super::{Body, Stage, StageCx, StageDecl};
 use crate::diag::milestone::{IDENTITY, PROTOCOLS, UPSTREAMS};
 use crate::diag::{Code, Diagnostic, Diagnostics};
-use crate::manifest::decode::{List, Spanned, Table};
 use crate::manifest::node::Node;
+use crate::manifest::{List, Spanned, Table};
 use crate::units::{Dur, Size};
 use ipnet::IpNet;
 use schemars::JsonSchema;

@@ -8,7 +8,7 @@
 use super::{Body, BuildCx, Hook, Layer, Stage, StageCx, StageDecl};
 use crate::diag::{Code, Diagnostic};
 use crate::exchange::Exchange;
-use crate::manifest::decode::Spanned;
+use crate::manifest::Spanned;
 use http::header::{
     CONTENT_SECURITY_POLICY, Entry, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,

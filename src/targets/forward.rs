@@ -9,7 +9,7 @@ use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING,
 };
 use http::uri::{PathAndQuery, Uri};
@@ -111,11 +111,47 @@ fn clean(headers: &mut HeaderMap, trusted: bool) {
             .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     });
     drop_where(headers, |name| is_hop_by_hop(name) || name == "expect");
+    announce_trailers(headers, trusted);
     if trailers {
         // RFC 9110, section 10.1.4: TE is of this connection, and `Connection` must say so.
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
+}
+
+/// Takes from `Trailer` what a header may not say either. Only trailers that are announced here are sent on, so that
+/// nobody says behind the body what was deleted before it.
+fn announce_trailers(headers: &mut HeaderMap, trusted: bool) {
+    if !headers.contains_key(TRAILER) {
+        return;
+    }
+    let mut kept: Vec<HeaderName> = Vec::new();
+    for value in headers.get_all(TRAILER) {
+        for name in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+            // A `HeaderName` is lower case, however it was written.
+            let Ok(name) = HeaderName::from_bytes(name) else { continue };
+            if !is_ours_to_say(name.as_str(), trusted) && !is_hop_by_hop(name.as_str()) && !is_set_here(&name)
+            {
+                kept.push(name);
+            }
+        }
+    }
+    headers.remove(TRAILER);
+    let kept = kept.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(", ");
+    if let Ok(value) = HeaderValue::from_str(&kept)
+        && !kept.is_empty()
+    {
+        headers.insert(TRAILER, value);
+    }
+}
+
+/// Headers that go out with what the gateway says, whoever sent them before.
+fn is_set_here(name: &HeaderName) -> bool {
+    *name == X_FORWARDED_FOR
+        || *name == X_FORWARDED_PROTO
+        || *name == X_FORWARDED_HOST
+        || *name == X_REQUEST_ID
+        || *name == TRACEPARENT
 }
 
 fn drop_where(headers: &mut HeaderMap, gone: impl Fn(&str) -> bool) {

@@ -10,6 +10,7 @@ use crate::exchange::Exchange;
 use crate::manifest::Spanned;
 use crate::manifest::model::{self, Protocol, Route};
 use crate::state::Shared;
+use crate::telemetry::StreamMetrics;
 use crate::upstream::{SendOptions, Upstream, UpstreamBody};
 use http::header::ACCEPT_ENCODING;
 use http_body_util::combinators::BoxBody;
@@ -80,7 +81,10 @@ impl Target for Proxy {
         };
         match self.stream {
             None => sealed(running),
-            Some(times) => sealed(Streaming { running, times }),
+            Some(times) => {
+                let metrics = cx.shared.telemetry.streams(cx.route);
+                sealed(Streaming { running, times, metrics })
+            }
         }
     }
 
@@ -155,6 +159,7 @@ impl Endpoint for Running {
 struct Streaming {
     running: Running,
     times: StreamTimes,
+    metrics: Arc<StreamMetrics>,
 }
 
 impl Endpoint for Streaming {
@@ -172,8 +177,9 @@ impl Endpoint for Streaming {
         }
         sse::set_headers(response.headers_mut());
         let closing = self.running.shared.closing.clone();
-        let response =
-            response.map(|body| BoxBody::new(EventStream::new(body, exchange, self.times, began, closing)));
+        let open = self.metrics.open();
+        let response = response
+            .map(|body| BoxBody::new(EventStream::new(body, exchange, open, self.times, began, closing)));
         Ok(finished(response))
     }
 }

@@ -11,8 +11,9 @@ use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::exchange::{End, Exchange};
 use crate::manifest::Spanned;
 use crate::manifest::model::StreamLimits;
+use crate::telemetry::OpenStream;
 use crate::units::Dur;
-use crate::upstream::{Meter, Upstream, UpstreamBody};
+use crate::upstream::UpstreamBody;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
@@ -20,7 +21,6 @@ use http_body::{Body, Frame};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -138,7 +138,9 @@ struct Position {
 }
 
 impl Position {
-    fn read(&mut self, bytes: &[u8]) {
+    /// Goes on by these bytes; the number of events that ended in them.
+    fn read(&mut self, bytes: &[u8]) -> u64 {
+        let mut ended = 0;
         for &byte in bytes {
             let second_half = byte == b'\n' && self.after_cr;
             self.after_cr = byte == b'\r';
@@ -147,6 +149,7 @@ impl Position {
                 b'\n' | b'\r' => {
                     if !self.in_line && self.in_event {
                         self.event_ended = true;
+                        ended += 1;
                         self.in_event = false;
                     }
                     self.in_line = false;
@@ -157,47 +160,12 @@ impl Position {
                 }
             }
         }
+        ended
     }
 
     /// Whether something may be put in here without touching an event.
     fn is_boundary(self) -> bool {
         !self.in_line && !self.in_event
-    }
-}
-
-/// Counts a stream as open while it lives, and then by its end.
-struct Open {
-    upstream: Arc<Upstream>,
-    end: End,
-}
-
-impl Open {
-    fn new(upstream: &Arc<Upstream>) -> Self {
-        upstream.meter().streams_open.fetch_add(1, Relaxed);
-        Open { upstream: upstream.clone(), end: End::ClientLeft }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let Meter {
-            streams_open,
-            streams_complete,
-            streams_client_left,
-            streams_upstream_broke,
-            streams_limited,
-            streams_shutdown,
-            ..
-        } = self.upstream.meter();
-        streams_open.fetch_sub(1, Relaxed);
-        let ended = match self.end {
-            End::ClientLeft => streams_client_left,
-            End::Complete => streams_complete,
-            End::UpstreamBroke => streams_upstream_broke,
-            End::StreamLimit => streams_limited,
-            End::Shutdown => streams_shutdown,
-        };
-        ended.fetch_add(1, Relaxed);
     }
 }
 
@@ -212,7 +180,7 @@ pin_project_lite::pin_project! {
         // One for all deadlines; not moved by events, only set anew when it fires too early or is too late.
         #[pin]
         timer: Option<Sleep>,
-        open: Open,
+        open: OpenStream,
         exchange: Arc<Exchange>,
         times: StreamTimes,
         position: Position,
@@ -232,10 +200,11 @@ pin_project_lite::pin_project! {
 }
 
 impl EventStream {
-    /// Watches `body` from `began` (when its request came); `closing` tells of the gateway's end.
+    /// Watches `body` from `began` (when its request came), counted by `open`; `closing` tells of the gateway's end.
     pub(super) fn new(
         body: UpstreamBody,
         exchange: Arc<Exchange>,
+        open: OpenStream,
         times: StreamTimes,
         began: Instant,
         closing: watch::Receiver<bool>,
@@ -247,7 +216,7 @@ impl EventStream {
             }
         };
         EventStream {
-            open: Open::new(body.upstream()),
+            open,
             upstream: Some(body),
             timer: None,
             exchange,
@@ -269,7 +238,7 @@ impl EventStream {
         let mut this = self.project();
         // Closes the upstream's connection.
         this.upstream.set(None);
-        this.open.end = end;
+        this.open.ended(end);
         this.exchange.ended(end);
         Poll::Ready(Some(match this.position.is_boundary() {
             true => Ok(Frame::data(Bytes::from_static(event.as_bytes()))),
@@ -350,7 +319,7 @@ impl Body for EventStream {
         match upstream.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    this.position.read(data);
+                    this.open.events(this.position.read(data));
                     *this.moved = true;
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -360,7 +329,7 @@ impl Body for EventStream {
             }
             Poll::Ready(None) => {
                 this.upstream.set(None);
-                this.open.end = End::Complete;
+                this.open.ended(End::Complete);
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(_))) => self.end(End::UpstreamBroke, INTERRUPTED),

@@ -8,6 +8,7 @@ use crate::exchange::{Exchange, Params, RouteInfo};
 use crate::manifest::decode::decode;
 use crate::manifest::model::{self, Route};
 use crate::manifest::{Manifest, Spanned, Table, node};
+use crate::state::Shared;
 use crate::state::tests::shared;
 use crate::upstream::{Upstream, UpstreamSpec};
 use http::Method;
@@ -24,6 +25,7 @@ pub(super) struct Bench {
     target: Arc<dyn Target>,
     info: Arc<RouteInfo>,
     pub(super) upstream: Arc<Upstream>,
+    pub(super) shared: Arc<Shared>,
     pub(super) close: watch::Sender<bool>,
 }
 
@@ -82,7 +84,7 @@ impl Bench {
         });
         let upstreams = HashMap::from([(Arc::from("algo"), upstream.clone())]);
         let next = target.build(&TargetCx { route: &info, shared: &shared, upstreams: &upstreams });
-        Bench { next, target, info, upstream, close }
+        Bench { next, target, info, upstream, shared, close }
     }
 
     pub(super) fn target(&self) -> &dyn Target {

@@ -124,7 +124,7 @@ impl Exporter {
 
 /// The caller's span, as the SDK wants it.
 fn remote(parent: TraceContext, headers: &HeaderMap) -> SpanContext {
-    let state = headers.get("tracestate").and_then(|value| value.to_str().ok());
+    let state = headers.get(super::trace::TRACESTATE).and_then(|value| value.to_str().ok());
     SpanContext::new(
         TraceId::from(parent.trace_id.get()),
         SpanId::from(parent.span_id.get()),

@@ -149,6 +149,11 @@ impl Telemetry {
         self.reloads.failed();
     }
 
+    /// An earlier manifest is served again, as this revision.
+    pub fn reload_rolled_back(&self, revision: u64) {
+        self.reloads.rolled_back(revision);
+    }
+
     /// The files are those of the served manifest again, after one that could not be loaded.
     pub fn reload_recovered(&self) {
         self.reloads.recovered();

@@ -76,6 +76,11 @@ impl ReloadMetrics {
         self.failure.add(1);
     }
 
+    /// An earlier manifest is served again, as this revision; nothing was loaded.
+    pub(super) fn rolled_back(&self, revision: u64) {
+        self.now.revision.store(revision, Ordering::Relaxed);
+    }
+
     /// What could not be loaded was taken back.
     pub(super) fn recovered(&self) {
         self.now.healthy.store(true, Ordering::Relaxed);

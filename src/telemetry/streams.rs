@@ -69,9 +69,11 @@ impl StreamMetrics {
 }
 
 impl OpenStream {
-    /// Counts an event passed on.
-    pub fn event(&self) {
-        self.metrics.events.add(1);
+    /// Counts events passed on.
+    pub fn events(&self, count: u64) {
+        if count > 0 {
+            self.metrics.events.add(count);
+        }
     }
 
     /// Notes how it ended; counted when this is dropped.

@@ -141,8 +141,8 @@ fn streams_upstreams_reloads_and_connections_are_shown() {
     let telemetry = Telemetry::default();
     let streams = telemetry.streams(&route("/chat"));
     let still_open = streams.open();
-    still_open.event();
-    still_open.event();
+    still_open.events(2);
+    still_open.events(0);
     let mut over = streams.open();
     over.ended(End::Complete);
     drop(over);

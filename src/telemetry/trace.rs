@@ -10,6 +10,8 @@ use std::num::{NonZeroU64, NonZeroU128};
 
 /// The header's name.
 pub const TRACEPARENT: &str = "traceparent";
+/// The header that goes with it.
+pub const TRACESTATE: &str = "tracestate";
 
 /// Flag: the caller may have recorded its span.
 const SAMPLED: u8 = 1;

@@ -179,11 +179,6 @@ impl UpstreamBody {
     pub fn close_delimited(&self) -> bool {
         self.close_delimited
     }
-
-    /// The upstream it comes from.
-    pub fn upstream(&self) -> &Arc<Upstream> {
-        &self.upstream
-    }
 }
 
 impl fmt::Debug for UpstreamBody {

@@ -165,7 +165,11 @@ async fn check(spec: &UpstreamSpec, servers: &[Arc<Server>]) {
             let result = ask(spec, server, health).await;
             let why = result.as_ref().err().cloned().unwrap_or_default();
             let name = &**spec.name();
-            match server.health.learn(health, result) {
+            let changed = server.health.learn(health, result);
+            if let Some(condition) = changed {
+                server.metrics.set_healthy(condition != Condition::Down);
+            }
+            match changed {
                 Some(Condition::Down) => {
                     tracing::warn!(
                         upstream = name,

@@ -1,11 +1,12 @@
-//! What happened at an upstream, in numbers: the one place where requests and streams are counted.
+//! What happens to an upstream's connections, in numbers. Requests, by result and server, and streams are counted in
+//! `telemetry`.
 
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counters of one upstream. Only ever added to, apart from `streams_open`.
+        /// Counters of one upstream. Only ever added to.
         #[derive(Debug, Default)]
         pub struct Meter { $($(#[$doc])* pub $name: AtomicU64,)* }
 
@@ -23,38 +24,14 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Requests taken on.
-    requests,
     /// Connections opened.
     connects,
     /// Requests that went over a connection used before.
     reused,
     /// Requests sent again because a connection used before had died.
     resent,
-    /// No connection could be opened.
-    unreachable,
-    /// No connection became free in time.
-    saturated,
-    /// The connection broke before an answer.
-    reset,
-    /// The answer was not acceptable HTTP.
-    bad_responses,
-    /// No answer in time.
-    timeouts,
     /// The answer broke off, or a deadline cut it.
     broken,
-    /// Event streams open now.
-    streams_open,
-    /// Event streams that ended as the upstream ended them.
-    streams_complete,
-    /// Event streams whose caller left.
-    streams_client_left,
-    /// Event streams that the upstream broke off.
-    streams_upstream_broke,
-    /// Event streams that a limit ended.
-    streams_limited,
-    /// Event streams ended because the gateway went down.
-    streams_shutdown,
 }
 
 impl Meter {

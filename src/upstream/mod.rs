@@ -28,7 +28,7 @@ pub use send::SendOptions;
 pub use spec::UpstreamSpec;
 
 use crate::state::Shared;
-use crate::telemetry::Throttle;
+use crate::telemetry::{Throttle, UpstreamMetrics};
 use balance::Balancer;
 use pool::Server;
 use std::fmt;
@@ -40,6 +40,8 @@ use tokio::task::AbortHandle;
 pub struct Upstream {
     spec: Arc<UpstreamSpec>,
     servers: Box<[Arc<Server>]>,
+    /// Held so that the counters of its servers are shown.
+    _metrics: Arc<UpstreamMetrics>,
     balancer: Balancer,
     meter: Meter,
     failures: Throttle,
@@ -50,9 +52,11 @@ pub struct Upstream {
 impl Upstream {
     /// Makes it run; nothing is opened yet.
     pub fn new(spec: Arc<UpstreamSpec>, shared: &Arc<Shared>) -> Arc<Upstream> {
+        let metrics = shared.telemetry.upstream(spec.name());
         let weights: Vec<u32> = spec.servers().iter().map(|server| server.weight).collect();
         Arc::new(Upstream {
-            servers: spec.servers().iter().map(|server| Server::new(&spec, server)).collect(),
+            servers: spec.servers().iter().map(|server| Server::new(&spec, server, &metrics)).collect(),
+            _metrics: metrics,
             balancer: Balancer::new(spec.balance(), &weights),
             meter: Meter::default(),
             failures: Throttle::default(),

@@ -10,6 +10,7 @@ use super::body::RequestBody;
 use super::health::Health;
 use super::spec::{ServerSpec, UpstreamSpec};
 use crate::exchange::UpstreamNote;
+use crate::telemetry::{Held, TargetMetrics, UpstreamMetrics};
 use hyper::client::conn::http1::SendRequest;
 use std::cell::Cell;
 use std::future::Future;
@@ -34,6 +35,7 @@ pub(super) struct Server {
     /// What exchanges note.
     pub(super) note: UpstreamNote,
     pub(super) health: Health,
+    pub(super) metrics: Arc<TargetMetrics>,
     max: usize,
     slots: Semaphore,
     resting: Box<[Mutex<Vec<Resting>>]>,
@@ -52,6 +54,7 @@ pub(super) struct Conn {
 struct Resting {
     conn: Conn,
     since: Instant,
+    _counted: Held,
 }
 
 /// The right to send one request, with the connection it goes over. Dropped early, it closes the connection.
@@ -88,13 +91,17 @@ impl Drop for Conn {
 }
 
 impl Server {
-    pub(super) fn new(upstream: &UpstreamSpec, spec: &ServerSpec) -> Arc<Self> {
+    pub(super) fn new(upstream: &UpstreamSpec, spec: &ServerSpec, metrics: &UpstreamMetrics) -> Arc<Self> {
         let shards = std::thread::available_parallelism().map_or(4, usize::from).min(32);
         let max = (upstream.max_connections() as usize).min(Semaphore::MAX_PERMITS);
+        let metrics = metrics.target(&spec.address);
+        // It may be shared with a server of the table before, and with what was known of that.
+        metrics.set_healthy(true);
         Arc::new(Server {
             note: UpstreamNote { upstream: upstream.name().clone(), target: spec.address.clone() },
             spec: spec.clone(),
             health: Health::default(),
+            metrics,
             max,
             slots: Semaphore::new(max),
             resting: (0..shards).map(|_| Mutex::default()).collect(),
@@ -109,6 +116,7 @@ impl Server {
         };
         // Given back by the lease's drop.
         permit.forget();
+        self.metrics.active.up();
         Some(Lease { server: self.clone(), conn: None })
     }
 
@@ -146,7 +154,7 @@ impl Server {
     }
 
     fn put(&self, conn: Conn) {
-        let resting = Resting { conn, since: Instant::now() };
+        let resting = Resting { conn, since: Instant::now(), _counted: self.metrics.idle.hold() };
         let own = own_shard();
         let shards = self.resting.len();
         let free = (0..shards).find_map(|step| self.resting[(own + step) % shards].try_lock().ok());
@@ -167,7 +175,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn take(shard: &mut Vec<Resting>, now: Instant) -> Option<Conn> {
-    while let Some(Resting { mut conn, since }) = shard.pop() {
+    while let Some(Resting { mut conn, since, .. }) = shard.pop() {
         if now.saturating_duration_since(since) >= REST {
             // Those below are older.
             shard.clear();
@@ -213,6 +221,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         drop(self.conn.take());
+        self.server.metrics.active.down();
         self.server.slots.add_permits(1);
     }
 }

@@ -10,7 +10,7 @@ use super::body::{Causes, Progress, RequestBody, UpstreamBody};
 use super::client::connect;
 use super::meter::Meter;
 use super::pool::{Conn, Lease, Server};
-use crate::error::{GatewayError, Kind};
+use crate::error::{BodyTimeout, GatewayError, Kind};
 use crate::exchange::Exchange;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -23,7 +23,6 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::task::{Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -76,24 +75,20 @@ impl Upstream {
         let until = (!options.stream).then(|| Instant::from_std(exchange.started) + times.total);
         let deadlines =
             Deadlines { first_byte: options.first_byte.unwrap_or(times.first_byte), idle: times.idle, until };
-        Meter::add(&self.meter.requests);
         let server = &self.servers[self.balancer.pick(&*self.servers, rand::random)];
         exchange.sent_to(server.note.clone());
         *request.version_mut() = Version::HTTP_11;
         request.headers_mut().insert(HOST, server.spec.authority.clone());
         let (response, lease) = self.exchange_heads(exchange, server, request, &deadlines, began).await?;
-        exchange.upstream_answered(began.elapsed());
+        let took = began.elapsed();
+        exchange.upstream_answered(took);
         let close_delimited = match framing(&response) {
             Ok(framing) => framing,
             Err(why) => {
-                return Err(self.failed(
-                    exchange,
-                    &self.meter.bad_responses,
-                    Kind::UpstreamBadResponse,
-                    &why,
-                ));
+                return Err(self.failed(exchange, server, Kind::UpstreamBadResponse, &why));
             }
         };
+        server.metrics.answered(response.status().as_u16(), took);
         Ok(response.map(|incoming| {
             let mut body =
                 UpstreamBody::new(incoming, lease, self.clone(), exchange.clone(), close_delimited);
@@ -116,7 +111,7 @@ impl Upstream {
         let patience = self.spec.connect_timeout();
         let Some(mut lease) = server.lease(patience).await else {
             let why = "every connection is in use";
-            return Err(self.failed(exchange, &self.meter.saturated, Kind::UpstreamSaturated, &why));
+            return Err(self.failed(exchange, server, Kind::UpstreamSaturated, &why));
         };
         let progress = (!request.body().is_end_stream()).then(Progress::new);
         let repeatable = progress.is_none() && is_idempotent(request.method());
@@ -141,7 +136,7 @@ impl Upstream {
             request = match (fail, copy.take()) {
                 (Fail::Broke(_, Some(unsent)), _) if used => *unsent,
                 (Fail::Broke(error, None), Some(copy)) if !error.is_parse() => copy,
-                (fail, _) => return Err(self.explain(exchange, fail, progress.as_deref())),
+                (fail, _) => return Err(self.explain(exchange, server, fail, progress.as_deref())),
             };
             Meter::add(&self.meter.resent);
             conn = self.open(exchange, server, patience).await?;
@@ -161,27 +156,31 @@ impl Upstream {
             }
             Err(error) => {
                 let why = Causes(&error);
-                Err(self.failed(exchange, &self.meter.unreachable, Kind::UpstreamUnreachable, &why))
+                Err(self.failed(exchange, server, Kind::UpstreamUnreachable, &why))
             }
         }
     }
 
     /// The error for a request that got no response.
-    fn explain(&self, exchange: &Exchange, fail: Fail, progress: Option<&Progress>) -> GatewayError {
+    fn explain(
+        &self,
+        exchange: &Exchange,
+        server: &Server,
+        fail: Fail,
+        progress: Option<&Progress>,
+    ) -> GatewayError {
         match fail {
-            Fail::Starved => Kind::RequestTimeout.into(),
-            Fail::Late => {
-                self.failed(exchange, &self.meter.timeouts, Kind::UpstreamTimeout, &"no answer in time")
-            }
+            Fail::Starved => BodyTimeout.into(),
+            Fail::Late => self.failed(exchange, server, Kind::UpstreamTimeout, &"no answer in time"),
             Fail::Broke(error, _) => {
                 if let Some(failure) = progress.and_then(Progress::failure) {
                     return callers_fault(failure);
                 }
-                let (counter, kind) = match error.is_parse() {
-                    true => (&self.meter.bad_responses, Kind::UpstreamBadResponse),
-                    false => (&self.meter.reset, Kind::UpstreamReset),
+                let kind = match error.is_parse() {
+                    true => Kind::UpstreamBadResponse,
+                    false => Kind::UpstreamReset,
                 };
-                self.failed(exchange, counter, kind, &Causes(&error))
+                self.failed(exchange, server, kind, &Causes(&error))
             }
         }
     }
@@ -190,18 +189,18 @@ impl Upstream {
     fn failed(
         &self,
         exchange: &Exchange,
-        counter: &AtomicU64,
+        server: &Server,
         kind: Kind,
         why: &dyn fmt::Display,
     ) -> GatewayError {
-        Meter::add(counter);
+        server.metrics.failed(kind);
         // The access log has a line for each; what failed below HTTP is said once a second.
         let Some(left_out) = self.failures.pass() else { return kind.into() };
         tracing::warn!(
             left_out,
             request_id = exchange.request_id(),
             upstream = &**self.spec.name(),
-            target = exchange.upstream().map(|note| &*note.target),
+            target = &*server.spec.address,
             code = kind.code(),
             error = %why,
             "a request to an upstream failed"

@@ -1,7 +1,13 @@
 //! The integration tests: one binary, through the front door. Each test starts real gateways on ports of their own.
 #![forbid(unsafe_code)]
+#![expect(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "a harness is public to its tests, and fails by panicking"
+)]
 
 mod cli;
+mod edge;
 mod goldens;
 mod harness;
 mod layering;

@@ -1,6 +1,6 @@
 //! Who may call, and how often: `auth`, `roles`, `rate_limits`, `cors`.
 
-use crate::manifest::decode::{List, Spanned, Table};
+use crate::manifest::{List, Spanned, Table};
 use crate::units::Dur;
 use schemars::JsonSchema;
 use serde::Deserialize;

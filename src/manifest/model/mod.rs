@@ -12,7 +12,7 @@ pub use access::*;
 pub use route::*;
 pub use upstream::*;
 
-use super::decode::{List, Spanned, Table};
+use super::{List, Spanned, Table};
 use schemars::JsonSchema;
 use serde::Deserialize;
 

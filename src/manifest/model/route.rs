@@ -2,8 +2,10 @@
 
 use super::{Mirror, Split, Wanted};
 use crate::diag::Span;
-use crate::manifest::decode::{List, Spanned, Table, nested, nested_list, reported};
+use crate::manifest::decode::{nested, reported};
 use crate::manifest::node::{Key, Node, Value};
+use crate::manifest::places::nested_list;
+use crate::manifest::{List, Spanned, Table};
 use crate::units::{Dur, Size};
 use schemars::JsonSchema;
 use serde::de::{self, Deserialize, Deserializer};

@@ -1,7 +1,7 @@
 //! Named sets of servers: where they are, how they are used, what happens when they fail.
 
 use super::Respond;
-use crate::manifest::decode::{List, Spanned, Table};
+use crate::manifest::{List, Spanned, Table};
 use crate::units::{Dur, Percent};
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -2,7 +2,7 @@
 
 use super::super::Mark;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
-use crate::manifest::decode::List;
+use crate::manifest::List;
 use crate::manifest::model;
 use crate::units::Dur;
 use http::header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN};

@@ -3,7 +3,6 @@
 use super::super::testing::{Bench, faults};
 use super::*;
 use crate::demo::Demo;
-use crate::upstream::Figures;
 use crate::upstream::testing::{PATIENCE, Scripted, eventually};
 use http::Method;
 use http_body_util::BodyExt;
@@ -77,7 +76,20 @@ async fn telling(head: &'static str, pieces: &'static [&'static str], closes: bo
 
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n\r\n";
 
-async fn told(server: &Scripted, limits: &str) -> (String, bool, End, Figures) {
+/// Streams that are open, and those that ended so, as metrics show them.
+fn counted(bench: &Bench, end: End) -> (u64, u64) {
+    let text = bench.shared.telemetry.render();
+    let value = |series: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(series));
+        line.map_or(0, |value| value.trim().parse().unwrap())
+    };
+    let path = "path=\"/v01/query/stream\"";
+    let ended = format!("voicegate_streams_ended_total{{end=\"{}\",{path}}}", end.word());
+    (value(&format!("voicegate_streams_open{{{path}}}")), value(&ended))
+}
+
+/// What the caller read, whether its end was clean, how the exchange ended, and how many streams ended so.
+async fn told(server: &Scripted, limits: &str) -> (String, bool, End, u64) {
     let bench = Bench::at(&server.url(), &route(limits));
     let (head, mut caller) = Caller::open(&bench, "").await;
     assert_eq!(head.status(), 200);
@@ -85,9 +97,9 @@ async fn told(server: &Scripted, limits: &str) -> (String, bool, End, Figures) {
     assert!(caller.body.is_end_stream() || !clean);
     let end = caller.exchange.end();
     drop(caller);
-    let figures = bench.upstream.meter().snapshot();
-    assert_eq!(figures.streams_open, 0);
-    (text, clean, end, figures)
+    let (open, ended) = counted(&bench, end);
+    assert_eq!(open, 0);
+    (text, clean, end, ended)
 }
 
 #[tokio::test]
@@ -103,8 +115,7 @@ async fn bytes_pass_unchanged_however_they_are_cut() {
         let (text, clean) = caller.rest().await;
         assert!(clean && text.ends_with("}\n\n"));
         drop(caller);
-        let figures = bench.upstream.meter().snapshot();
-        assert_eq!((figures.streams_open, figures.streams_complete), (0, 1));
+        assert_eq!(counted(&bench, End::Complete), (0, 1));
         assert_eq!(bench.upstream.status().servers[0].at_rest, 1, "a whole stream gives its connection back");
         texts.push(text);
     }
@@ -152,10 +163,10 @@ async fn an_upstream_that_dies_is_an_error_event_or_an_abort() {
         (&["data: a\n", "\r", "\n"], true),
     ] {
         let server = telling(CHUNKED, pieces, true).await;
-        let (text, clean, end, figures) = told(&server, "").await;
+        let (text, clean, end, ended) = told(&server, "").await;
         let sent = pieces.concat();
         assert_eq!((text, clean), (if whole { sent + INTERRUPTED } else { sent }, whole), "{pieces:?}");
-        assert_eq!((end, figures.streams_upstream_broke), (End::UpstreamBroke, 1));
+        assert_eq!((end, ended), (End::UpstreamBroke, 1));
     }
 }
 
@@ -186,10 +197,10 @@ async fn limits_end_a_stream_between_events_and_abort_it_inside_one() {
     ] {
         let server = telling(CHUNKED, pieces, false).await;
         let begun = Instant::now();
-        let (text, clean, end, figures) = told(&server, limits).await;
+        let (text, clean, end, ended) = told(&server, limits).await;
         assert_eq!(clean, event.is_some(), "{limits}: {text}");
         assert!(event.is_none_or(|event| text.ends_with(event)), "{limits}: {text}");
-        assert_eq!((end, figures.streams_limited), (End::StreamLimit, 1));
+        assert_eq!((end, ended), (End::StreamLimit, 1));
         assert!(begun.elapsed() < Duration::from_secs(1));
         server.until_open(0).await;
     }
@@ -217,7 +228,7 @@ async fn what_is_no_stream_passes_plainly() {
     assert!(head.headers().contains_key("content-length"));
     let (text, clean) = caller.rest().await;
     assert!(clean && text.starts_with('{'));
-    assert_eq!(bench.upstream.meter().snapshot().streams_open, 0);
+    assert_eq!(counted(&bench, End::Complete), (0, 0));
 }
 
 #[tokio::test]
@@ -226,15 +237,14 @@ async fn a_caller_who_leaves_stops_the_stream() {
     let bench = Bench::at(&demo.url(), &route(""));
     let (_, mut caller) = Caller::open(&bench, "?delay=5ms&tokens=100000").await;
     caller.until("\"type\":\"token\"").await;
-    assert_eq!(bench.upstream.meter().snapshot().streams_open, 1);
+    assert_eq!(counted(&bench, End::ClientLeft), (1, 0));
     let begun = Instant::now();
     let exchange = caller.exchange.clone();
     drop(caller);
     eventually(|| demo.stats().streams.aborted == 1 && demo.stats().connections.open == 0).await;
     assert!(begun.elapsed() < Duration::from_secs(1));
     assert_eq!(exchange.end(), End::ClientLeft);
-    let figures = bench.upstream.meter().snapshot();
-    assert_eq!((figures.streams_open, figures.streams_client_left), (0, 1));
+    assert_eq!(counted(&bench, End::ClientLeft), (0, 1));
 }
 
 #[tokio::test]

@@ -26,7 +26,6 @@ pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
-    pub trailers: Option<HeaderMap>,
 }
 
 impl Answer {
@@ -58,7 +57,8 @@ impl Answer {
 pub struct Open {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    body: Incoming,
+    /// Gone once its stream was left.
+    body: Option<Incoming>,
     driver: tokio::task::JoinHandle<()>,
 }
 
@@ -69,10 +69,20 @@ impl Drop for Open {
 }
 
 impl Open {
+    fn body(&mut self) -> &mut Incoming {
+        self.body.as_mut().expect("the stream was left")
+    }
+
+    /// Leaves the answer but not the connection: over HTTP/2, resets the stream.
+    pub fn leave_stream(&mut self) {
+        self.body = None;
+    }
+
     /// The next piece as it came; `None` at a clean end, an error if the connection broke.
     pub async fn piece(&mut self) -> Option<Result<Bytes, hyper::Error>> {
         loop {
-            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("a piece in time")?;
+            let frame =
+                tokio::time::timeout(PATIENCE, self.body().frame()).await.expect("a piece in time")?;
             match frame.map(|frame| frame.into_data()) {
                 Ok(Ok(data)) if data.is_empty() => {}
                 Ok(Ok(data)) => return Some(Ok(data)),
@@ -144,10 +154,9 @@ impl Client {
         let open = self.try_open(request).await?;
         let (status, headers) = (open.status, open.headers.clone());
         let mut open = open;
-        let collecting = tokio::time::timeout(PATIENCE, BodyExt::collect(&mut open.body));
+        let collecting = tokio::time::timeout(PATIENCE, BodyExt::collect(open.body()));
         let collected = collecting.await.expect("an answer in time")?;
-        let trailers = collected.trailers().cloned();
-        Ok(Answer { status, headers, body: collected.to_bytes(), trailers })
+        Ok(Answer { status, headers, body: collected.to_bytes() })
     }
 
     pub async fn open(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Open {
@@ -171,24 +180,51 @@ impl Client {
             }
         };
         let (parts, body) = response.into_parts();
-        Ok(Open { status: parts.status, headers: parts.headers, body, driver })
+        Ok(Open { status: parts.status, headers: parts.headers, body: Some(body), driver })
+    }
+
+    /// Sends over HTTP/2 with prior knowledge, `:authority` being this client's host and `Host` what is given.
+    pub async fn send_h2_with_host(&self, method: &str, path: &str, host: &str) -> Answer {
+        let request = self.request(method, path, &[("host", host)], "");
+        self.over_h2(request, path).await
     }
 
     /// Sends over HTTP/2 with prior knowledge.
     pub async fn send_h2(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut request = self.request(method, path, headers, body);
+        request.headers_mut().remove("host");
+        self.over_h2(request, path).await
+    }
+
+    async fn over_h2(&self, request: Request<Full<Bytes>>, path: &str) -> Answer {
+        let mut open = self.opened_over_h2(request, path).await;
+        let collecting = tokio::time::timeout(PATIENCE, BodyExt::collect(open.body()));
+        let collected = collecting.await.expect("an answer in time").unwrap();
+        Answer { status: open.status, headers: open.headers.clone(), body: collected.to_bytes() }
+    }
+
+    /// Opens a stream of a connection of its own over HTTP/2.
+    pub async fn open_h2(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Open {
+        let mut request = self.request(method, path, headers, body);
+        request.headers_mut().remove("host");
+        self.opened_over_h2(request, path).await
+    }
+
+    async fn opened_over_h2(&self, mut request: Request<Full<Bytes>>, path: &str) -> Open {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let (mut sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-        let driver = tokio::spawn(connection);
-        let mut request = self.request(method, path, headers, body);
-        request.headers_mut().remove("host");
+        // Held by the driver, so that the connection outlives its only stream.
+        let held = sender.clone();
+        let driver = tokio::spawn(async move {
+            let _ = connection.await;
+            drop(held);
+        });
         *request.uri_mut() = format!("http://{}{path}", self.host).parse().unwrap();
         *request.version_mut() = http::Version::HTTP_2;
-        let response = sender.send_request(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let collected = body.collect().await.unwrap();
-        let trailers = collected.trailers().cloned();
-        driver.abort();
-        Answer { status: parts.status, headers: parts.headers, body: collected.to_bytes(), trailers }
+        let sent =
+            tokio::time::timeout(PATIENCE, sender.send_request(request)).await.expect("an answer in time");
+        let (parts, body) = sent.unwrap().into_parts();
+        Open { status: parts.status, headers: parts.headers, body: Some(body), driver }
     }
 }

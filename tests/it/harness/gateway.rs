@@ -58,6 +58,13 @@ impl Gateway {
         std::fs::write(self.path("routes.yaml"), whole(manifest)).unwrap();
     }
 
+    /// The value of a series as `/metrics` shows it, 0 if it does not.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let answer = self.admin.get("/metrics").await;
+        let value = answer.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
     /// Number of the revision that serves.
     pub fn revision(&self) -> u64 {
         self.live().shared().readiness.revision().map_or(0, |revision| revision.number)
