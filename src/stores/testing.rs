@@ -21,6 +21,8 @@ pub const PASSWORD: &str = "s3cret-of-the-tests";
 const WATCH: &str = r#"
 bin=$1 dir=$2 pid=
 export LC_ALL=C
+# What the caller of the tests left open (a lock, a pipe) is not the server's to hold.
+exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
 cd "$dir" || exit 1
 "$bin/initdb" -D data -U voicegate --pwfile=password --auth=password -E UTF8 --locale=C --no-sync >initdb.log 2>&1 ||
     { mv initdb.log failed; exit 1; }
@@ -28,7 +30,6 @@ cd "$dir" || exit 1
 while read -r word port; do
     case $word in
     start)
-        rm -f server.log
         "$bin/postgres" -D data -p "$port" -k "" -h 127.0.0.1 -F -c max_connections=400 -c shared_buffers=32MB \
             -c synchronous_commit=off -c full_page_writes=off >server.log 2>&1 </dev/null &
         pid=$!
@@ -40,7 +41,13 @@ while read -r word port; do
         ;;
     esac
 done
-[ -n "$pid" ] && kill -QUIT "$pid" && wait "$pid"
+# Not once: a server that is only starting ignores it, as what a shell runs in the background does.
+tries=0
+while [ -n "$pid" ] && kill -QUIT "$pid" 2>/dev/null; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 100 ] || kill -KILL "$pid"
+    sleep 0.1
+done
 cd / && rm -rf "$dir"
 "#;
 
@@ -80,7 +87,8 @@ impl Server {
         // A group of its own: Ctrl-C in a terminal ends the tests, and only then, by the pipe, the server.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let watch = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let watch =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let mut server = Server { watch: Mutex::new(watch), dir, port: 0 };
 
         server.wait("initdb", |dir| {
@@ -108,6 +116,7 @@ impl Server {
 
     /// Starts it again where it was; whether it came up.
     pub fn resume(&self) -> bool {
+        let _ = std::fs::remove_file(self.dir.join("server.log"));
         self.tell(&format!("start {}", self.port));
         let mut up = false;
         self.wait("start", |dir| {
@@ -200,7 +209,9 @@ fn as_ordinary_user(dir: &Path) -> Command {
         command.args(["-u", user, "--"]);
         command
     } else {
-        panic!("the tests run as root, which PostgreSQL refuses, and neither `setpriv` nor `runuser` is installed")
+        panic!(
+            "the tests run as root, which PostgreSQL refuses, and neither `setpriv` nor `runuser` is installed"
+        )
     }
 }
 
