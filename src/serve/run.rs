@@ -10,7 +10,7 @@ use super::watch;
 use crate::settings::{DoorSettings, Settings};
 use crate::shared::{self, SharedError};
 use crate::state::{Backends, Shared};
-use crate::stores::{self, AnyStore, StoreError};
+use crate::stores::{self, AnyStore, StoreError, StoreLimits};
 use crate::telemetry::Telemetry;
 use crate::tokens::keys::{KeyError, Keys};
 use std::collections::BTreeMap;
@@ -152,7 +152,7 @@ pub async fn start(
 /// Opens what must be there before anything is served, and reads what is revoked.
 async fn open(settings: &Settings) -> Result<Backends, StartError> {
     let keys = Keys::from_settings(settings).map_err(StartError::Keys)?;
-    let store = stores::open(settings.database().reveal()).await.map_err(StartError::Store)?;
+    let store = stores::open(settings.database().reveal(), &StoreLimits::default()).await.map_err(StartError::Store)?;
     store.migrate().await.map_err(StartError::Store)?;
     let redis = settings.redis();
     let shared =
