@@ -86,7 +86,8 @@ async fn serve(command: Serve, log: &LogGuard) -> u8 {
     };
     tracing::info!(address = %running.address, admin = %running.admin_address, "listening");
     if demo {
-        say(&what_to_try(&running.address.to_string(), &running.admin_address.to_string()));
+        let config = running.live.config().display().to_string();
+        say(&what_to_try(&running.address.to_string(), &running.admin_address.to_string(), &config));
     }
     until_told(running, signals).await;
     drop(kept);
@@ -134,7 +135,7 @@ async fn demonstration(
     Ok(Demonstration { _services: services, _folder: folder })
 }
 
-fn what_to_try(address: &str, admin: &str) -> String {
+fn what_to_try(address: &str, admin: &str, config: &str) -> String {
     format!(
         r#"
 voicegate is up, with a stand-in for the algorithm service behind it. Try:
@@ -146,7 +147,7 @@ voicegate is up, with a stand-in for the algorithm service behind it. Try:
   curl 'http://{admin}/readyz?verbose'
   curl http://{admin}/metrics
 
-Edit routes.yaml while it runs: it is taken over when you save. Ctrl-C stops.
+Edit {config} while it runs: it is taken over when you save. Ctrl-C stops.
 "#
     )
 }

@@ -264,6 +264,9 @@ impl Loader<'_> {
         if let Some(fixed) = fixed_folder(&full) {
             self.folders.insert(fixed);
         }
+        // A file that the pattern matches may turn up in any of these.
+        let folders = glob::glob(&folder_of(&full).to_string_lossy()).into_iter().flatten();
+        self.folders.extend(folders.filter_map(Result::ok).filter(|path| path.is_dir()).take(MAX_FILES));
         let matches: Vec<PathBuf> = match glob::glob(&full.to_string_lossy()) {
             Ok(paths) => paths.filter_map(Result::ok).filter(|p| p.is_file()).collect(),
             Err(error) => {

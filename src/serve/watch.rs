@@ -8,6 +8,7 @@ use super::live::{Live, Reloaded, Watched};
 use notify::{RecursiveMode, Watcher};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +73,8 @@ async fn look(live: &Arc<Live>) -> [u8; 32] {
     tokio::task::spawn_blocking(move || fingerprint(&watched)).await.unwrap_or_default()
 }
 
-/// Hash over the files' contents and over the names in the folders, where an include may match something new.
+/// Hash over the files' contents and over the names in the folders, where an include may match something new: files of
+/// the kinds that the manifest consists of, and folders.
 fn fingerprint(watched: &Watched) -> [u8; 32] {
     let mut hash = Sha256::new();
     for file in &watched.files {
@@ -84,15 +86,15 @@ fn fingerprint(watched: &Watched) -> [u8; 32] {
             Err(error) => hash.update(error.to_string()),
         }
     }
+    let mut kinds: BTreeSet<Option<&OsStr>> = watched.files.iter().map(|file| file.extension()).collect();
+    kinds.extend(["yaml", "yml"].map(|kind| Some(OsStr::new(kind))));
     for folder in &watched.folders {
         let mut names: Vec<_> = std::fs::read_dir(folder)
             .into_iter()
             .flatten()
-            .filter_map(|entry| Some(entry.ok()?.file_name()))
-            .filter(|name| {
-                let name = name.to_string_lossy();
-                name.ends_with(".yaml") || name.ends_with(".yml")
-            })
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| kinds.contains(&path.extension()) || path.is_dir())
+            .filter_map(|path| Some(path.file_name()?.to_owned()))
             .collect();
         names.sort();
         for name in names {

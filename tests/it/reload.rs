@@ -558,3 +558,27 @@ async fn a_deprecated_version_follows_its_successor_to_another_prefix() {
     let answer = gateway.client.get("/v1/a").await;
     assert_eq!(answer.header("link"), Some("</next>; rel=\"successor-version\""));
 }
+
+#[tokio::test]
+async fn a_new_file_is_noticed_in_a_new_folder_and_by_any_name_that_an_include_matches() {
+    let more =
+        |path: &str| format!("routes: [{{ route: GET {path}, public: true, respond: {{ text: new }} }}]");
+    let gateway = Gateway::with("include: ['teams/*/routes.yaml', 'parts/*.conf']")
+        .file("teams/a/routes.yaml", &more("/a"))
+        .file("parts/a.conf", &more("/part/a"))
+        .start()
+        .await;
+    std::fs::create_dir(gateway.path("teams/b")).unwrap();
+    std::fs::write(gateway.path("teams/b/routes.yaml"), more("/b")).unwrap();
+    says(&gateway, "/b", "new").await;
+    std::fs::write(gateway.path("parts/b.conf"), more("/part/b")).unwrap();
+    says(&gateway, "/part/b", "new").await;
+    // The folder is seen first, and what it will hold later.
+    std::fs::create_dir(gateway.path("teams/c")).unwrap();
+    eventually("the folder is watched", SERVED, || async {
+        gateway.live().watched().folders.contains(&gateway.path("teams/c"))
+    })
+    .await;
+    std::fs::write(gateway.path("teams/c/routes.yaml"), more("/c")).unwrap();
+    says(&gateway, "/c", "new").await;
+}
