@@ -200,7 +200,9 @@ fn as_ordinary_user(dir: &Path) -> Command {
         command.args(["-u", user, "--"]);
         command
     } else {
-        panic!("the tests run as root, which PostgreSQL refuses, and neither `setpriv` nor `runuser` is installed")
+        panic!(
+            "the tests run as root, which PostgreSQL refuses, and neither `setpriv` nor `runuser` is installed"
+        )
     }
 }
 
