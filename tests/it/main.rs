@@ -6,6 +6,7 @@
     reason = "a harness is public to its tests, and fails by panicking"
 )]
 
+mod access;
 mod cli;
 mod edge;
 mod goldens;
