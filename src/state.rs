@@ -1,6 +1,7 @@
 //! What the process has and every routing table shares: settings, telemetry, and what is known of its health.
 
 use crate::settings::Settings;
+use crate::shared::{AnyShared, Memory};
 use crate::telemetry::Telemetry;
 use arc_swap::ArcSwapOption;
 use std::collections::BTreeMap;
@@ -19,18 +20,31 @@ pub struct Shared {
     pub readiness: Readiness,
     /// Who can say how the things behind the gateway are.
     pub health: HealthBoard,
+    /// State that replicas share: counters and leases.
+    pub shared: AnyShared,
     /// Turns true when streams must end: the last part of a shutdown.
     pub closing: watch::Receiver<bool>,
 }
 
 impl Shared {
-    /// For a process that starts now; `closing` is turned true by whoever shuts it down.
+    /// For a process that starts now and shares nothing; `closing` is turned true by whoever shuts it down.
     pub fn new(settings: Settings, telemetry: Arc<Telemetry>, closing: watch::Receiver<bool>) -> Arc<Self> {
+        Shared::sharing(settings, telemetry, closing, Arc::new(Memory::new()))
+    }
+
+    /// [`new`](Shared::new), with the state that its replicas share.
+    pub fn sharing(
+        settings: Settings,
+        telemetry: Arc<Telemetry>,
+        closing: watch::Receiver<bool>,
+        shared: AnyShared,
+    ) -> Arc<Self> {
         Arc::new(Shared {
             settings,
             telemetry,
             readiness: Readiness::default(),
             health: HealthBoard::default(),
+            shared,
             closing,
         })
     }

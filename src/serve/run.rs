@@ -7,7 +7,8 @@ use super::gateway::Gateway;
 use super::live::{Live, Unsound};
 use super::tls::{TlsError, TlsSettings};
 use super::watch;
-use crate::settings::{DoorSettings, Settings};
+use crate::settings::{DoorSettings, Secret, Settings};
+use crate::shared::{SharedError, open};
 use crate::state::Shared;
 use crate::telemetry::Telemetry;
 use std::collections::BTreeMap;
@@ -54,6 +55,8 @@ pub enum StartError {
     Listen(std::io::Error),
     /// The certificate cannot be used.
     Tls(TlsError),
+    /// Shared state cannot be used.
+    Shared(SharedError),
     /// The admin token cannot be read.
     AdminToken(String),
 }
@@ -67,6 +70,7 @@ impl fmt::Display for StartError {
             }
             StartError::Listen(error) => write!(f, "{error}"),
             StartError::Tls(error) => write!(f, "{error}"),
+            StartError::Shared(error) => write!(f, "{error}"),
             StartError::AdminToken(text) => f.write_str(text),
         }
     }
@@ -90,7 +94,9 @@ pub async fn start(
     };
     let admin_token = admin_token(&settings)?;
     let (closing, closed) = channel::channel(false);
-    let shared = Shared::new(settings.clone(), telemetry.clone(), closed);
+    let redis = settings.redis_url.as_ref().map(Secret::reveal).filter(|url| !url.is_empty());
+    let state = open(redis).await.map_err(StartError::Shared)?;
+    let shared = Shared::sharing(settings.clone(), telemetry.clone(), closed, state);
     let config = settings.config.clone();
     let loading = {
         let shared = shared.clone();

@@ -8,6 +8,7 @@
 //! future of their own. Only a stage that must wait, or wrap the whole call, is an endpoint ([`Layer::Around`]).
 
 mod access_log;
+mod caller;
 mod metrics;
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
@@ -28,9 +29,12 @@ use std::time::Duration;
 
 pub mod body_limit;
 pub mod compress;
+pub mod concurrency;
 pub mod cors;
 pub mod headers;
+pub mod ip_filter;
 pub mod planned;
+pub mod rate_limit;
 pub mod recovery;
 pub mod request_id;
 pub mod security_headers;
@@ -123,6 +127,8 @@ pub struct Facts {
     pub buffers_response: Option<&'static str>,
     /// Time after which it ends the exchange.
     pub deadline: Option<Duration>,
+    /// The word by which it goes by who is calling (`user`, `tenant`), if it does.
+    pub needs_identity: Option<&'static str>,
 }
 
 /// What a build may look at.
@@ -131,6 +137,8 @@ pub struct BuildCx<'a> {
     pub route: &'a Arc<RouteInfo>,
     /// Whether the route answers with a stream.
     pub streams: bool,
+    /// The native operation that answers, such as `auth.login`, if one does.
+    pub operation: Option<&'static str>,
     /// What the process has.
     pub shared: &'a Arc<Shared>,
 }
@@ -294,9 +302,9 @@ pub const STAGES: &[StageKind] = &[
     StageKind::of::<planned::Rbac>(),
     StageKind::of::<planned::Tenant>(),
     StageKind::of::<planned::ApiKey>(),
-    StageKind::of::<planned::IpFilter>(),
-    StageKind::of::<planned::RateLimit>(),
-    StageKind::of::<planned::Concurrency>(),
+    StageKind::of::<ip_filter::IpFilter>(),
+    StageKind::of::<rate_limit::RateLimit>(),
+    StageKind::of::<concurrency::Concurrency>(),
     StageKind::of::<planned::Cache>(),
     StageKind::of::<planned::Validate>(),
     StageKind::of::<planned::Transform>(),

@@ -73,7 +73,7 @@ pub(super) fn build(stage: &Arc<dyn Stage>, method: &str, streams: bool) -> Laye
         params: Vec::new(),
     };
     let (shared, _) = shared(&[]);
-    stage.layer(&BuildCx { route: &Arc::new(route), streams, shared: &shared })
+    stage.layer(&BuildCx { route: &Arc::new(route), streams, operation: None, shared: &shared })
 }
 
 /// The stage of one line round a target, for a `GET` route that does not stream.

@@ -5,6 +5,7 @@ mod cli;
 mod goldens;
 mod harness;
 mod layering;
+mod limits;
 mod operate;
 mod proxying;
 mod reload;
