@@ -115,6 +115,12 @@ kinds! {
     TenantMismatch = 403 "tenant_mismatch": "This is not your tenant", "租户不匹配";
     /// The caller's origin is not allowed (CORS preflight).
     OriginNotAllowed = 403 "origin_not_allowed": "This origin may not call this route", "不允许的跨域来源";
+    /// The caller's address is not allowed.
+    AddressNotAllowed = 403 "address_not_allowed": "This address may not call here", "该地址无权访问";
+    /// The caller calls too often.
+    RateLimited = 429 "rate_limited": "Too many requests", "请求过于频繁，请稍后重试";
+    /// The caller has too many calls under way.
+    TooManyConcurrent = 429 "too_many_concurrent": "Too many requests at the same time", "并发请求过多，请稍后重试";
     /// The caller has no permission.
     Forbidden = 403 "permission_denied": "Permission denied", "权限不足";
     /// A fault of the gateway.

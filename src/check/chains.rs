@@ -50,7 +50,8 @@ impl<'a> Chains<'a> {
         }
     }
 
-    /// A chain changed by a route's `with:`: a body replaced in place, or a stage added innermost.
+    /// A chain changed by a route's `with:`: a body replaced in place, or a stage added innermost. A stage that goes by
+    /// who is calling with its new body, and not with its old one, moves to where that is known.
     pub fn change(&self, base: &Arc<[Link]>, with: &With, out: &mut Diagnostics) -> Arc<[Link]> {
         if with.0.is_empty() {
             return base.clone();
@@ -61,7 +62,10 @@ impl<'a> Chains<'a> {
             let mut places = links.iter_mut().filter(|known| known.name == link.name);
             match (places.next(), places.next()) {
                 (None, _) => links.push(link),
-                (Some(place), None) => *place = link,
+                (Some(place), None) => {
+                    *place = link;
+                    move_behind_identity(&mut links, change.name.text.as_str());
+                }
                 (Some(_), Some(second)) => {
                     let message = format!("stage `{}` stands more than once in this chain", link.name);
                     out.push(
@@ -164,5 +168,16 @@ impl<'a> Chains<'a> {
             fingerprint: state.finish(),
             stage: checked,
         })
+    }
+}
+
+/// Moves the stage of this name behind the last that finds out who is calling, if it goes by that and stands before.
+fn move_behind_identity(links: &mut Vec<Link>, name: &str) {
+    let needs_identity =
+        |link: &Link| link.stage.as_ref().is_some_and(|stage| stage.facts().needs_identity.is_some());
+    let Some(at) = links.iter().position(|link| link.name == name && needs_identity(link)) else { return };
+    let last = links.iter().rposition(|link| super::order::IDENTIFY.contains(&link.name));
+    if let Some(last) = last.filter(|last| *last > at) {
+        links[at..=last].rotate_left(1);
     }
 }

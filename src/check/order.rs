@@ -77,10 +77,29 @@ const RULES: &[After] = &[
 ];
 
 /// Stages that may stand more than once: each adds something of its own.
-const REPEATABLE: &[&str] = &["headers", "rate_limit", "transform", "ip_filter"];
+const REPEATABLE: &[&str] = &["headers", "rate_limit", "transform", "ip_filter", "concurrency"];
+
+/// Stages that find out who is calling.
+pub const IDENTIFY: &[&str] = &["auth", "api_key"];
 
 /// Checks one chain.
 pub fn check(links: &[Link], out: &mut Diagnostics) {
+    for (at, link) in links.iter().enumerate() {
+        let Some(word) = link.stage.as_ref().and_then(|stage| stage.facts().needs_identity) else { continue };
+        let known = links[..at].iter().any(|outer| IDENTIFY.contains(&outer.name));
+        let later = links[at..].iter().find(|inner| IDENTIFY.contains(&inner.name));
+        if let (false, Some(inner)) = (known, later) {
+            let message = format!("`{}` counts by `{word}` before `{}`", link.name, inner.name);
+            out.push(
+                Diagnostic::error(Code::STAGE_ORDER, link.span, message)
+                    .help(format!(
+                        "put it behind `{}`: until then nobody knows who is calling, and all count by address",
+                        inner.name
+                    ))
+                    .note(inner.span, format!("`{}` stands here, further in", inner.name)),
+            );
+        }
+    }
     for rule in RULES {
         for (at, link) in links.iter().enumerate().filter(|(_, link)| link.name == rule.stage) {
             if links[..at].iter().any(|outer| rule.after.contains(&outer.name)) {

@@ -5,6 +5,7 @@ use crate::diag::milestone::{DOCUMENTS, IDENTITY, UPSTREAMS};
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::manifest::Manifest;
 use crate::manifest::model::{ChainRef, StageUse};
+use crate::stages::rate_limit;
 use std::collections::HashSet;
 
 /// Checks sections on their own.
@@ -36,31 +37,8 @@ pub(super) fn check(manifest: &Manifest, out: &mut Diagnostics) {
             }
         }
     }
-    for (key, limit) in &manifest.rate_limits.0 {
-        not_yet(key.span, "rate_limits:", identity, out);
-        if limit.limit == 0 {
-            out.push(
-                Diagnostic::error(Code::BAD_VALUE, key.span, "a limit of 0 lets nobody through")
-                    .help("remove the route instead, or use `maintenance`"),
-            );
-        }
-        for by in &limit.by.0 {
-            let known = ["ip", "user", "tenant", "route"];
-            let of_request = ["header.", "query.", "body."];
-            let good = known.contains(&by.value.as_str())
-                || of_request.iter().any(|p| by.value.strip_prefix(p).is_some_and(|name| !name.is_empty()));
-            if !good {
-                let all = known.into_iter().chain(["header.X", "query.X", "body.X"]);
-                out.push(
-                    Diagnostic::error(
-                        Code::BAD_VALUE,
-                        by.span,
-                        format!("a limit cannot count by `{}`", by.value),
-                    )
-                    .maybe_help(did_you_mean(&by.value, all)),
-                );
-            }
-        }
+    for (_, policy) in &manifest.rate_limits.0 {
+        rate_limit::check_policy(policy, out);
     }
     let documents = DOCUMENTS;
     if let Some(test) = manifest.tests.first() {
@@ -114,21 +92,23 @@ pub(super) fn unused(manifest: &Manifest, checker: &RouteChecker<'_>, out: &mut 
         }
     }
     let policies = policies_in_use(manifest);
-    for (key, _) in &manifest.cors.0 {
-        if !policies.contains(key.text.as_str()) {
-            warn(key.span, "CORS policy", &key.text);
+    let cors = manifest.cors.0.iter().map(|(key, _)| ("cors", "CORS policy", key));
+    let limits = manifest.rate_limits.0.iter().map(|(key, _)| ("rate_limit", "rate limit", key));
+    for (stage, what, key) in cors.chain(limits) {
+        if !policies.contains(&(stage, key.text.as_str())) {
+            warn(key.span, what, &key.text);
         }
     }
 }
 
-/// Names of CORS policies that any stage's body, or a WebSocket's `origins`, mentions.
-fn policies_in_use(manifest: &Manifest) -> HashSet<&str> {
+/// Policies that any stage's body, or a WebSocket's `origins`, names: the stage that takes them, and their name.
+fn policies_in_use(manifest: &Manifest) -> HashSet<(&str, &str)> {
     let mut names = HashSet::new();
     let routes = manifest.routes.iter().chain(manifest.versions.iter().flat_map(|version| &version.routes.0));
     for route in routes.clone() {
         names.extend(route.with.0.iter().filter_map(policy_of));
         let origins = route.websocket.as_ref().and_then(|limits| limits.origins.as_ref());
-        names.extend(origins.map(|name| name.value.as_str()));
+        names.extend(origins.map(|name| ("cors", name.value.as_str())));
     }
     let chains =
         routes.map(|route| &route.chain).chain(manifest.versions.iter().map(|version| &version.chain));
@@ -143,10 +123,9 @@ fn policies_in_use(manifest: &Manifest) -> HashSet<&str> {
     names
 }
 
-/// The policy that a `cors` stage names.
-fn policy_of(stage: &StageUse) -> Option<&str> {
-    match stage.name.text.as_str() {
-        "cors" => stage.body.as_str().or_else(|| stage.body.get("policy")?.as_str()),
-        _ => None,
-    }
+/// The policy that a stage names.
+fn policy_of(stage: &StageUse) -> Option<(&str, &str)> {
+    let name = stage.name.text.as_str();
+    let takes_one = matches!(name, "cors" | "rate_limit");
+    takes_one.then(|| stage.body.as_str().or_else(|| stage.body.get("policy")?.as_str()))?.map(|policy| (name, policy))
 }

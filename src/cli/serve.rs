@@ -114,6 +114,7 @@ const SHIPPED: &[(&str, &str)] = &[
     ("routes.yaml", include_str!("../../routes.yaml")),
     ("policies/chains.yaml", include_str!("../../policies/chains.yaml")),
     ("policies/cors.yaml", include_str!("../../policies/cors.yaml")),
+    ("policies/rate-limits.yaml", include_str!("../../policies/rate-limits.yaml")),
 ];
 
 async fn demonstration(

@@ -29,7 +29,7 @@ const ON_EVERY_REQUEST: &[&str] = &["access_log", "recovery", "request_id", "met
 
 /// Whether a stage of a route's chain sees an `OPTIONS` request that the manifest has no route for.
 pub fn sees_options(stage: &str) -> bool {
-    stage == "cors" || ON_EVERY_REQUEST.contains(&stage)
+    ["cors", "ip_filter", "rate_limit"].contains(&stage) || ON_EVERY_REQUEST.contains(&stage)
 }
 
 /// The method of the route that answers an `OPTIONS` request, from what the path serves (`allow`): a preflight is
@@ -123,7 +123,11 @@ fn compile_route(route: &Arc<CheckedRoute>, parts: &Parts, upstreams: &Running) 
 
 /// The layers of a route's chain whose names `keep` wants, outermost first.
 fn layers(route: &CheckedRoute, shared: &Arc<Shared>, keep: impl Fn(&str) -> bool) -> Vec<Layer> {
-    let cx = BuildCx { route: &route.info, streams: route.streams(), shared };
+    let operation = match &route.ending {
+        Ending::Native(operation) => Some(operation.name),
+        Ending::Target(_) => None,
+    };
+    let cx = BuildCx { route: &route.info, streams: route.streams(), operation, shared };
     let deprecation = route.deprecation.clone().map(|headers| Layer::Hook(Box::new(FixedHeaders(headers))));
     let stages = route.links.iter().filter(|link| keep(link.name)).filter_map(|link| link.stage.as_ref());
     deprecation.into_iter().chain(stages.map(|stage| stage.layer(&cx))).collect()
@@ -147,7 +151,7 @@ struct Refused(GatewayError);
 /// Logs and counts requests that no route takes, as the manifest's first such stages do, and answers the error.
 fn refusing_endpoint(checked: &Checked, shared: &Arc<Shared>) -> Next {
     let info = Arc::new(crate::exchange::RouteInfo::unmatched());
-    let cx = BuildCx { route: &info, streams: false, shared };
+    let cx = BuildCx { route: &info, streams: false, operation: None, shared };
     let stages = ON_EVERY_REQUEST.iter().filter_map(|name| checked.first_use(name)?.stage.as_ref());
     let layers = stages.map(|stage| stage.layer(&cx)).collect();
     let answer = poem::endpoint::make_sync(|request: Request| -> poem::Result<Response> {

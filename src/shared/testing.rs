@@ -1,10 +1,11 @@
 //! A Redis of its own for each test that asks for one: `redis-server` from `PATH`, on a free port, gone with the test.
+//! The integration tests use this file too.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 /// A running Redis.
-pub(crate) struct RedisServer {
+pub struct RedisServer {
     port: u16,
     process: Child,
 }
@@ -18,12 +19,12 @@ impl Drop for RedisServer {
 }
 
 impl RedisServer {
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         RedisServer { port, process: spawn(port) }
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
@@ -35,13 +36,13 @@ impl RedisServer {
     }
 
     /// Kills it; what it knew is lost.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
     /// Starts it again on the same port.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.process = spawn(self.port);
     }
 }

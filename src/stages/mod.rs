@@ -8,6 +8,7 @@
 //! future of their own. Only a stage that must wait, or wrap the whole call, is an endpoint ([`Layer::Around`]).
 
 mod access_log;
+mod caller;
 mod metrics;
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
@@ -30,9 +31,12 @@ pub mod api_key;
 pub mod auth;
 pub mod body_limit;
 pub mod compress;
+pub mod concurrency;
 pub mod cors;
 pub mod headers;
+pub mod ip_filter;
 pub mod planned;
+pub mod rate_limit;
 pub mod rbac;
 pub mod recovery;
 pub mod request_id;
@@ -127,6 +131,8 @@ pub struct Facts {
     pub buffers_response: Option<&'static str>,
     /// Time after which it ends the exchange.
     pub deadline: Option<Duration>,
+    /// The word by which it goes by who is calling (`user`, `tenant`), if it does.
+    pub needs_identity: Option<&'static str>,
 }
 
 /// What a build may look at.
@@ -135,6 +141,8 @@ pub struct BuildCx<'a> {
     pub route: &'a Arc<RouteInfo>,
     /// Whether the route answers with a stream.
     pub streams: bool,
+    /// The native operation that answers, such as `auth.login`, if one does.
+    pub operation: Option<&'static str>,
     /// What the process has.
     pub shared: &'a Arc<Shared>,
 }
@@ -298,9 +306,9 @@ pub const STAGES: &[StageKind] = &[
     StageKind::of::<rbac::Rbac>(),
     StageKind::of::<tenant::Tenant>(),
     StageKind::of::<api_key::ApiKey>(),
-    StageKind::of::<planned::IpFilter>(),
-    StageKind::of::<planned::RateLimit>(),
-    StageKind::of::<planned::Concurrency>(),
+    StageKind::of::<ip_filter::IpFilter>(),
+    StageKind::of::<rate_limit::RateLimit>(),
+    StageKind::of::<concurrency::Concurrency>(),
     StageKind::of::<planned::Cache>(),
     StageKind::of::<planned::Validate>(),
     StageKind::of::<planned::Transform>(),

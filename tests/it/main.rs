@@ -12,6 +12,7 @@ mod edge;
 mod goldens;
 mod harness;
 mod layering;
+mod limits;
 mod operate;
 mod proxying;
 mod reload;

@@ -100,10 +100,10 @@ pub struct Provider {
 #[serde(deny_unknown_fields)]
 pub struct RateLimit {
     /// Requests allowed in a window.
-    pub limit: u64,
-    /// Length of the window.
-    pub per: Dur,
-    /// What makes callers different: `ip`, `user`, `tenant`, `route`, `header.X`, `query.X`, `body.X`.
+    pub limit: Spanned<u64>,
+    /// Length of the window; a day at most.
+    pub per: Spanned<Dur>,
+    /// What makes callers different: `ip`, `user`, `tenant`, `route`, `header.X`, `query.X`, `body.X` (default `ip`).
     #[serde(default)]
     pub by: List<String>,
 }
