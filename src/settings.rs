@@ -117,10 +117,6 @@ pub struct Settings {
     #[arg(long, env = "WORKERS", value_name = "N")]
     pub workers: Option<usize>,
 
-    /// Redis that replicas share, or several URLs of a Cluster, comma-separated [default: none, state stays in memory]
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
-    pub redis_url: Option<Secret>,
-
     /// Limits of the door.
     #[command(flatten)]
     pub door: DoorSettings,

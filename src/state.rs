@@ -29,8 +29,6 @@ pub struct Shared {
     pub readiness: Readiness,
     /// Who can say how the things behind the gateway are.
     pub health: HealthBoard,
-    /// State that replicas share: counters and leases.
-    pub shared: AnyShared,
     /// Turns true when streams must end: the last part of a shutdown.
     pub closing: watch::Receiver<bool>,
 }
@@ -70,7 +68,6 @@ impl Shared {
             tokens,
             readiness: Readiness::default(),
             health: HealthBoard::default(),
-            shared,
             closing,
         })
     }

@@ -1,7 +1,7 @@
 //! Sections beside the routes: what is not available yet, what contradicts itself, what nobody uses.
 
 use super::routes::RouteChecker;
-use crate::diag::milestone::{DOCUMENTS, IDENTITY, UPSTREAMS};
+use crate::diag::milestone::{DOCUMENTS, UPSTREAMS};
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::manifest::Manifest;
 use crate::manifest::model::{ChainRef, StageUse};
@@ -10,7 +10,6 @@ use std::collections::HashSet;
 
 /// Checks sections on their own.
 pub(super) fn check(manifest: &Manifest, out: &mut Diagnostics) {
-    let identity = IDENTITY;
     for (key, role) in &manifest.roles.0 {
         if let Some(inherits) = &role.inherits {
             if manifest.roles.get(&inherits.value).is_none() {

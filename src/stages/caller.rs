@@ -8,7 +8,7 @@
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::{Exchange, RouteInfo};
-use crate::manifest::decode::List;
+use crate::manifest::List;
 use bytes::Bytes;
 use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};

@@ -10,7 +10,7 @@ use super::{Body, BuildCx, Facts, Layer, Next, Probe, Stage, StageCx, StageDecl,
 use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::{Exchange, Observer};
-use crate::manifest::decode::{List, Spanned};
+use crate::manifest::{List, Spanned};
 use crate::shared::{AnyShared, Lease, SharedError};
 use poem::{Endpoint, Request, Response};
 use schemars::JsonSchema;

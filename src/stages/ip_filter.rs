@@ -8,7 +8,7 @@ use super::{Body, BuildCx, Hook, Layer, Probe, Stage, StageCx, StageDecl, Stop, 
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::error::Kind;
 use crate::exchange::Exchange;
-use crate::manifest::decode::List;
+use crate::manifest::List;
 use ipnet::{IpNet, Ipv4Net};
 use poem::Request;
 use schemars::JsonSchema;

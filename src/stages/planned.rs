@@ -6,7 +6,7 @@
 
 use super::caller::Callers;
 use super::{Body, Stage, StageCx, StageDecl};
-use crate::diag::milestone::{IDENTITY, PROTOCOLS, UPSTREAMS};
+use crate::diag::milestone::{PROTOCOLS, UPSTREAMS};
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::manifest::node::Node;
 use crate::manifest::{List, Spanned, Table};
@@ -139,13 +139,6 @@ planned! {
         |_, _| {};
     Transform = "transform", "Changes JSON bodies on their way", Body::Optional, PROTOCOLS, |_, _| {};
     Inspect = "inspect", "Looks for attacks in what callers send", Body::Optional, PROTOCOLS, |_, _| {};
-}
-
-        );
-    }
-}
-
-    }
 }
 
 #[cfg(test)]

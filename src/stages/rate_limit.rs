@@ -20,7 +20,7 @@ use super::{Body, BuildCx, Facts, Layer, Next, Probe, Stage, StageCx, StageDecl,
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::error::{BodyTooLarge, GatewayError, Kind};
 use crate::exchange::Exchange;
-use crate::manifest::decode::{List, Spanned};
+use crate::manifest::{List, Spanned};
 use crate::manifest::model;
 use crate::shared::{AnyShared, Decision, Limit};
 use crate::telemetry::Throttle;

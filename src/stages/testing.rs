@@ -100,7 +100,7 @@ pub(super) fn fold_around_route(
     route: RouteInfo,
     target: Next,
 ) -> Next {
-    let cx = BuildCx { route: &Arc::new(route), streams: false, shared };
+    let cx = BuildCx { route: &Arc::new(route), streams: false, shared, operation: None };
     fold(vec![stage.layer(&cx)], target)
 }
 
