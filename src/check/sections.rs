@@ -126,5 +126,7 @@ fn policies_in_use(manifest: &Manifest) -> HashSet<(&str, &str)> {
 fn policy_of(stage: &StageUse) -> Option<(&str, &str)> {
     let name = stage.name.text.as_str();
     let takes_one = matches!(name, "cors" | "rate_limit");
-    takes_one.then(|| stage.body.as_str().or_else(|| stage.body.get("policy")?.as_str()))?.map(|policy| (name, policy))
+    takes_one
+        .then(|| stage.body.as_str().or_else(|| stage.body.get("policy")?.as_str()))?
+        .map(|policy| (name, policy))
 }

@@ -126,7 +126,8 @@ mod tests {
                 version: None,
                 params: Vec::new(),
             });
-            let Layer::Hook(hook) = stage.layer(&BuildCx { route: &route, streams: false, operation: None, shared: &shared })
+            let Layer::Hook(hook) =
+                stage.layer(&BuildCx { route: &route, streams: false, operation: None, shared: &shared })
             else {
                 panic!("it never waits");
             };

@@ -5,7 +5,7 @@
 //! IPv4 (SECURITY rule 5). What a request does not carry (no identity, no such header or field) counts by address
 //! instead: leaving it out is no way round a limit, and not everybody who leaves it out is one caller.
 
-use crate::diag::{Code, Diagnostic, Diagnostics};
+use crate::diag::{Code, Diagnostic, Diagnostics, did_you_mean};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::{Exchange, RouteInfo};
 use crate::manifest::List;
@@ -72,10 +72,16 @@ impl Callers {
         for word in &by.0 {
             match Trait::parse(word) {
                 Some(known) => traits.push(known),
-                None => out.push(
-                    Diagnostic::error(Code::BAD_VALUE, word.span, "this does not tell callers apart")
-                        .help("write `ip`, `user`, `tenant`, `route`, `header.X`, `query.X` or `body.X`"),
-                ),
+                None => {
+                    let close = did_you_mean(word, ["ip", "user", "tenant", "route"]);
+                    let all = || {
+                        "write `ip`, `user`, `tenant`, `route`, `header.X`, `query.X` or `body.X`".to_owned()
+                    };
+                    out.push(
+                        Diagnostic::error(Code::BAD_VALUE, word.span, "this does not tell callers apart")
+                            .help(close.unwrap_or_else(all)),
+                    );
+                }
             }
         }
         (traits.len() == by.0.len()).then(|| Callers(traits.into()))
@@ -252,8 +258,9 @@ pub(super) async fn read_body(request: &mut Request) -> Result<Read, GatewayErro
                 frames.push_back(frame);
             }
             Some(Err(error)) => {
-                return Err(GatewayError::from_body_error(&error).unwrap_or_else(|| {
-                    GatewayError { close: true, ..GatewayError::new(Kind::BadRequest, "The request body broke off") }
+                return Err(GatewayError::from_body_error(&error).unwrap_or_else(|| GatewayError {
+                    close: true,
+                    ..GatewayError::new(Kind::BadRequest, "The request body broke off")
                 }));
             }
         }
@@ -267,7 +274,10 @@ pub(super) async fn read_body(request: &mut Request) -> Result<Read, GatewayErro
                 (Some(whole), None) => serde_json::from_slice(whole),
                 _ => {
                     let mut whole = Vec::with_capacity(length);
-                    frames.iter().filter_map(Frame::data_ref).for_each(|piece| whole.extend_from_slice(piece));
+                    frames
+                        .iter()
+                        .filter_map(Frame::data_ref)
+                        .for_each(|piece| whole.extend_from_slice(piece));
                     serde_json::from_slice(&whole)
                 }
             };

@@ -49,7 +49,7 @@ impl StageDecl for Concurrency {
             let message = format!("a limit of {} calls at a time is none", self.limit.value);
             cx.out.push(
                 Diagnostic::error(Code::BAD_VALUE, self.limit.span, message)
-                    .help("write at least 1; `maintenance:` switches a route off, leaving the stage out opens it"),
+                    .help("write at least 1; `maintenance:` switches a route off"),
             );
         }
         let callers = Callers::check(&self.by, cx.out)?;

@@ -127,7 +127,8 @@ mod tests {
             ("ip_filter: { allow: [127.0.0.0/8], deny: [127.0.0.1] }", 403),
             ("ip_filter: { deny: [\"::ffff:127.0.0.0/104\"] }", 403),
         ] {
-            let response = send(&around(stage, answering(Response::default)), request(Method::GET, &[])).await;
+            let response =
+                send(&around(stage, answering(Response::default)), request(Method::GET, &[])).await;
             assert_eq!(response.status(), status, "{stage}");
             if status == 403 {
                 assert_eq!(code(response).await, "address_not_allowed");
@@ -145,6 +146,9 @@ mod tests {
     #[test]
     fn mistakes_show() {
         assert_eq!(check("ip_filter", "").faults.len(), 1);
-        assert_eq!(check("ip_filter: { allow: [10.0.0.0/33, 10.0.0.1, x], deny: [\"::1\"] }", "").faults.len(), 2);
+        assert_eq!(
+            check("ip_filter: { allow: [10.0.0.0/33, 10.0.0.1, x], deny: [\"::1\"] }", "").faults.len(),
+            2
+        );
     }
 }

@@ -97,7 +97,12 @@ mod tests {
             version: None,
             params: vec!["id".into()],
         });
-        let layer = stage("").unwrap().layer(&BuildCx { route: &route, streams: false, operation: None, shared: &shared });
+        let layer = stage("").unwrap().layer(&BuildCx {
+            route: &route,
+            streams: false,
+            operation: None,
+            shared: &shared,
+        });
         let target = super::super::sealed(make_sync(|_| Response::from("body")));
         let chain = super::super::fold(vec![layer], target);
 

@@ -88,32 +88,32 @@ impl StageDecl for RateLimit {
 
     fn check(self, cx: &mut StageCx<'_>) -> Option<Arc<dyn Stage>> {
         let inline = self.limit.is_some() || self.per.is_some() || !self.by.0.is_empty();
-        let (name, (limit, callers)) = match (self.policy, &self.limit, &self.per) {
-            (Some(name), ..) if inline => {
-                let message = "`policy` names a policy, the other keys are one";
-                cx.out.push(
-                    Diagnostic::error(Code::BAD_VALUE, name.span, message)
-                        .help("keep the name, or the keys, not both"),
-                );
-                return None;
-            }
-            (Some(name), ..) => {
-                let manifest = cx.manifest;
-                let policy = cx.lookup(&manifest.rate_limits, "rate limit", &name, name.span)?;
-                // Its own faults are told where it is defined.
-                let compiled = compile(&policy.limit, &policy.per, &policy.by, &mut Diagnostics::new())?;
-                (Some(name.value), compiled)
-            }
-            (None, Some(limit), Some(per)) => (None, compile(limit, per, &self.by, cx.out)?),
-            (None, ..) => {
-                let message = "stage `rate_limit` needs `limit` and `per`";
-                cx.out.push(
-                    Diagnostic::error(Code::MISSING_KEY, cx.span, message)
-                        .help("write `{ limit: 100, per: 1m }`, or the name of a policy under `rate_limits:`"),
-                );
-                return None;
-            }
-        };
+        let (name, (limit, callers)) =
+            match (self.policy, &self.limit, &self.per) {
+                (Some(name), ..) if inline => {
+                    let message = "`policy` names a policy, the other keys are one";
+                    cx.out.push(
+                        Diagnostic::error(Code::BAD_VALUE, name.span, message)
+                            .help("keep the name, or the keys, not both"),
+                    );
+                    return None;
+                }
+                (Some(name), ..) => {
+                    let manifest = cx.manifest;
+                    let policy = cx.lookup(&manifest.rate_limits, "rate limit", &name, name.span)?;
+                    // Its own faults are told where it is defined.
+                    let compiled = compile(&policy.limit, &policy.per, &policy.by, &mut Diagnostics::new())?;
+                    (Some(name.value), compiled)
+                }
+                (None, Some(limit), Some(per)) => (None, compile(limit, per, &self.by, cx.out)?),
+                (None, ..) => {
+                    let message = "stage `rate_limit` needs `limit` and `per`";
+                    cx.out.push(Diagnostic::error(Code::MISSING_KEY, cx.span, message).help(
+                        "write `{ limit: 100, per: 1m }`, or the name of a policy under `rate_limits:`",
+                    ));
+                    return None;
+                }
+            };
         (limit, callers.words()).hash(&mut cx.references);
         Some(Arc::new(Compiled { name, limit, callers }))
     }
@@ -145,7 +145,10 @@ impl Stage for Compiled {
             None => {
                 let host = cx.route.host.as_deref().unwrap_or_default();
                 let definition = format!("{definition} {} {host}{}", cx.route.method, cx.route.template);
-                (self.callers.keys("route", &definition, cx.route), quoted(&format!("{limit}-per-{}", Dur(per))))
+                (
+                    self.callers.keys("route", &definition, cx.route),
+                    quoted(&format!("{limit}-per-{}", Dur(per))),
+                )
             }
         };
         let guards = cx.operation.is_some_and(|operation| operation.starts_with("auth."));

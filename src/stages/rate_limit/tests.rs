@@ -1,5 +1,5 @@
-use super::super::testing::{answering, around, build, check, request, send, target};
 use super::super::fold;
+use super::super::testing::{answering, around, build, check, request, send, target};
 use super::*;
 use http::Method;
 
@@ -33,7 +33,8 @@ async fn answers_say_where_the_caller_stands() {
     assert_eq!(header(&third, "x-ratelimit-remaining"), "0");
     let retry: u64 = header(&third, "retry-after").parse().unwrap();
     assert!((61..=90).contains(&retry), "{retry}");
-    let body: serde_json::Value = serde_json::from_str(&third.into_body().into_string().await.unwrap()).unwrap();
+    let body: serde_json::Value =
+        serde_json::from_str(&third.into_body().into_string().await.unwrap()).unwrap();
     assert_eq!(body["code"], "rate_limited");
     assert_eq!(body["error"], "Too many requests");
     assert_eq!(body["retry_after"], retry);
@@ -89,7 +90,10 @@ async fn a_body_is_looked_into_and_goes_on_whole() {
 fn a_policy_is_named_or_written_on_the_spot() {
     let found = |stage: &str| check(stage, POLICIES).faults;
     assert_eq!(found("rate_limit: login"), Vec::<String>::new());
-    assert_eq!(found("rate_limit: { limit: 5, per: 1d, by: [ip, header.X-App, query.q] }"), Vec::<String>::new());
+    assert_eq!(
+        found("rate_limit: { limit: 5, per: 1d, by: [ip, header.X-App, query.q] }"),
+        Vec::<String>::new()
+    );
     for (faulty, count) in [
         ("rate_limit", 1),
         ("rate_limit: lgoin", 1),
