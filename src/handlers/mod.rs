@@ -5,9 +5,12 @@
 //! says where it is served, and the request's URI is rewritten to it. All groups run in **one** `OpenApiService`,
 //! because poem-openapi's query parameters need what only that inserts.
 
+mod auth;
 mod gateway;
+mod input;
 mod planned;
 
+pub use auth::AuthApi;
 pub use gateway::GatewayApi;
 pub use planned::PLANNED;
 

@@ -54,7 +54,13 @@ pub trait SharedState: Send + Sync {
     /// Counts one request against a limit: one round trip, exact across replicas, nothing written where rejected.
     async fn hit(&self, key: &str, limit: Limit, now: SystemTime) -> Result<Decision, SharedError>;
     /// Takes one of `slots` slots for `ttl`; `None` where all are taken.
-    async fn acquire(&self, key: &str, slots: u32, ttl: Duration, now: SystemTime) -> Result<Option<Lease>, SharedError>;
+    async fn acquire(
+        &self,
+        key: &str,
+        slots: u32,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Option<Lease>, SharedError>;
     /// Keeps a slot for another `ttl`; whether it was still held.
     async fn renew(&self, lease: &Lease, ttl: Duration, now: SystemTime) -> Result<bool, SharedError>;
     /// Gives a slot back.
