@@ -4,6 +4,19 @@
 //! `tests.rs` then runs over it. Every call has a deadline (Redis 50 ms); time is given by the caller where the
 //! backend has none of its own.
 
+mod guarded;
+mod memory;
+mod redis;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod window;
+
+pub use guarded::Guarded;
+pub use memory::Memory;
+pub use redis::Redis;
+
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,6 +27,11 @@ pub enum SharedError {
     /// The backend does not answer in time or cannot be reached.
     #[error("shared state is not available: {0}")]
     Unavailable(String),
+    /// The URL cannot be used. It is not shown: it may hold a password.
+    #[error(
+        "REDIS_URL is not a URL such as `redis://host:6379/0`, `rediss://:password@host`, `redis-cluster://host:7000` or several of them, comma-separated"
+    )]
+    Url,
 }
 
 /// A limit: so many in a sliding window (two-counter approximation: the share of the last window that still
@@ -33,7 +51,7 @@ pub struct Decision {
     pub allowed: bool,
     /// Requests left in the window after this one.
     pub remaining: u64,
-    /// Until the window is free again.
+    /// Until the window that counts now ends; for a rejected request not before [`retry_after`](Self::retry_after).
     pub reset_after: Duration,
     /// Until it is worth trying again; zero where allowed.
     pub retry_after: Duration,
@@ -53,6 +71,11 @@ pub struct Lease {
 pub trait SharedState: Send + Sync {
     /// Counts one request against a limit: one round trip, exact across replicas, nothing written where rejected.
     async fn hit(&self, key: &str, limit: Limit, now: SystemTime) -> Result<Decision, SharedError>;
+    /// [`hit`](SharedState::hit) for a limit that guards credentials: while replicas cannot count together, half of
+    /// it (at least 1) holds for each (SECURITY rule 17).
+    async fn hit_strictly(&self, key: &str, limit: Limit, now: SystemTime) -> Result<Decision, SharedError> {
+        self.hit(key, limit, now).await
+    }
     /// Takes one of `slots` slots for `ttl`; `None` where all are taken.
     async fn acquire(
         &self,
@@ -79,3 +102,21 @@ pub trait SharedState: Send + Sync {
 
 /// The shared state behind a URL.
 pub type AnyShared = Arc<dyn SharedState>;
+
+/// How long [`open`] waits for the first connection, so that the first requests are counted together too.
+const FIRST_CONNECTION: Duration = Duration::from_millis(500);
+
+/// The shared state behind a URL: in memory without one; Redis behind a [`Guarded`] for `redis://` and `rediss://`,
+/// a Redis Cluster for `redis-cluster://`, `rediss-cluster://` or several comma-separated URLs. A Redis that is away
+/// is no error: it is taken in when it comes.
+///
+/// # Errors
+/// [`SharedError::Url`] where the URL is not one.
+pub async fn open(url: Option<&str>) -> Result<AnyShared, SharedError> {
+    let Some(url) = url else { return Ok(Arc::new(Memory::new())) };
+    let redis = Redis::open(url)?;
+    if !redis.connected(FIRST_CONNECTION).await {
+        tracing::warn!("Redis is not there yet: it is taken in when it comes");
+    }
+    Ok(Arc::new(Guarded::new(Arc::new(redis), guarded::PROBE)))
+}

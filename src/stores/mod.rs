@@ -3,7 +3,25 @@
 //!
 //! One trait a concern, so that who needs users does not see keys; [`Store`] is all of them. To add a backend: one
 //! file that implements them, one arm in [`open`], one folder of migrations; the contract suite in `tests.rs` then
-//! runs over it. Every call has a deadline; every statement is parameterised; times are given by the caller.
+//! runs over it. What both backends say in the same words is written once, in `portable.rs`. Every call has a deadline;
+//! every statement is parameterised; times are given by the caller.
+//!
+//! Times are milliseconds since 1970 in both databases: exactly what the traits and the tokens carry, compared the
+//! same way on both, free of time zones. What is finer than a millisecond is dropped when it is stored.
+
+mod bell;
+mod faults;
+mod lockout;
+mod portable;
+mod postgres;
+mod rows;
+mod sqlite;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use rows::folded;
 
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -276,3 +294,51 @@ pub trait Store: Users + RefreshTokens + Revocations + Lockouts + Resets + ApiKe
 
 /// The store behind a URL.
 pub type AnyStore = Arc<dyn Store>;
+
+/// How much a store may take: connections and time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// Connections of the pool; on SQLite, of readers, and no more of them than there are cores.
+    pub max_connections: u32,
+    /// How long a call waits for a connection.
+    pub acquire_timeout: Duration,
+    /// How long one statement may run, enforced by PostgreSQL; on SQLite, how long it waits for another process.
+    pub statement_timeout: Duration,
+    /// How long a call may take in all.
+    pub call_timeout: Duration,
+    /// How long [`Store::migrate`] may take, waiting for other replicas included.
+    pub migrate_timeout: Duration,
+}
+
+impl Default for StoreLimits {
+    fn default() -> Self {
+        StoreLimits {
+            max_connections: 100,
+            acquire_timeout: Duration::from_secs(2),
+            statement_timeout: Duration::from_secs(3),
+            call_timeout: Duration::from_secs(5),
+            migrate_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Opens the store behind a URL: `sqlite://FILE` (made if it is missing), `sqlite::memory:` (for tests),
+/// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, also as `postgresql:`, with libpq's `sslmode` and so on.
+///
+/// SQLite's file is opened here; PostgreSQL is first reached by a call, so that a gateway starts while it is away.
+/// Nothing is migrated: call [`Store::migrate`]. Needs a tokio runtime.
+///
+/// # Errors
+/// What is wrong with the URL or the file. A password in the URL is in no error.
+pub async fn open(url: &str, limits: &StoreLimits) -> Stored<AnyStore> {
+    match url.split_once(':') {
+        Some(("sqlite", _)) => Ok(Arc::new(sqlite::SqliteStore::open(url, limits).await?)),
+        Some(("postgres" | "postgresql", _)) => Ok(Arc::new(postgres::PostgresStore::open(url, limits)?)),
+        // Nothing of the URL is said: whatever it is, it may be a secret.
+        _ => Err(StoreError::Failed(
+            "DATABASE_URL begins neither with `sqlite:` nor with `postgres:` or `postgresql:`; \
+             write sqlite://FILE or postgres://USER:PASSWORD@HOST:PORT/DATABASE"
+                .to_owned(),
+        )),
+    }
+}

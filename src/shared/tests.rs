@@ -1,0 +1,309 @@
+//! One contract over every backend, and what happens when Redis goes away.
+
+use super::testing::RedisServer;
+use super::*;
+use std::sync::Mutex;
+use std::time::Instant;
+use tokio::time::sleep;
+
+/// A backend and its clock: memory is told the time, Redis has its own and must be waited for.
+struct Case {
+    shared: AnyShared,
+    /// Memory's time.
+    now: Option<Mutex<SystemTime>>,
+    _server: Option<RedisServer>,
+}
+
+impl Case {
+    fn memory() -> Self {
+        let now = Some(Mutex::new(SystemTime::now()));
+        Case { shared: Arc::new(Memory::new()), now, _server: None }
+    }
+
+    async fn redis() -> Self {
+        let server = RedisServer::start();
+        let redis = Redis::open(&server.url()).unwrap();
+        assert!(redis.connected(Duration::from_secs(10)).await);
+        Case { shared: Arc::new(redis), now: None, _server: Some(server) }
+    }
+
+    fn now(&self) -> SystemTime {
+        self.now.as_ref().map_or_else(SystemTime::now, |now| *now.lock().unwrap())
+    }
+
+    async fn advance(&self, by: Duration) {
+        match &self.now {
+            Some(now) => *now.lock().unwrap() += by,
+            None => sleep(by).await,
+        }
+    }
+
+    async fn hit(&self, key: &str, limit: Limit) -> Decision {
+        self.shared.hit(key, limit, self.now()).await.unwrap()
+    }
+}
+
+/// Runs a contract over every backend.
+macro_rules! contracts {
+    ($($name:ident;)*) => {
+        mod memory_contract {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Case::memory()).await;
+            })*
+        }
+
+        mod redis_contract {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(super::Case::redis().await).await;
+            })*
+        }
+    };
+}
+
+contracts! {
+    a_limit_is_exact;
+    windows_slide;
+    keys_do_not_meet;
+    together_no_more_than_the_limit;
+    slots_are_taken_and_given_back;
+    slots_run_out;
+    word_reaches_every_subscriber;
+}
+
+const SECONDS: fn(u64) -> Duration = Duration::from_secs;
+const MILLIS: fn(u64) -> Duration = Duration::from_millis;
+
+async fn a_limit_is_exact(case: Case) {
+    let limit = Limit { limit: 5, per: SECONDS(60) };
+    for left in (0..5).rev() {
+        let decision = case.hit("k", limit).await;
+        assert!(decision.allowed);
+        assert_eq!((decision.remaining, decision.retry_after), (left, Duration::ZERO));
+        assert!(decision.reset_after <= SECONDS(60) && decision.reset_after > SECONDS(50));
+    }
+    let rejected = case.hit("k", limit).await;
+    assert!(!rejected.allowed);
+    assert_eq!(rejected.remaining, 0);
+    // To the next window, and until a fifth of this one has slid out of that.
+    assert!(rejected.retry_after > SECONDS(60) && rejected.retry_after <= SECONDS(72), "{rejected:?}");
+    assert!(rejected.reset_after >= rejected.retry_after);
+}
+
+async fn windows_slide(case: Case) {
+    let limit = Limit { limit: 4, per: MILLIS(600) };
+    for _ in 0..4 {
+        assert!(case.hit("k", limit).await.allowed);
+    }
+    let rejected = case.hit("k", limit).await;
+    assert!(!rejected.allowed);
+    case.advance(rejected.retry_after).await;
+    assert!(case.hit("k", limit).await.allowed, "the wait it named is enough");
+    case.advance(MILLIS(1300)).await;
+    assert_eq!(case.hit("k", limit).await.remaining, 3, "nothing of two windows ago counts");
+}
+
+async fn keys_do_not_meet(case: Case) {
+    let limit = Limit { limit: 1, per: SECONDS(60) };
+    for key in ["a", "b", "a b", "{a}", "a}", "", "ключ", &"long".repeat(1000)] {
+        assert!(case.hit(key, limit).await.allowed, "{key}");
+        assert!(!case.hit(key, limit).await.allowed, "{key}");
+    }
+}
+
+async fn together_no_more_than_the_limit(case: Case) {
+    let limit = Limit { limit: 100, per: SECONDS(60) };
+    let case = Arc::new(case);
+    let tasks = (0..300).map(|_| {
+        let case = case.clone();
+        tokio::spawn(async move { case.hit("k", limit).await.allowed })
+    });
+    let passed = futures_util::future::join_all(tasks).await.into_iter().filter(|passed| *passed.as_ref().unwrap());
+    assert_eq!(passed.count(), 100);
+}
+
+async fn slots_are_taken_and_given_back(case: Case) {
+    let take = async || case.shared.acquire("k", 2, SECONDS(60), case.now()).await.unwrap();
+    let (first, second) = (take().await.unwrap(), take().await.unwrap());
+    assert_ne!(first.holder, second.holder);
+    assert_eq!(take().await, None);
+    assert!(case.shared.acquire("other", 2, SECONDS(60), case.now()).await.unwrap().is_some());
+    case.shared.release(&first).await.unwrap();
+    let third = take().await.unwrap();
+    assert_eq!(take().await, None);
+    assert!(case.shared.renew(&third, SECONDS(60), case.now()).await.unwrap());
+    assert!(!case.shared.renew(&first, SECONDS(60), case.now()).await.unwrap(), "it was given back");
+    case.shared.release(&first).await.unwrap();
+    assert_eq!(take().await, None, "giving back twice frees nothing");
+}
+
+async fn slots_run_out(case: Case) {
+    let take = async || case.shared.acquire("k", 1, MILLIS(400), case.now()).await.unwrap();
+    let lease = take().await.unwrap();
+    case.advance(MILLIS(250)).await;
+    assert!(case.shared.renew(&lease, MILLIS(400), case.now()).await.unwrap());
+    case.advance(MILLIS(250)).await;
+    assert_eq!(take().await, None, "it was renewed");
+    case.advance(MILLIS(450)).await;
+    assert!(take().await.is_some(), "its holder died");
+    assert!(!case.shared.renew(&lease, MILLIS(400), case.now()).await.unwrap());
+}
+
+async fn word_reaches_every_subscriber(case: Case) {
+    let (mut one, mut two) = (case.shared.subscribe("c"), case.shared.subscribe("c"));
+    let mut other = case.shared.subscribe("d");
+    // A subscription takes a moment to reach a server.
+    let mut number = 0;
+    let first = loop {
+        number += 1;
+        case.shared.publish("c", &number.to_string()).await.unwrap();
+        if let Ok(heard) = tokio::time::timeout(MILLIS(50), one.recv()).await {
+            break heard.unwrap();
+        }
+        assert!(number < 200, "nothing is heard");
+    };
+    assert_eq!(two.recv().await.unwrap(), first);
+    assert!(other.try_recv().is_err());
+}
+
+async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + SECONDS(20);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        sleep(MILLIS(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_url_stands_for() {
+    assert_eq!(open(None).await.unwrap().backend(), "memory");
+    assert!(matches!(open(Some("hush")).await, Err(SharedError::Url)));
+    let begun = Instant::now();
+    let away = open(Some("redis://:hush@127.0.0.1:1")).await.unwrap();
+    assert_eq!(away.backend(), "redis");
+    assert!(begun.elapsed() < SECONDS(2), "a Redis that is away does not hold up the start");
+    let Err(error) = away.ping().await else { panic!("there is none") };
+    assert!(!error.to_string().contains("hush"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_count_as_one() {
+    let server = RedisServer::start();
+    let limit = Limit { limit: 100, per: SECONDS(60) };
+    let mut tasks = Vec::new();
+    for _ in 0..2 {
+        let replica = open(Some(&server.url())).await.unwrap();
+        eventually("Redis is there", async || replica.ping().await.is_ok()).await;
+        for _ in 0..150 {
+            let replica = replica.clone();
+            tasks.push(tokio::spawn(async move { replica.hit("k", limit, SystemTime::now()).await }));
+        }
+    }
+    let mut passed = 0;
+    for task in tasks {
+        passed += u32::from(task.await.unwrap().unwrap().allowed);
+    }
+    assert_eq!(passed, 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_written_for_a_rejected_request_and_everything_expires() {
+    let server = RedisServer::start();
+    let case = Redis::open(&server.url()).unwrap();
+    assert!(case.connected(SECONDS(10)).await);
+    let client = ::redis::Client::open(server.url()).unwrap();
+    let mut raw = client.get_multiplexed_async_connection().await.unwrap();
+    let limit = Limit { limit: 1, per: SECONDS(60) };
+    let _ = case.hit("k", limit, SystemTime::now()).await.unwrap();
+    let _ = case.acquire("k", 1, SECONDS(30), SystemTime::now()).await.unwrap();
+    let dirty = async |raw: &mut ::redis::aio::MultiplexedConnection| -> u64 {
+        let info: String = ::redis::cmd("INFO").arg("persistence").query_async(raw).await.unwrap();
+        let line = info.lines().find_map(|line| line.strip_prefix("rdb_changes_since_last_save:"));
+        line.unwrap().parse().unwrap()
+    };
+    let before = dirty(&mut raw).await;
+    for _ in 0..10 {
+        assert!(!case.hit("k", limit, SystemTime::now()).await.unwrap().allowed);
+        assert!(case.acquire("k", 1, SECONDS(30), SystemTime::now()).await.unwrap().is_none());
+    }
+    assert_eq!(dirty(&mut raw).await, before);
+    for (key, most) in [("voicegate:limit:{k}", 120_000), ("voicegate:lease:{k}", 30_000)] {
+        let left: i64 = ::redis::cmd("PTTL").arg(key).query_async(&mut raw).await.unwrap();
+        assert!(left > 0 && left <= most, "{key}: {left}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_hangs_costs_one_deadline_and_comes_back_exact() {
+    let server = RedisServer::start();
+    let shared = open(Some(&server.url())).await.unwrap();
+    eventually("Redis is there", async || shared.ping().await.is_ok()).await;
+    let limit = Limit { limit: 10, per: SECONDS(600) };
+    let hit = async |key: &str| shared.hit(key, limit, SystemTime::now()).await.unwrap().allowed;
+    for _ in 0..4 {
+        assert!(hit("k").await);
+    }
+    server.signal("STOP");
+    let begun = Instant::now();
+    let mut passed = 0;
+    for _ in 0..200 {
+        passed += u32::from(hit("k").await);
+    }
+    assert_eq!(passed, 10, "counted here");
+    // One call waited for its deadline; each waiting would take ten seconds.
+    assert!(begun.elapsed() < SECONDS(1), "{:?}", begun.elapsed());
+    let mut logins = 0;
+    for _ in 0..50 {
+        let now = SystemTime::now();
+        logins += u32::from(shared.hit_strictly("login", limit, now).await.unwrap().allowed);
+    }
+    assert_eq!(logins, 5, "half as many where credentials are guarded");
+    let lease = shared.acquire("slots", 1, SECONDS(60), SystemTime::now()).await.unwrap().unwrap();
+    assert!(shared.acquire("slots", 1, SECONDS(60), SystemTime::now()).await.unwrap().is_none());
+    assert!(shared.publish("c", "m").await.is_err());
+    server.signal("CONT");
+    // The key is spent here and not in Redis: who lets it pass is Redis.
+    eventually("Redis decides again", async || hit("k").await).await;
+    let mut rest = 0;
+    for _ in 0..20 {
+        rest += u32::from(hit("k").await);
+    }
+    // Four before, one that was sent while it hung and counted when it woke, one that told us; none twice.
+    assert!((4..=5).contains(&rest), "{rest}");
+    assert!(shared.renew(&lease, SECONDS(60), SystemTime::now()).await.unwrap(), "a slot taken here stays here");
+    shared.release(&lease).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_was_killed_is_found_again() {
+    let mut server = RedisServer::start();
+    let shared = open(Some(&server.url())).await.unwrap();
+    eventually("Redis is there", async || shared.ping().await.is_ok()).await;
+    let mut heard = shared.subscribe("c");
+    eventually("word comes", async || {
+        let _ = shared.publish("c", "before").await;
+        tokio::time::timeout(MILLIS(50), heard.recv()).await.is_ok()
+    })
+    .await;
+    server.kill();
+    let limit = Limit { limit: 10, per: SECONDS(600) };
+    let begun = Instant::now();
+    for _ in 0..10 {
+        assert!(shared.hit("k", limit, SystemTime::now()).await.unwrap().allowed);
+    }
+    assert!(!shared.hit("k", limit, SystemTime::now()).await.unwrap().allowed);
+    assert!(begun.elapsed() < SECONDS(1));
+    server.restart();
+    // The scripts are gone from the server as well.
+    eventually("Redis decides again", async || {
+        shared.hit("k", limit, SystemTime::now()).await.unwrap().allowed
+    })
+    .await;
+    eventually("word comes again", async || {
+        let _ = shared.publish("c", "after").await;
+        let heard = tokio::time::timeout(MILLIS(50), heard.recv()).await;
+        matches!(heard, Ok(Ok(text)) if text == "after")
+    })
+    .await;
+}

@@ -1,0 +1,194 @@
+//! How values look in rows: times, names, cursors, users, keys.
+
+use super::{ApiKey, NewUser, StoreError, Stored, User};
+use std::time::{Duration, SystemTime};
+
+/// A name as names are compared: lower case by Unicode's rules, whatever the locale. Used for user names, e-mail
+/// addresses and lockouts.
+///
+/// Letter by letter, so that it does not depend on what stands beside (a final sigma equals any other), and a NUL,
+/// which PostgreSQL cannot hold, becomes a replacement character. Folding twice changes nothing.
+pub fn folded(name: &str) -> String {
+    name.chars()
+        .flat_map(char::to_lowercase)
+        .map(|letter| match letter {
+            'ς' => 'σ',
+            '\0' => char::REPLACEMENT_CHARACTER,
+            other => other,
+        })
+        .collect()
+}
+
+/// Milliseconds since 1970; negative before.
+pub(super) fn millis(time: SystemTime) -> i64 {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |millis| -millis),
+    }
+}
+
+/// The time of so many milliseconds since 1970.
+pub(super) fn time(millis: i64) -> SystemTime {
+    let distance = Duration::from_millis(millis.unsigned_abs());
+    let time = if millis < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(distance)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(distance)
+    };
+    // Only a time beyond what the clock of this machine can say.
+    time.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Refuses what one backend could keep and the other not.
+pub(super) fn storable<'a>(values: impl IntoIterator<Item = &'a str>) -> Stored<()> {
+    if values.into_iter().any(|value| value.contains('\0')) {
+        return Err(StoreError::Failed("a NUL in a text: validate it before it is stored".to_owned()));
+    }
+    Ok(())
+}
+
+/// Where a page of users ends: the time and id of its last row, so that rows made meanwhile move nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cursor {
+    pub(super) created_at: i64,
+    pub(super) id: String,
+}
+
+impl Cursor {
+    /// Before the newest.
+    pub(super) fn start() -> Self {
+        Cursor { created_at: i64::MAX, id: String::new() }
+    }
+
+    /// As it is handed out.
+    pub(super) fn text(&self) -> String {
+        format!("{}.{}", self.created_at, self.id)
+    }
+
+    /// As it comes back, from outside. `NotFound` if no page ever ended there.
+    pub(super) fn parse(text: &str) -> Stored<Self> {
+        let (created_at, id) = text.split_once('.').ok_or(StoreError::NotFound)?;
+        let created_at = created_at.parse().map_err(|_| StoreError::NotFound)?;
+        if id.contains('\0') {
+            return Err(StoreError::NotFound);
+        }
+        Ok(Cursor { created_at, id: id.to_owned() })
+    }
+}
+
+/// A row of `users`.
+#[derive(sqlx::FromRow)]
+pub(super) struct UserRow {
+    pub(super) id: String,
+    tenant_id: String,
+    username: String,
+    email: Option<String>,
+    password_hash: Option<String>,
+    role: String,
+    openid: Option<String>,
+    disabled: bool,
+    pub(super) created_at: i64,
+    last_login_at: Option<i64>,
+}
+
+impl From<UserRow> for User {
+    fn from(row: UserRow) -> Self {
+        User {
+            id: row.id,
+            tenant_id: row.tenant_id,
+            username: row.username,
+            email: row.email,
+            password_hash: row.password_hash,
+            role: row.role,
+            openid: row.openid,
+            disabled: row.disabled,
+            created_at: time(row.created_at),
+            last_login_at: row.last_login_at.map(time),
+        }
+    }
+}
+
+/// What a user that was just made looks like.
+pub(super) fn made(user: NewUser, created_at: i64) -> User {
+    User {
+        id: user.id,
+        tenant_id: user.tenant_id,
+        username: user.username,
+        email: user.email,
+        password_hash: user.password_hash,
+        role: user.role,
+        openid: user.openid,
+        disabled: false,
+        created_at: time(created_at),
+        last_login_at: None,
+    }
+}
+
+/// A row of `api_keys`.
+#[derive(sqlx::FromRow)]
+pub(super) struct ApiKeyRow {
+    id: String,
+    name: String,
+    tenant_id: String,
+    created_by: String,
+    permissions: String,
+    created_at: i64,
+    expires_at: Option<i64>,
+    revoked: bool,
+}
+
+impl ApiKeyRow {
+    /// The key of this row.
+    pub(super) fn key(self) -> Stored<ApiKey> {
+        let permissions = serde_json::from_str(&self.permissions).map_err(|_| {
+            // A key whose permissions are unknown may do nothing.
+            StoreError::Failed(format!("API key {}: its permissions are not a list of texts", self.id))
+        })?;
+        Ok(ApiKey {
+            id: self.id,
+            name: self.name,
+            tenant_id: self.tenant_id,
+            created_by: self.created_by,
+            permissions,
+            created_at: time(self.created_at),
+            expires_at: self.expires_at.map(time),
+            revoked: self.revoked,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fold_by_unicode() {
+        assert_eq!(folded("ÄRGER"), folded("ärger"));
+        assert_eq!(folded("ΣΟΦΟΣ"), folded("σοφος"));
+        assert_eq!(folded("ЖЕНЯ"), folded("женя"));
+        assert_eq!(folded("王小明"), "王小明");
+        assert_eq!(folded("I"), "i");
+        assert_ne!(folded("ı"), "i", "a dotless i is another letter");
+        for name in ["İstanbul", "ΑΣ", "ǅ", "ß", "a\0b"] {
+            assert_eq!(folded(&folded(name)), folded(name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn times_survive_both_ways() {
+        for value in [0, 1, -1, 1_700_000_000_123, -62_135_596_800_000] {
+            assert_eq!(millis(time(value)), value);
+        }
+        let fine = SystemTime::UNIX_EPOCH + Duration::from_nanos(1_999_999);
+        assert_eq!(millis(fine), 1, "what is finer is dropped");
+    }
+
+    #[test]
+    fn cursors_come_back_and_nonsense_is_refused() {
+        let cursor = Cursor { created_at: 17, id: "a.b".to_owned() };
+        assert_eq!(Cursor::parse(&cursor.text()).unwrap(), cursor);
+        for nonsense in ["", "x", ".", "1", "1' OR 1=1 --.x", "1.\0", "99999999999999999999.a"] {
+            assert!(matches!(Cursor::parse(nonsense), Err(StoreError::NotFound)), "{nonsense:?}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The store in one SQLite file: nothing to install, one machine.
+//!
+//! WAL, so that readers and the writer do not wait for each other. One connection writes, and its transactions begin
+//! IMMEDIATE: writers queue in the pool under a deadline instead of failing half way with SQLITE_BUSY. Another process
+//! on the same file (`voicegate admin`) is waited for.
+//!
+//! `synchronous = FULL` for the writer: a kill -9 leaves no half transaction in any mode, but under NORMAL a power cut
+//! may take the last commits back, and a used refresh token or a revocation must not come back to life. Writes here
+//! are logins, not requests: one fsync each is affordable.
+
+use super::bell::Bell;
+use super::faults::{fault, migration_fault, within};
+use super::lockout::{Ledger, name_hash};
+use super::portable::{PAGE, REVOCATIONS, bring_up, change, portable_store, select_key, select_user, sweep};
+use super::rows::{ApiKeyRow, Cursor, UserRow, made, millis, storable};
+use super::*;
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+use sqlx::{Connection, Sqlite, Transaction};
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Instant;
+
+static MIGRATIONS: Migrator = Migrator {
+    // A newer replica may have brought the schema further; migrations only ever add.
+    ignore_missing: true,
+    ..sqlx::migrate!("migrations/sqlite")
+};
+
+/// A store in a file, or in memory.
+pub(super) struct SqliteStore {
+    /// One connection.
+    writer: SqlitePool,
+    /// Several; in memory, the writer's own.
+    readers: SqlitePool,
+    call: Duration,
+    migrate: Duration,
+    bell: Bell,
+}
+
+impl SqliteStore {
+    /// Opens the file of a URL, or makes it.
+    pub(super) async fn open(url: &str, limits: &StoreLimits) -> Stored<Self> {
+        let options = SqliteConnectOptions::from_str(url)
+            .map_err(|error| StoreError::Failed(format!("DATABASE_URL {url}: {error}")))?
+            .busy_timeout(limits.statement_timeout)
+            .foreign_keys(true);
+        let pool = SqlitePoolOptions::new()
+            .acquire_timeout(limits.acquire_timeout)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            // A file does not hang up.
+            .test_before_acquire(false);
+        let in_memory = url.contains(":memory:") || url.contains("mode=memory");
+        if in_memory {
+            // It lives as long as its only connection.
+            let only = pool.max_connections(1).connect_with(options).await.map_err(fault)?;
+            return Ok(Self::new(only.clone(), only, limits));
+        }
+
+        let unopened = |why: &dyn std::fmt::Display| {
+            StoreError::Failed(format!(
+                "DATABASE_URL {url}: cannot open {}: {why}; does its folder exist, and may this user write there?",
+                options.get_filename().display()
+            ))
+        };
+        make_private(options.get_filename()).map_err(|error| unopened(&error))?;
+        let writing =
+            options.clone().journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+        switch_to_wal(&writing, limits.call_timeout).await.map_err(|error| unopened(&error))?;
+        let writer = pool.clone().max_connections(1).connect_with(writing).await;
+        let writer = writer.map_err(|error| unopened(&error))?;
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+        let readers = pool
+            .max_connections(limits.max_connections.clamp(1, cores.max(2)))
+            .connect_lazy_with(options.clone().pragma("query_only", "ON"));
+        Ok(Self::new(writer, readers, limits))
+    }
+
+    fn new(writer: SqlitePool, readers: SqlitePool, limits: &StoreLimits) -> Self {
+        SqliteStore {
+            writer,
+            readers,
+            call: limits.call_timeout,
+            migrate: limits.migrate_timeout,
+            bell: Bell::default(),
+        }
+    }
+
+    /// Forgets a few lockouts that are over.
+    const FORGET_LOCKOUTS: &str = "DELETE FROM lockouts WHERE name_hash IN \
+         (SELECT name_hash FROM lockouts WHERE forget_at <= $1 ORDER BY forget_at LIMIT 8)";
+
+    fn reader(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    fn writer(&self) -> &SqlitePool {
+        &self.writer
+    }
+
+    async fn begin(&self) -> sqlx::Result<Transaction<'static, Sqlite>> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    async fn one_user<'q>(
+        &self,
+        query: sqlx::query::QueryAs<'q, Sqlite, UserRow, sqlx::sqlite::SqliteArguments>,
+    ) -> Stored<User> {
+        within(self.call, query.fetch_one(self.reader())).await.map(User::from)
+    }
+
+    /// Adds a revocation; its serial number. There is one writer: numbers appear in their order.
+    async fn add_revocation(&self, subject: &str, not_after: i64, expires_at: i64) -> sqlx::Result<i64> {
+        sqlx::query_scalar(
+            "INSERT INTO revocations (subject, not_after, expires_at) VALUES ($1, $2, $3) RETURNING serial",
+        )
+        .bind(subject)
+        .bind(not_after)
+        .bind(expires_at)
+        .fetch_one(&self.writer)
+        .await
+    }
+}
+
+portable_store!(SqliteStore);
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn backend(&self) -> &'static str {
+        "sqlite"
+    }
+
+    async fn migrate(&self) -> Stored<usize> {
+        // SQLite has no lock for migrations of sqlx's; one write transaction around all of them is one.
+        let run = async {
+            let mut tx = self.begin().await?;
+            let ran = bring_up(&MIGRATIONS, &mut *tx).await?;
+            tx.commit().await?;
+            Ok(ran)
+        };
+        match tokio::time::timeout(self.migrate, run).await {
+            Ok(done) => done.map_err(migration_fault),
+            Err(_) => {
+                Err(StoreError::Unavailable(format!("migrations did not end within {:?}", self.migrate)))
+            }
+        }
+    }
+
+    async fn ping(&self) -> Stored<()> {
+        within(Duration::from_secs(1), async {
+            sqlx::query("SELECT 1").execute(&self.readers).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    fn connections(&self) -> (u32, u32) {
+        let pools = [&self.writer, &self.readers];
+        // In memory both are one.
+        let distinct = if std::ptr::eq(self.writer.options(), self.readers.options()) { 1 } else { 2 };
+        pools.into_iter().take(distinct).fold((0, 0), |(busy, idle), pool| {
+            let resting = pool.num_idle() as u32;
+            (busy + pool.size().saturating_sub(resting), idle + resting)
+        })
+    }
+
+    async fn close(&self) {
+        let closing = async {
+            self.readers.close().await;
+            // Last: the last connection folds the WAL into the file.
+            self.writer.close().await;
+        };
+        // A call that hangs does not keep the process from ending; the WAL is read at the next start.
+        let _ = tokio::time::timeout(self.call, closing).await;
+    }
+}
+
+/// Makes the file readable by its owner only, if it is missing: it holds password hashes. SQLite gives the WAL the
+/// same mode.
+fn make_private(file: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Puts the file into WAL mode, which is kept in it. SQLite does not wait for others here, whatever the busy timeout,
+/// so that processes that start together on a new file would trip each other: try again for `patience`.
+async fn switch_to_wal(options: &SqliteConnectOptions, patience: Duration) -> sqlx::Result<()> {
+    let start = Instant::now();
+    loop {
+        match SqliteConnection::connect_with(options).await {
+            Ok(connection) => return connection.close().await,
+            Err(error) if start.elapsed() < patience && is_locked(&error) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_locked(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|refusal| refusal.code());
+    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
+}
