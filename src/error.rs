@@ -8,7 +8,7 @@
 //! their own enums, beside the code that meets them. Clients get less than logs: causes are logged, never sent.
 
 use crate::units::Size;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use poem::Response;
 use std::borrow::Cow;
@@ -101,6 +101,18 @@ kinds! {
     UriTooLong = 414 "uri_too_long": "The request URI is too long", "请求地址过长";
     /// Headers are larger or more than allowed.
     HeadersTooLarge = 431 "headers_too_large": "The request headers are too large", "请求头过大";
+    /// A route that asks who is calling was not told.
+    NoToken = 401 "no_token": "No token provided", "未提供令牌";
+    /// The token is not valid here.
+    InvalidToken = 401 "invalid_token": "Invalid token", "令牌无效";
+    /// The token's time is over.
+    TokenExpired = 401 "token_expired": "Token has expired", "令牌已过期";
+    /// The token was taken back.
+    TokenRevoked = 401 "token_revoked": "Token has been revoked", "令牌已被撤销";
+    /// The API key is missing, unknown, over, or was taken back.
+    InvalidApiKey = 401 "invalid_api_key": "Invalid API key", "API 密钥无效";
+    /// The request names another tenant than the caller's.
+    TenantMismatch = 403 "tenant_mismatch": "This is not your tenant", "租户不匹配";
     /// The caller's origin is not allowed (CORS preflight).
     OriginNotAllowed = 403 "origin_not_allowed": "This origin may not call this route", "不允许的跨域来源";
     /// The caller has no permission.
@@ -119,6 +131,8 @@ kinds! {
     UpstreamSaturated = 503 "upstream_saturated": "The service behind this route is busy, try again shortly", "后端服务繁忙，请稍后重试";
     /// The gateway is going down.
     ShuttingDown = 503 "shutting_down": "Going down, try again shortly", "服务正在关闭，请稍后重试";
+    /// The database does not answer.
+    StoreUnavailable = 503 "store_unavailable": "Something this needs is not available, try again shortly", "依赖的服务暂不可用，请稍后重试";
     /// The upstream did not answer in time.
     UpstreamTimeout = 504 "upstream_timeout": "The service behind this route did not answer in time", "后端服务响应超时";
     /// The route's own deadline passed.
@@ -248,6 +262,18 @@ impl GatewayError {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = retry_after {
             headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            // RFC 9110, section 11.6.1, and RFC 6750, section 3.
+            headers.insert(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static(match self.kind {
+                    Kind::InvalidToken | Kind::TokenExpired | Kind::TokenRevoked => {
+                        "Bearer error=\"invalid_token\""
+                    }
+                    _ => "Bearer",
+                }),
+            );
         }
         if let Some(allow) = &self.allow {
             headers.insert(ALLOW, allow.clone());

@@ -18,9 +18,9 @@ pub struct Identity {
     pub channel: Option<String>,
     /// WeChat's id of the user.
     pub openid: Option<String>,
-    /// The token's own id, `jti`.
+    /// What ends it when revoked: the `jti` of the login it stems from, kept by renewed tokens.
     pub token_id: Option<String>,
-    /// When the token was signed.
+    /// When the login it stems from was; what a revocation of all that a user has goes by.
     pub issued_at: Option<SystemTime>,
     /// When it ends; long connections end with it.
     pub expires_at: Option<SystemTime>,

@@ -22,5 +22,6 @@ pub mod state;
 pub mod stores;
 pub mod targets;
 pub mod telemetry;
+pub mod tokens;
 pub mod units;
 pub mod upstream;

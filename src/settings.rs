@@ -45,6 +45,42 @@ pub struct Settings {
     #[arg(long, env = "TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
+    /// Database: `sqlite://FILE` or `postgres://USER:PASSWORD@HOST/NAME` [default: sqlite://voicegate.db, or what
+    /// POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD and _SSL_MODE say]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<Secret>,
+
+    /// Redis that replicas share: `redis://`, `rediss://`, or several nodes of a cluster, comma-separated
+    /// [default: this process's memory, or what REDIS_HOST, _PORT, _PASSWORD and _DB say]
+    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
+    pub redis_url: Option<Secret>,
+
+    /// Secret that tokens are signed with, at least 32 bytes [default: in development a random one]
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub jwt_secret: Option<Secret>,
+
+    /// File that holds it
+    #[arg(long, env = "JWT_SECRET_FILE", value_name = "FILE", conflicts_with = "jwt_secret")]
+    pub jwt_secret_file: Option<PathBuf>,
+
+    /// Earlier secrets whose tokens still count, comma-separated
+    #[arg(
+        long,
+        env = "JWT_PREVIOUS_SECRETS",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "SECRETS"
+    )]
+    pub jwt_previous_secrets: Vec<Secret>,
+
+    /// Verified tokens that are remembered
+    #[arg(long, env = "TOKEN_CACHE", default_value_t = 16_384, value_name = "N")]
+    pub token_cache: usize,
+
+    /// Where the original's variables name the stores.
+    #[command(flatten)]
+    pub original: OriginalStores,
+
     /// Addresses or networks of proxies whose X-Forwarded-* are believed, comma-separated
     #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',', value_name = "CIDR", value_parser = network)]
     pub trusted_proxies: Vec<IpNet>,
@@ -163,6 +199,41 @@ pub struct WechatSettings {
     pub wechat_tenants: Vec<String>,
 }
 
+/// The original's variables; they count where DATABASE_URL and REDIS_URL are unset.
+#[derive(Debug, Clone, Args)]
+pub struct OriginalStores {
+    /// Host of PostgreSQL
+    #[arg(long, env = "POSTGRES_HOST", hide = true)]
+    pub postgres_host: Option<String>,
+    /// Port of PostgreSQL
+    #[arg(long, env = "POSTGRES_PORT", default_value_t = 5432, hide = true)]
+    pub postgres_port: u16,
+    /// Name of the database
+    #[arg(long, env = "POSTGRES_DB", default_value = "voicehelper", hide = true)]
+    pub postgres_db: String,
+    /// User of PostgreSQL
+    #[arg(long, env = "POSTGRES_USER", default_value = "postgres", hide = true)]
+    pub postgres_user: String,
+    /// Password of PostgreSQL
+    #[arg(long, env = "POSTGRES_PASSWORD", hide = true, hide_env_values = true)]
+    pub postgres_password: Option<Secret>,
+    /// `disable`, `require`, `verify-full`
+    #[arg(long, env = "POSTGRES_SSL_MODE", hide = true)]
+    pub postgres_ssl_mode: Option<String>,
+    /// Host of Redis
+    #[arg(long, env = "REDIS_HOST", hide = true)]
+    pub redis_host: Option<String>,
+    /// Port of Redis
+    #[arg(long, env = "REDIS_PORT", default_value_t = 6379, hide = true)]
+    pub redis_port: u16,
+    /// Password of Redis
+    #[arg(long, env = "REDIS_PASSWORD", hide = true, hide_env_values = true)]
+    pub redis_password: Option<Secret>,
+    /// Number of the database
+    #[arg(long, env = "REDIS_DB", default_value_t = 0, hide = true)]
+    pub redis_db: u32,
+}
+
 /// Limits on connections and requests before any route is known.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
@@ -251,10 +322,71 @@ impl Settings {
         }
     }
 
+    /// The database; its password is in it.
+    pub fn database(&self) -> Secret {
+        let original = &self.original;
+        match (&self.database_url, &original.postgres_host) {
+            (Some(url), _) => url.clone(),
+            (None, Some(host)) => {
+                let name = escaped(&original.postgres_db);
+                let user = escaped(&original.postgres_user);
+                let password = login(original.postgres_password.as_ref());
+                let mode = original.postgres_ssl_mode.as_ref();
+                let mode = mode.map(|mode| format!("?sslmode={}", escaped(mode))).unwrap_or_default();
+                let port = original.postgres_port;
+                Secret(format!("postgres://{user}{password}@{}:{port}/{name}{mode}", bracketed(host)))
+            }
+            (None, None) => "sqlite://voicegate.db".into(),
+        }
+    }
+
+    /// What replicas share, if they do; its password is in it.
+    pub fn redis(&self) -> Option<Secret> {
+        let original = &self.original;
+        match (&self.redis_url, &original.redis_host) {
+            (Some(url), _) => Some(url.clone()),
+            (None, Some(host)) => {
+                let password = login(original.redis_password.as_ref());
+                let at = if password.is_empty() { "" } else { "@" };
+                let (port, db) = (original.redis_port, original.redis_db);
+                Some(Secret(format!("redis://{password}{at}{}:{port}/{db}", bracketed(host))))
+            }
+            (None, None) => None,
+        }
+    }
+
     /// Whether a proxy's word counts.
     pub fn trusts(&self, proxy: IpAddr) -> bool {
         let proxy = proxy.to_canonical();
         self.trusted_proxies.iter().any(|network| network.contains(&proxy))
+    }
+}
+
+/// `:PASSWORD` for a URL, or nothing.
+fn login(password: Option<&Secret>) -> String {
+    let password = password.map(Secret::reveal).filter(|password| !password.is_empty());
+    password.map(|password| format!(":{}", escaped(password))).unwrap_or_default()
+}
+
+/// Percent-encoded for any part of a URL (RFC 3986, section 2.3).
+fn escaped(text: &str) -> String {
+    let mut whole = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                whole.push(char::from(byte))
+            }
+            _ => whole.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    whole
+}
+
+/// IPv6 addresses stand in brackets.
+fn bracketed(host: &str) -> String {
+    match host.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => host.to_owned(),
     }
 }
 
@@ -302,6 +434,28 @@ mod tests {
         assert!(settings.trusts("::ffff:10.1.2.3".parse().unwrap()), "mapped IPv4 counts as IPv4");
         assert!(settings.trusts("192.0.2.7".parse().unwrap()));
         assert!(!settings.trusts("192.0.2.8".parse().unwrap()));
+    }
+
+    #[test]
+    fn stores_are_urls_or_the_originals_variables() {
+        let settings = parse(&[]);
+        assert_eq!(settings.database().reveal(), "sqlite://voicegate.db");
+        assert_eq!(settings.redis(), None);
+        let original = parse(&[
+            "--postgres-host=db",
+            "--postgres-password=p@ss/1",
+            "--postgres-ssl-mode=require",
+            "--redis-host=::1",
+            "--redis-password=a:b",
+            "--redis-db=2",
+        ]);
+        let database = original.database();
+        assert_eq!(database.reveal(), "postgres://postgres:p%40ss%2F1@db:5432/voicehelper?sslmode=require");
+        assert_eq!(original.redis().unwrap().reveal(), "redis://:a%3Ab@[::1]:6379/2");
+        assert!(!format!("{original:?}").contains("p@ss"));
+        let both = parse(&["--database-url=postgres://x/y", "--postgres-host=db", "--redis-host=r"]);
+        assert_eq!(both.database().reveal(), "postgres://x/y");
+        assert_eq!(both.redis().unwrap().reveal(), "redis://r:6379/0");
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! What the process has and every routing table shares: settings, telemetry, and what is known of its health.
 
 use crate::settings::Settings;
+use crate::shared::AnyShared;
+use crate::stores::AnyStore;
 use crate::telemetry::Telemetry;
+use crate::tokens::Tokens;
+use crate::tokens::keys::Keys;
 use arc_swap::ArcSwapOption;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +19,12 @@ pub struct Shared {
     pub settings: Settings,
     /// Metrics and traces.
     pub telemetry: Arc<Telemetry>,
+    /// Durable rows.
+    pub store: AnyStore,
+    /// What replicas share.
+    pub shared: AnyShared,
+    /// Access tokens.
+    pub tokens: Arc<Tokens>,
     /// Whether traffic should come here, and why not.
     pub readiness: Readiness,
     /// Who can say how the things behind the gateway are.
@@ -23,12 +33,39 @@ pub struct Shared {
     pub closing: watch::Receiver<bool>,
 }
 
+/// What was opened before the process can serve.
+pub struct Backends {
+    /// Durable rows.
+    pub store: AnyStore,
+    /// What replicas share.
+    pub shared: AnyShared,
+    /// Access tokens, over both.
+    pub tokens: Arc<Tokens>,
+}
+
+impl Backends {
+    /// Tokens signed with these keys, over these backends.
+    pub fn new(store: AnyStore, shared: AnyShared, keys: Keys, settings: &Settings) -> Self {
+        let tokens = Tokens::new(keys, store.clone(), shared.clone(), settings.token_cache);
+        Backends { store, shared, tokens }
+    }
+}
+
 impl Shared {
     /// For a process that starts now; `closing` is turned true by whoever shuts it down.
-    pub fn new(settings: Settings, telemetry: Arc<Telemetry>, closing: watch::Receiver<bool>) -> Arc<Self> {
+    pub fn new(
+        settings: Settings,
+        telemetry: Arc<Telemetry>,
+        closing: watch::Receiver<bool>,
+        backends: Backends,
+    ) -> Arc<Self> {
+        let Backends { store, shared, tokens } = backends;
         Arc::new(Shared {
             settings,
             telemetry,
+            store,
+            shared,
+            tokens,
             readiness: Readiness::default(),
             health: HealthBoard::default(),
             closing,
@@ -184,6 +221,14 @@ pub(crate) mod tests {
     pub(crate) fn shared(flags: &[&str]) -> (Arc<Shared>, watch::Sender<bool>) {
         let (close, closing) = watch::channel(false);
         let settings = Cli::parse_from(std::iter::once(&"test").chain(flags)).settings;
-        (Shared::new(settings, Arc::default(), closing), close)
+        let backends = backends(&settings);
+        (Shared::new(settings, Arc::default(), closing, backends), close)
+    }
+
+    /// Stores that know next to nothing, and tokens over them.
+    pub(crate) fn backends(settings: &Settings) -> Backends {
+        let (store, shared) = crate::tokens::testing::backends();
+        let keys = Keys::new(crate::tokens::testing::SECRET.as_bytes(), &[]);
+        Backends::new(store, shared, keys, settings)
     }
 }

@@ -12,6 +12,7 @@ mod versions;
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Sources};
 use crate::manifest::Loaded;
+use crate::tokens::policy::AuthPolicy;
 use crate::upstream::UpstreamSpec;
 use chains::Link;
 use pattern::MethodSet;
@@ -26,6 +27,7 @@ pub struct Checked {
     hash: String,
     upstreams: Vec<Arc<UpstreamSpec>>,
     routes: Vec<Arc<CheckedRoute>>,
+    auth: Arc<AuthPolicy>,
     counts: Counts,
 }
 
@@ -80,6 +82,11 @@ impl Checked {
         &self.routes
     }
 
+    /// What it says of tokens and passwords.
+    pub fn auth(&self) -> &Arc<AuthPolicy> {
+        &self.auth
+    }
+
     /// How much there is.
     pub fn counts(&self) -> Counts {
         self.counts
@@ -104,6 +111,7 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
         }
     }
     sections::check(&manifest, out);
+    let auth = AuthPolicy::check(manifest.auth.as_ref(), out);
     let mut checker = RouteChecker::new(&manifest, fingerprints);
     let mut routes = Vec::new();
     for version in &manifest.versions {
@@ -148,6 +156,7 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
         hash: content_hash,
         upstreams,
         routes,
+        auth: Arc::new(auth),
         counts,
     });
     Outcome { checked, diagnostics, sources }

@@ -10,11 +10,7 @@ use std::collections::HashSet;
 /// Checks sections on their own.
 pub(super) fn check(manifest: &Manifest, out: &mut Diagnostics) {
     let identity = IDENTITY;
-    if let Some(auth) = &manifest.auth {
-        not_yet(auth.span, "auth:", identity, out);
-    }
     for (key, role) in &manifest.roles.0 {
-        not_yet(key.span, "roles:", identity, out);
         if let Some(inherits) = &role.inherits {
             if manifest.roles.get(&inherits.value).is_none() {
                 let message = format!("role `{}` is not defined", inherits.value);

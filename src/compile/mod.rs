@@ -79,6 +79,7 @@ pub fn compile(checked: Arc<Checked>, parts: &Parts, before: Option<&RoutingTabl
     }
     let refuse = refusing_endpoint(&checked, &parts.shared);
     parts.upstreams.commit(upstreams);
+    parts.shared.tokens.adopt(checked.auth().clone());
     RoutingTable { router, routes, refuse, checked }
 }
 

@@ -8,13 +8,16 @@ use super::live::{Live, Unsound};
 use super::tls::{TlsError, TlsSettings};
 use super::watch;
 use crate::settings::{DoorSettings, Settings};
-use crate::state::Shared;
+use crate::shared::{self, SharedError};
+use crate::state::{Backends, Shared};
+use crate::stores::{self, AnyStore, StoreError, StoreLimits};
 use crate::telemetry::Telemetry;
+use crate::tokens::keys::{KeyError, Keys};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::watch as channel;
 
@@ -43,6 +46,8 @@ pub struct Running {
     admin: tokio::task::JoinHandle<Summary>,
     admin_drain: Drain,
     watcher: tokio::task::JoinHandle<()>,
+    revocations: tokio::task::JoinHandle<()>,
+    store: AnyStore,
 }
 
 /// Why a gateway did not come up.
@@ -56,6 +61,12 @@ pub enum StartError {
     Tls(TlsError),
     /// The admin token cannot be read.
     AdminToken(String),
+    /// Tokens cannot be signed.
+    Keys(KeyError),
+    /// The database cannot be used.
+    Store(StoreError),
+    /// What replicas share cannot be reached.
+    SharedState(SharedError),
 }
 
 impl fmt::Display for StartError {
@@ -68,6 +79,9 @@ impl fmt::Display for StartError {
             StartError::Listen(error) => write!(f, "{error}"),
             StartError::Tls(error) => write!(f, "{error}"),
             StartError::AdminToken(text) => f.write_str(text),
+            StartError::Keys(error) => write!(f, "{error}"),
+            StartError::Store(error) => write!(f, "DATABASE_URL: {error}"),
+            StartError::SharedState(error) => write!(f, "REDIS_URL: {error}"),
         }
     }
 }
@@ -90,7 +104,9 @@ pub async fn start(
     };
     let admin_token = admin_token(&settings)?;
     let (closing, closed) = channel::channel(false);
-    let shared = Shared::new(settings.clone(), telemetry.clone(), closed);
+    let backends = open(&settings).await?;
+    let store = backends.store.clone();
+    let shared = Shared::new(settings.clone(), telemetry.clone(), closed, backends);
     let config = settings.config.clone();
     let loading = {
         let shared = shared.clone();
@@ -115,6 +131,7 @@ pub async fn start(
     let service = Admin::new(live.clone(), admin_token.as_deref());
     let admin = spawn(admin_listener, service, admin_limits, None, &admin_drain, Connections::new());
     let watcher = tokio::spawn(watch::watch(live.clone(), settings.reload_poll.0));
+    let revocations = tokio::spawn(live.shared().tokens.follow());
     Ok(Running {
         address,
         admin_address,
@@ -127,7 +144,22 @@ pub async fn start(
         admin,
         admin_drain,
         watcher,
+        revocations,
+        store,
     })
+}
+
+/// Opens what must be there before anything is served, and reads what is revoked.
+async fn open(settings: &Settings) -> Result<Backends, StartError> {
+    let keys = Keys::from_settings(settings).map_err(StartError::Keys)?;
+    let store = stores::open(settings.database().reveal(), &StoreLimits::default()).await.map_err(StartError::Store)?;
+    store.migrate().await.map_err(StartError::Store)?;
+    let redis = settings.redis();
+    let shared =
+        shared::open(redis.as_ref().map(|url| url.reveal())).await.map_err(StartError::SharedState)?;
+    let backends = Backends::new(store, shared, keys, settings);
+    backends.tokens.load_revocations(SystemTime::now()).await.map_err(StartError::Store)?;
+    Ok(backends)
 }
 
 fn spawn<S: accept::Service>(
@@ -199,6 +231,8 @@ impl Running {
         let admin_clock = tokio::spawn(async move { ending.run(short).await });
         let _ = self.admin.await;
         admin_clock.abort();
+        self.revocations.abort();
+        self.store.close().await;
         self.telemetry.shutdown(FLUSH).await;
         match cut {
             0 => tracing::info!("stopped: everything in flight finished"),

@@ -116,7 +116,9 @@ mod tests {
         let stage = stage(body).unwrap();
         logged(|telemetry: Telemetry| {
             let settings = Cli::try_parse_from(["x"]).unwrap().settings;
-            let shared = Shared::new(settings, Arc::new(telemetry), tokio::sync::watch::channel(false).1);
+            let backends = crate::state::tests::backends(&settings);
+            let closing = tokio::sync::watch::channel(false).1;
+            let shared = Shared::new(settings, Arc::new(telemetry), closing, backends);
             let route = Arc::new(RouteInfo {
                 method: "GET".into(),
                 template: "/a".into(),

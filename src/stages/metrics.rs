@@ -87,8 +87,9 @@ mod tests {
     #[tokio::test]
     async fn an_exchange_is_counted_by_template_once_it_is_over() {
         let settings = Cli::try_parse_from(["x"]).unwrap().settings;
-        let shared =
-            Shared::new(settings, Arc::new(Telemetry::default()), tokio::sync::watch::channel(false).1);
+        let backends = crate::state::tests::backends(&settings);
+        let closing = tokio::sync::watch::channel(false).1;
+        let shared = Shared::new(settings, Arc::new(Telemetry::default()), closing, backends);
         let route = Arc::new(RouteInfo {
             method: "GET".into(),
             template: "/a/:id".into(),

@@ -26,14 +26,18 @@ use std::hash::DefaultHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod api_key;
+pub mod auth;
 pub mod body_limit;
 pub mod compress;
 pub mod cors;
 pub mod headers;
 pub mod planned;
+pub mod rbac;
 pub mod recovery;
 pub mod request_id;
 pub mod security_headers;
+pub mod tenant;
 #[cfg(test)]
 mod testing;
 pub mod timeout;
@@ -290,10 +294,10 @@ pub const STAGES: &[StageKind] = &[
     StageKind::of::<timeout::Timeout>(),
     StageKind::of::<body_limit::BodyLimit>(),
     StageKind::of::<compress::Compress>(),
-    StageKind::of::<planned::Auth>(),
-    StageKind::of::<planned::Rbac>(),
-    StageKind::of::<planned::Tenant>(),
-    StageKind::of::<planned::ApiKey>(),
+    StageKind::of::<auth::Auth>(),
+    StageKind::of::<rbac::Rbac>(),
+    StageKind::of::<tenant::Tenant>(),
+    StageKind::of::<api_key::ApiKey>(),
     StageKind::of::<planned::IpFilter>(),
     StageKind::of::<planned::RateLimit>(),
     StageKind::of::<planned::Concurrency>(),

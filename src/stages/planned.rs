@@ -16,33 +16,6 @@ use serde::Deserialize;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Asks for a valid token and learns who is calling; what a token is stands under `auth:`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "AuthStage")]
-pub struct Auth {}
-
-/// Lets only callers pass whose role has a permission.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Rbac {
-    /// Permission `resource:action` (default: derived from the route's path and method).
-    pub permission: Option<Spanned<String>>,
-}
-
-/// Confines the call to the caller's tenant.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Tenant {}
-
-/// Takes an API key instead of a token.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ApiKey {
-    /// Header that carries the key (default `X-API-Key`).
-    pub header: Option<Spanned<String>>,
-}
-
 /// Lets callers pass by address; `deny` counts before `allow`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -200,12 +173,6 @@ macro_rules! planned {
 }
 
 planned! {
-    Auth = "auth", "Asks for a valid token and learns who is calling", Body::Optional, IDENTITY, |_, _| {};
-    Rbac = "rbac", "Lets only callers pass whose role has a permission", Body::OptionalBare("permission"), IDENTITY,
-        |body, cx| body.permission.iter().for_each(|permission| check_permission(permission, cx.out));
-    Tenant = "tenant", "Confines the call to the caller's tenant", Body::Optional, IDENTITY, |_, _| {};
-    ApiKey = "api_key", "Takes an API key instead of a token", Body::Optional, IDENTITY,
-        |body, cx| body.header.iter().for_each(|name| check_header(name, cx.out));
     IpFilter = "ip_filter", "Lets callers pass by address", Body::Optional, IDENTITY, check_addresses;
     RateLimit = "rate_limit", "Bounds how often a caller may call", Body::Bare("policy"), IDENTITY, check_rate_limit;
     Concurrency = "concurrency", "Bounds how many calls a caller may have under way", Body::Bare("limit"), IDENTITY,
@@ -219,29 +186,6 @@ planned! {
         |_, _| {};
     Transform = "transform", "Changes JSON bodies on their way", Body::Optional, PROTOCOLS, |_, _| {};
     Inspect = "inspect", "Looks for attacks in what callers send", Body::Optional, PROTOCOLS, |_, _| {};
-}
-
-/// `resource:action`, both plain words: what a route needs is one permission, not a group.
-fn check_permission(permission: &Spanned<String>, out: &mut Diagnostics) {
-    let word = |text: &str| {
-        !text.is_empty()
-            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-.".contains(&b))
-    };
-    if !permission.split_once(':').is_some_and(|(resource, action)| word(resource) && word(action)) {
-        out.push(
-            Diagnostic::error(Code::BAD_VALUE, permission.span, "this is not a permission")
-                .help("a permission is `resource:action`, such as `session:read`; `*` belongs into roles"),
-        );
-    }
-}
-
-fn check_header(name: &Spanned<String>, out: &mut Diagnostics) {
-    if name.parse::<http::HeaderName>().is_err() {
-        out.push(
-            Diagnostic::error(Code::BAD_VALUE, name.span, "this is not a header name")
-                .help("a header name is letters, digits and hyphens"),
-        );
-    }
 }
 
 fn check_addresses(body: IpFilter, cx: &mut StageCx<'_>) {
@@ -332,11 +276,6 @@ mod tests {
     #[test]
     fn the_contract_is_understood_and_refused() {
         for sound in [
-            "auth",
-            "rbac",
-            "rbac: session:read",
-            "tenant",
-            "api_key",
             "rate_limit: login",
             "rate_limit: { limit: 5, per: 1m, by: [ip, header.X-App, query.q] }",
             "concurrency: { limit: 3, by: [user] }",
@@ -350,9 +289,9 @@ mod tests {
             assert_eq!(others(sound), Vec::<String>::new(), "{sound}");
         }
         assert_eq!(
-            check("auth", "").faults,
+            check("ip_filter: { deny: [10.0.0.1] }", "").faults,
             [
-                "s:1:1 VG020 stage `auth` is not available yet [it comes with *Identity, access and limits*; remove it until then]"
+                "s:1:1 VG020 stage `ip_filter` is not available yet [it comes with *Identity, access and limits*; remove it until then]"
             ]
         );
     }
@@ -360,8 +299,6 @@ mod tests {
     #[test]
     fn mistakes_in_them_show() {
         for (faulty, count) in [
-            ("rbac: session", 1),
-            ("rbac: \"session:*\"", 1),
             ("rate_limit: lgoin", 1),
             ("rate_limit: { policy: login, limit: 3 }", 1),
             ("rate_limit: { limit: 3 }", 1),
@@ -369,10 +306,8 @@ mod tests {
             ("rate_limit: { limit: 0, per: 1m, by: [phone, header.] }", 3),
             ("concurrency: { limit: 0 }", 1),
             ("cache: { tll: 30s }", 2),
-            ("auth: { optional: true }", 1),
             ("ip_filter", 1),
             ("ip_filter: { allow: [10.0.0.0/33] }", 1),
-            ("api_key: { header: \"a b\" }", 1),
             ("inspect: { action: shout }", 1),
         ] {
             // A body that is missing stops before.

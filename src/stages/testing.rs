@@ -3,9 +3,11 @@
 use super::{BuildCx, Layer, Next, Stage, StageCx, find, fold, sealed};
 use crate::diag::{Diagnostics, SourceFile, Sources};
 use crate::exchange::{Exchange, RouteInfo, tests::exchange};
+use crate::identity::Identity;
 use crate::manifest::decode::decode;
 use crate::manifest::model::{Document, StageUse};
 use crate::manifest::{Manifest, node};
+use crate::state::Shared;
 use crate::state::tests::shared;
 use bytes::Bytes;
 use http::Method;
@@ -47,6 +49,9 @@ pub(super) fn check(stage: &str, manifest: &str) -> Checked {
     let mut manifest = Manifest::default();
     manifest.cors = document.cors;
     manifest.rate_limits = document.rate_limits;
+    manifest.roles = document.roles;
+    manifest.auth = document.auth;
+    manifest.versions = document.versions.0;
     let kind = find(&stage.name.text).unwrap();
     let references = DefaultHasher::new();
     let mut cx = StageCx { manifest: &manifest, span: stage.name.span, out: &mut out, references };
@@ -74,6 +79,36 @@ pub(super) fn build(stage: &Arc<dyn Stage>, method: &str, streams: bool) -> Laye
     };
     let (shared, _) = shared(&[]);
     stage.layer(&BuildCx { route: &Arc::new(route), streams, shared: &shared })
+}
+
+/// A stage of a `GET` route round a target, in a process whose state is at hand.
+pub(super) fn fold_around(stage: &Arc<dyn Stage>, shared: &Arc<Shared>, target: Next) -> Next {
+    let route = RouteInfo {
+        method: "GET".into(),
+        template: "/t".into(),
+        host: None,
+        version: None,
+        params: Vec::new(),
+    };
+    fold_around_route(stage, shared, route, target)
+}
+
+/// Likewise, of any route.
+pub(super) fn fold_around_route(
+    stage: &Arc<dyn Stage>,
+    shared: &Arc<Shared>,
+    route: RouteInfo,
+    target: Next,
+) -> Next {
+    let cx = BuildCx { route: &Arc::new(route), streams: false, shared };
+    fold(vec![stage.layer(&cx)], target)
+}
+
+/// A request of somebody who is known.
+pub(super) fn request_as(method: Method, headers: &[(&str, &str)], caller: Identity) -> Request {
+    let request = request(method, headers);
+    Exchange::of(&request).identified(Arc::new(caller));
+    request
 }
 
 /// The stage of one line round a target, for a `GET` route that does not stream.

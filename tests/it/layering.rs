@@ -11,6 +11,7 @@ const ROWS: &[&[&str]] = &[
     &["telemetry"],
     &["manifest"],
     &["stores", "shared"],
+    &["tokens"],
     &["accounts"],
     &["state"],
     &["endpoint"],

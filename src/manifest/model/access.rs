@@ -10,19 +10,19 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 pub struct Auth {
     /// `iss` of the tokens this gateway signs (default `voicehelper-api`).
-    pub issuer: Option<String>,
+    pub issuer: Option<Spanned<String>>,
     /// Lifetime of an access token (default `24h`).
-    pub access_ttl: Option<Dur>,
+    pub access_ttl: Option<Spanned<Dur>>,
     /// Lifetime of a refresh token (default `7d`).
-    pub refresh_ttl: Option<Dur>,
+    pub refresh_ttl: Option<Spanned<Dur>>,
     /// An access token with less than this left is renewed by `X-New-Token` (default `1h`).
-    pub renew_within: Option<Dur>,
+    pub renew_within: Option<Spanned<Dur>>,
     /// Where a token may stand, in order of preference (default all three).
     #[serde(default)]
     pub token_from: List<TokenSource>,
-    /// When an account is locked after failed logins.
+    /// When an account is locked after failed logins (default: 5 in 15 minutes, for 15 minutes).
     pub lockout: Option<Lockout>,
-    /// What a password must have.
+    /// What a password must have (default: 8 characters with lower, upper and digit).
     pub password: Option<PasswordRules>,
     /// Other issuers whose tokens are accepted.
     #[serde(default)]
@@ -30,7 +30,7 @@ pub struct Auth {
 }
 
 /// Where a token may stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenSource {
     /// `Authorization: Bearer`.
@@ -46,7 +46,7 @@ pub enum TokenSource {
 #[serde(deny_unknown_fields)]
 pub struct Lockout {
     /// Failures that lock.
-    pub failures: u32,
+    pub failures: Spanned<u32>,
     /// They count this long.
     pub window: Dur,
     /// The lock lasts this long.
@@ -58,16 +58,16 @@ pub struct Lockout {
 #[serde(deny_unknown_fields)]
 pub struct PasswordRules {
     /// bcrypt's cost (default 10).
-    pub bcrypt_cost: Option<u32>,
+    pub bcrypt_cost: Option<Spanned<u32>>,
     /// Characters at least (default 8).
-    pub min_length: Option<u32>,
-    /// Classes of characters it needs.
+    pub min_length: Option<Spanned<u32>>,
+    /// Classes of characters it needs (default lower, upper and digit).
     #[serde(default)]
     pub require: List<CharacterClass>,
 }
 
 /// A class of characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CharacterClass {
     /// a–z.
@@ -85,14 +85,14 @@ pub enum CharacterClass {
 #[serde(deny_unknown_fields)]
 pub struct Provider {
     /// Its `iss`.
-    pub issuer: String,
+    pub issuer: Spanned<String>,
     /// Address of its key set.
-    pub jwks: String,
+    pub jwks: Spanned<String>,
     /// `aud` its tokens must carry.
     pub audience: Option<String>,
     /// Claims of ours, as paths into its tokens.
     #[serde(default)]
-    pub claims: Table<String>,
+    pub claims: Table<Spanned<String>>,
 }
 
 /// A rate-limit policy: a sliding window.

@@ -116,6 +116,7 @@ impl Builder {
             "--admin-listen=127.0.0.1:0".to_owned(),
             "--admin-token=admin-secret".to_owned(),
             "--reload-poll=200ms".to_owned(),
+            format!("--database-url=sqlite://{}", self.folder.path().join("gateway.db").display()),
         ];
         for flag in self.flags {
             let name = flag.split('=').next().unwrap().to_owned();

@@ -1,0 +1,288 @@
+//! `auth`: asks for a valid token and learns who is calling.
+//!
+//! The token stands where `auth.token_from` says: `Authorization: Bearer`, `?token=` (WebSocket callers can't set
+//! headers), or the cookies `access_token` and `token`. The first place that has one counts; a bad token there is
+//! not made up for by another. No token, a bad one, one whose time is over and one that was taken back are 401, each
+//! with its own code. A token with less than `renew_within` left brings `X-New-Token` with the answer, unless it was
+//! revoked meanwhile.
+//!
+//! Verifying takes no lock and no trip. Only where the manifest names other issuers may a request wait, when a token
+//! names a key that is not known yet. A caller whom an earlier stage knows already (by an API key) passes.
+//!
+//! Off by leaving it out, and `public: true`. How long connections end with their token is the targets' business:
+//! [`Tokens::still_good`](crate::tokens::Tokens::still_good) is what they ask.
+
+use super::{
+    Body, BuildCx, Hook, Layer, Mark, Next, Probe, Stage, StageCx, StageDecl, Stop, Verdict, sealed,
+};
+use crate::diag::Diagnostics;
+use crate::error::{GatewayError, Kind};
+use crate::exchange::Exchange;
+use crate::manifest::model::TokenSource;
+use crate::tokens::policy::AuthPolicy;
+use crate::tokens::{TokenError, Tokens};
+use http::header::{AUTHORIZATION, COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use poem::{Endpoint, Request, Response};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::hash::Hash;
+use std::sync::Arc;
+
+/// Asks for a valid token and learns who is calling; what a token is stands under `auth:`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "AuthStage")]
+pub struct Auth {}
+
+static X_NEW_TOKEN: HeaderName = HeaderName::from_static("x-new-token");
+const COOKIES: [&str; 2] = ["access_token", "token"];
+
+impl StageDecl for Auth {
+    const NAME: &'static str = "auth";
+    const ABOUT: &'static str = "Asks for a valid token and learns who is calling";
+    const BODY: Body = Body::Optional;
+
+    fn check(self, cx: &mut StageCx<'_>) -> Option<Arc<dyn Stage>> {
+        // The section's own faults are told by its own check.
+        let policy = AuthPolicy::check(cx.manifest.auth.as_ref(), &mut Diagnostics::new());
+        policy.fingerprint().hash(&mut cx.references);
+        Some(Arc::new(Checked { policy: Arc::new(policy) }))
+    }
+}
+
+struct Checked {
+    policy: Arc<AuthPolicy>,
+}
+
+impl Stage for Checked {
+    fn name(&self) -> &'static str {
+        Auth::NAME
+    }
+
+    fn layer(&self, cx: &BuildCx<'_>) -> Layer {
+        let gate = Gate { policy: self.policy.clone(), tokens: cx.shared.tokens.clone() };
+        match gate.policy.providers.is_empty() {
+            true => Layer::Hook(Box::new(gate)),
+            false => Layer::Around(Box::new(move |next| sealed(Patient { gate, next }))),
+        }
+    }
+
+    fn explain(&self, probe: &Probe<'_>) -> Verdict {
+        match (probe.role, find(&self.policy.token_from, probe.headers, None)) {
+            (Some(role), _) => Verdict::Passes(format!("as somebody whose role is {role}")),
+            (None, Some(_)) => Verdict::Passes("if the token is good".to_owned()),
+            (None, None) => Verdict::Refuses(401, "no token (`--as ROLE` imagines one)".to_owned()),
+        }
+    }
+}
+
+struct Gate {
+    policy: Arc<AuthPolicy>,
+    tokens: Arc<Tokens>,
+}
+
+impl Gate {
+    fn token<'r>(&self, request: &'r Request) -> Result<Cow<'r, str>, GatewayError> {
+        let found = find(&self.policy.token_from, request.headers(), request.uri().query());
+        found.ok_or_else(|| Kind::NoToken.into())
+    }
+
+    /// On the way out: another token, where one is due.
+    fn renew(&self, exchange: &Exchange, response: &mut Response) {
+        if let Some(identity) = exchange.identity()
+            && let Some(renewed) =
+                self.tokens.renew(identity, &self.policy, exchange.at + exchange.started.elapsed())
+            && let Ok(mut token) = HeaderValue::from_str(&renewed.token)
+        {
+            token.set_sensitive(true);
+            response.headers_mut().insert(&X_NEW_TOKEN, token);
+        }
+    }
+}
+
+impl Hook for Gate {
+    fn enter(&self, exchange: &Arc<Exchange>, request: &mut Request) -> Result<Mark, Stop> {
+        if exchange.identity().is_none() {
+            let token = self.token(request)?;
+            let known = self.tokens.verify_under(&self.policy, &token, exchange.at);
+            exchange.identified(known.map_err(refusal)?);
+        }
+        Ok(0)
+    }
+
+    fn leave(&self, exchange: &Arc<Exchange>, _: Mark, response: &mut Response) {
+        self.renew(exchange, response);
+    }
+}
+
+/// The gate where a key may have to be fetched first.
+struct Patient {
+    gate: Gate,
+    next: Next,
+}
+
+impl Endpoint for Patient {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let exchange = Exchange::of(&request).clone();
+        if exchange.identity().is_none() {
+            let token = self.gate.token(&request)?.into_owned();
+            let known = self.gate.tokens.verify_patiently(&self.gate.policy, &token, exchange.at).await;
+            exchange.identified(known.map_err(refusal)?);
+        }
+        let mut response = self.next.call(request).await?;
+        self.gate.renew(&exchange, &mut response);
+        Ok(response)
+    }
+}
+
+fn refusal(error: TokenError) -> GatewayError {
+    match error {
+        TokenError::Invalid => Kind::InvalidToken,
+        TokenError::Expired => Kind::TokenExpired,
+        TokenError::Revoked => Kind::TokenRevoked,
+    }
+    .into()
+}
+
+/// The token in the first place that has one.
+fn find<'r>(places: &[TokenSource], headers: &'r HeaderMap, query: Option<&'r str>) -> Option<Cow<'r, str>> {
+    places.iter().find_map(|place| match place {
+        TokenSource::Header => bearer(headers).map(Cow::Borrowed),
+        TokenSource::Query => in_query(query?),
+        TokenSource::Cookie => COOKIES.iter().find_map(|name| cookie(headers, name)).map(Cow::Borrowed),
+    })
+}
+
+/// RFC 6750, section 2.1; the scheme's case does not matter.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get_all(AUTHORIZATION).iter().find_map(|value| {
+        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+        let token = token.trim();
+        (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    })
+}
+
+fn in_query(query: &str) -> Option<Cow<'_, str>> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix("token="))?;
+    // A token needs no escapes, but some clients escape dots all the same.
+    let decoded = match value.contains('%') {
+        false => Cow::Borrowed(value),
+        true => {
+            let (_, whole) =
+                url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "token")?;
+            Cow::Owned(whole.into_owned())
+        }
+    };
+    (!decoded.is_empty()).then_some(decoded)
+}
+
+/// RFC 6265, section 4.2.1.
+fn cookie<'r>(headers: &'r HeaderMap, name: &str) -> Option<&'r str> {
+    let crumbs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = crumbs.flat_map(|crumb| crumb.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let (_, value) = pairs.find(|(known, value)| *known == name && !value.is_empty())?;
+    Some(value.trim_matches('"'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{answering, build, check, code, exchange_of, fold_around, request, send};
+    use super::*;
+    use crate::state::tests::shared;
+    use crate::tokens::testing::user;
+    use http::Method;
+    use std::time::{Duration, SystemTime};
+
+    const NOW: fn() -> SystemTime = SystemTime::now;
+
+    #[test]
+    fn a_token_is_found_where_it_may_stand() {
+        use TokenSource::{Cookie, Header, Query};
+        let mut headers = HeaderMap::new();
+        let all = [Header, Query, Cookie];
+        assert_eq!(find(&all, &headers, Some("a=1")), None);
+        headers.append(COOKIE, HeaderValue::from_static("a=1; token=second"));
+        headers.append(COOKIE, HeaderValue::from_static("access_token=\"first\"; xtoken=no"));
+        assert_eq!(find(&all, &headers, Some("a=1&token=")).as_deref(), Some("first"));
+        assert_eq!(find(&all, &headers, Some("xtoken=no&token=a%2Eb")).as_deref(), Some("a.b"));
+        assert_eq!(find(&all, &headers, Some("token=q&token=r")).as_deref(), Some("q"));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Basic eDp5"));
+        assert_eq!(find(&all, &headers, Some("token=q")).as_deref(), Some("q"));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("bEARER  h "));
+        assert_eq!(find(&all, &headers, Some("token=q")).as_deref(), Some("h"));
+        assert_eq!(find(&[Cookie], &headers, Some("token=q")).as_deref(), Some("first"));
+        assert_eq!(find(&[Query], &headers, None), None);
+    }
+
+    #[tokio::test]
+    async fn callers_are_known_inside_and_refused_by_code() {
+        let (shared, _close) = shared(&[]);
+        let stage = check("auth", "").sound();
+        let next = fold_around(&stage, &shared, answering(Response::default));
+        let response = send(&next, request(Method::GET, &[])).await;
+        assert_eq!(response.header("www-authenticate"), Some("Bearer"));
+        assert_eq!((response.status().as_u16(), code(response).await), (401, "no_token".to_owned()));
+        let response = send(&next, request(Method::GET, &[("authorization", "Bearer x")])).await;
+        assert_eq!(response.header("www-authenticate"), Some("Bearer error=\"invalid_token\""));
+        assert_eq!(code(response).await, "invalid_token");
+        let issued = shared.tokens.issue(&user("u", "t", "user"), None, NOW());
+        let bearer = format!("Bearer {}", issued.token);
+        let good = request(Method::GET, &[("authorization", &bearer)]);
+        let exchange = exchange_of(&good);
+        let response = send(&next, good).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.header("x-new-token"), None);
+        assert_eq!(&*exchange.identity().unwrap().user_id, "u");
+        let old = shared.tokens.issue(&user("u", "t", "user"), None, NOW() - Duration::from_secs(90_000));
+        let bearer = format!("Bearer {}", old.token);
+        let response = send(&next, request(Method::GET, &[("authorization", &bearer)])).await;
+        assert_eq!(code(response).await, "token_expired");
+    }
+
+    #[tokio::test]
+    async fn a_token_near_its_end_is_renewed_unless_it_is_revoked() {
+        let (shared, _close) = shared(&[]);
+        let stage = check("auth", "").sound();
+        let tokens = shared.tokens.clone();
+        let issued = tokens.issue(&user("u", "t", "user"), None, NOW() - Duration::from_secs(23 * 3600 + 60));
+        let bearer = format!("Bearer {}", issued.token);
+        let next = fold_around(&stage, &shared, answering(Response::default));
+        let response = send(&next, request(Method::GET, &[("authorization", &bearer)])).await;
+        let renewed = response.header("x-new-token").unwrap().to_owned();
+        let identity = tokens.verify(&renewed, NOW()).unwrap();
+        assert!(identity.expires_at.unwrap() > NOW() + Duration::from_secs(23 * 3600));
+        // Revoked while it is under way: logging out must not bring a new token.
+        let inner = super::super::testing::target({
+            let tokens = tokens.clone();
+            move |request| {
+                let tokens = tokens.clone();
+                async move {
+                    let identity = Exchange::of(&request).identity().unwrap().clone();
+                    tokens.revoke_login(&identity, NOW()).await.unwrap();
+                    Ok(Response::default())
+                }
+            }
+        });
+        let next = fold_around(&stage, &shared, inner);
+        let response = send(&next, request(Method::GET, &[("authorization", &bearer)])).await;
+        assert_eq!((response.status().as_u16(), response.header("x-new-token")), (200, None));
+        let response = send(&next, request(Method::GET, &[("authorization", &bearer)])).await;
+        assert_eq!(code(response).await, "token_revoked");
+        let bearer = format!("Bearer {renewed}");
+        let response = send(&next, request(Method::GET, &[("authorization", &bearer)])).await;
+        assert_eq!(code(response).await, "token_revoked", "what was renewed ends with its login");
+    }
+
+    #[test]
+    fn its_policy_is_part_of_the_route() {
+        let plain = check("auth", "").digest;
+        assert_ne!(plain, check("auth", "auth: { issuer: other }").digest);
+        let providers = "auth: { providers: [{ issuer: a, jwks: 'https://a.example/jwks' }] }";
+        assert!(matches!(build(&check("auth", providers).sound(), "GET", false), Layer::Around(_)));
+        assert!(matches!(build(&check("auth", "").sound(), "GET", false), Layer::Hook(_)));
+    }
+}
