@@ -141,8 +141,6 @@ kinds! {
     Invalid = 400 "validation_failed": "Some fields are not acceptable", "请求参数无效";
     /// A link or code of single use is unknown, used or over.
     LinkSpent = 400 "link_invalid": "This link was used already or is over", "链接无效或已过期";
-    /// The caller did not say who it is, or its token is not valid.
-    Unauthenticated = 401 "unauthenticated": "A valid access token is needed", "未登录或登录已过期";
     /// Unknown name or wrong password; nobody learns which.
     WrongCredentials = 401 "invalid_credentials": "Wrong username or password", "用户名或密码错误";
     /// The refresh token is unknown, used, over or ended.
@@ -159,7 +157,7 @@ kinds! {
     AccountLocked = 423 "account_locked": "Too many failed logins, the account is locked for a while", "登录失败次数过多，账户已被锁定";
     /// WeChat does not answer, or answers badly.
     WechatUnreachable = 502 "wechat_unreachable": "WeChat cannot be reached", "微信服务不可用";
-    /// Something this call needs (a store, the mail server) is away or not set up.
+    /// Something this call needs (the mail server, WeChat) is away or not set up.
     Unavailable = 503 "unavailable": "This is not available for the moment", "服务暂时不可用，请稍后重试";
 }
 

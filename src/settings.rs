@@ -324,20 +324,7 @@ impl Settings {
 
     /// The database; its password is in it.
     pub fn database(&self) -> Secret {
-        let original = &self.original;
-        match (&self.database_url, &original.postgres_host) {
-            (Some(url), _) => url.clone(),
-            (None, Some(host)) => {
-                let name = escaped(&original.postgres_db);
-                let user = escaped(&original.postgres_user);
-                let password = login(original.postgres_password.as_ref());
-                let mode = original.postgres_ssl_mode.as_ref();
-                let mode = mode.map(|mode| format!("?sslmode={}", escaped(mode))).unwrap_or_default();
-                let port = original.postgres_port;
-                Secret(format!("postgres://{user}{password}@{}:{port}/{name}{mode}", bracketed(host)))
-            }
-            (None, None) => "sqlite://voicegate.db".into(),
-        }
+        database(self.database_url.as_ref(), &self.original)
     }
 
     /// What replicas share, if they do; its password is in it.
@@ -387,6 +374,23 @@ fn bracketed(host: &str) -> String {
     match host.parse::<std::net::Ipv6Addr>() {
         Ok(address) => format!("[{address}]"),
         Err(_) => host.to_owned(),
+    }
+}
+
+/// The database by its URL, else by the original's variables, else a file here; its password is in it.
+pub fn database(url: Option<&Secret>, original: &OriginalStores) -> Secret {
+    match (url, &original.postgres_host) {
+        (Some(url), _) => url.clone(),
+        (None, Some(host)) => {
+            let name = escaped(&original.postgres_db);
+            let user = escaped(&original.postgres_user);
+            let password = login(original.postgres_password.as_ref());
+            let mode = original.postgres_ssl_mode.as_ref();
+            let mode = mode.map(|mode| format!("?sslmode={}", escaped(mode))).unwrap_or_default();
+            let port = original.postgres_port;
+            Secret(format!("postgres://{user}{password}@{}:{port}/{name}{mode}", bracketed(host)))
+        }
+        (None, None) => "sqlite://voicegate.db".into(),
     }
 }
 

@@ -8,7 +8,6 @@ use super::{Accounts, DEFAULT_TENANT, Session, digest, fault, secret};
 use crate::error::{GatewayError, Kind};
 use crate::identity::Identity;
 use crate::stores::{Rotation, StoreError, User};
-use std::time::SystemTime;
 
 /// Who wants to log in.
 pub struct Credentials {
@@ -154,12 +153,8 @@ impl Accounts {
         if let Some(token) = refresh_token {
             self.store.end_family_of(&digest(token), now).await.map_err(fault)?;
         }
-        if let Some(identity) = identity
-            && let Some(jti) = &identity.token_id
-        {
-            let expires_at = identity.expires_at.unwrap_or_else(|| now + self.authority.rules().access_ttl);
-            let signed: SystemTime = identity.issued_at.unwrap_or(now);
-            self.authority.revoke(jti, signed.max(now), expires_at).await.map_err(fault)?;
+        if let Some(identity) = identity {
+            self.authority.revoke_login(identity, now).await.map_err(fault)?;
         }
         Ok(())
     }

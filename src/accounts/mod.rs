@@ -6,6 +6,7 @@
 //! that a refreshed access token is for the same front end without another column.
 
 mod administer;
+mod authority;
 mod login;
 mod mail;
 mod passwords;
@@ -27,7 +28,7 @@ use crate::error::{GatewayError, Kind};
 use crate::identity::Identity;
 use crate::manifest::model::CharacterClass;
 use crate::settings::{AccountSettings, Environment};
-use crate::stores::{AnyStore, StoreError, User};
+use crate::stores::{AnyStore, StoreError, Stored, User};
 use rand::RngCore;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -84,23 +85,28 @@ impl Default for Rules {
     }
 }
 
-/// Who signs access tokens, and says what the manifest wants.
+/// Who signs, verifies and revokes access tokens, and says what the manifest wants.
 #[async_trait::async_trait]
 pub trait Authority: Send + Sync {
     /// Signs an access token for a user and a front end.
+    ///
+    /// # Errors
+    /// Where there are no keys.
     fn sign(&self, user: &User, channel: &str, now: SystemTime) -> Result<String, GatewayError>;
     /// The rules of the manifest that serves.
     fn rules(&self) -> Rules;
     /// Who an access token is of, if it is valid and not revoked.
-    async fn identify(&self, token: &str, now: SystemTime) -> Option<Identity>;
-    /// Revokes: a token by its `jti`, or with `user:ID` all of a user's that were signed by `not_after`. Kept until
-    /// `expires_at`, and told to every replica.
-    async fn revoke(
-        &self,
-        subject: &str,
-        not_after: SystemTime,
-        expires_at: SystemTime,
-    ) -> Result<(), StoreError>;
+    fn identify(&self, token: &str, now: SystemTime) -> Option<Arc<Identity>>;
+    /// Ends the login that an access token stems from, on every replica.
+    ///
+    /// # Errors
+    /// The store's.
+    async fn revoke_login(&self, identity: &Identity, now: SystemTime) -> Stored<()>;
+    /// Ends every access token a user has by now, on every replica.
+    ///
+    /// # Errors
+    /// The store's.
+    async fn revoke_user(&self, user_id: &str, now: SystemTime) -> Stored<()>;
 }
 
 /// What a login gives.
@@ -174,8 +180,8 @@ impl Accounts {
     }
 
     /// Who an access token is of, if it is valid and not revoked.
-    pub async fn identify(&self, token: &str) -> Option<Identity> {
-        self.authority.identify(token, self.now()).await
+    pub fn identify(&self, token: &str) -> Option<Arc<Identity>> {
+        self.authority.identify(token, self.now())
     }
 
     /// The caller's own row.
@@ -185,7 +191,7 @@ impl Accounts {
     pub async fn me(&self, identity: &Identity) -> Result<User, GatewayError> {
         let user = match self.store.user(&identity.user_id).await {
             Ok(user) => user,
-            Err(StoreError::NotFound) => return Err(Kind::Unauthenticated.into()),
+            Err(StoreError::NotFound) => return Err(Kind::InvalidToken.into()),
             Err(error) => return Err(fault(error)),
         };
         if user.disabled { Err(Kind::AccountDisabled.into()) } else { Ok(user) }
@@ -216,8 +222,7 @@ impl Accounts {
     }
 
     async fn revoke_user(&self, user_id: &str, now: SystemTime) -> Result<(), GatewayError> {
-        let expires_at = now + self.authority.rules().access_ttl;
-        self.authority.revoke(&format!("user:{user_id}"), now, expires_at).await.map_err(fault)
+        self.authority.revoke_user(user_id, now).await.map_err(fault)
     }
 }
 
@@ -226,7 +231,7 @@ fn fault(error: StoreError) -> GatewayError {
     match error {
         StoreError::Unavailable(_) => {
             tracing::warn!(%error, "accounts cannot reach the store");
-            Kind::Unavailable.into()
+            Kind::StoreUnavailable.into()
         }
         _ => {
             tracing::error!(%error, "accounts failed at the store");

@@ -306,26 +306,32 @@ impl Authority for Plain {
     fn rules(&self) -> Rules {
         self.rules.lock().unwrap().clone()
     }
-    async fn identify(&self, token: &str, now: SystemTime) -> Option<Identity> {
+    fn identify(&self, token: &str, now: SystemTime) -> Option<Arc<Identity>> {
         let parts: Vec<&str> = token.split('|').collect();
         let [jti, user, role, channel, tenant] = parts[..] else { return None };
         let revoked = self.revoked.lock().unwrap();
         let alive = !revoked.iter().any(|subject| subject == jti || subject == &format!("user:{user}"));
-        alive.then(|| Identity {
-            user_id: user.into(),
-            tenant_id: tenant.into(),
-            role: role.into(),
-            scopes: Vec::new(),
-            channel: Some(channel.to_owned()),
-            openid: None,
-            token_id: Some(jti.to_owned()),
-            issued_at: Some(now),
-            expires_at: Some(now + Duration::from_secs(60)),
-            proof: Proof::Token,
+        alive.then(|| {
+            Arc::new(Identity {
+                user_id: user.into(),
+                tenant_id: tenant.into(),
+                role: role.into(),
+                scopes: Vec::new(),
+                channel: Some(channel.to_owned()),
+                openid: None,
+                token_id: Some(jti.to_owned()),
+                issued_at: Some(now),
+                expires_at: Some(now + Duration::from_secs(60)),
+                proof: Proof::Token,
+            })
         })
     }
-    async fn revoke(&self, subject: &str, _: SystemTime, _: SystemTime) -> Result<(), StoreError> {
-        self.revoked.lock().unwrap().push(subject.to_owned());
+    async fn revoke_login(&self, identity: &Identity, _: SystemTime) -> Stored<()> {
+        self.revoked.lock().unwrap().extend(identity.token_id.clone());
+        Ok(())
+    }
+    async fn revoke_user(&self, user_id: &str, _: SystemTime) -> Stored<()> {
+        self.revoked.lock().unwrap().push(format!("user:{user_id}"));
         Ok(())
     }
 }

@@ -114,6 +114,12 @@ async fn demonstration(
 ) -> std::io::Result<Demonstration> {
     let services = Demo::start().await?;
     variables.insert("ALGO_SERVICE_URL".to_owned(), services.url());
+    let wechat = &mut settings.accounts.wechat;
+    if wechat.wechat_app_id.is_none() {
+        wechat.wechat_app_id = Some("demo".to_owned());
+        wechat.wechat_app_secret = Some("demo".into());
+        wechat.wechat_api_url = services.url();
+    }
     let mut folder = None;
     if !settings.config.exists() && settings.config.as_os_str() == "routes.yaml" {
         let path = std::env::temp_dir().join(format!("voicegate-demo-{}", uuid::Uuid::new_v4()));

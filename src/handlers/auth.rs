@@ -287,7 +287,7 @@ fn caller(request: &Request) -> Result<&Identity, GatewayError> {
     match Exchange::of(request).identity() {
         Some(identity) if identity.proof == Proof::Token => Ok(identity),
         Some(_) => Err(GatewayError::new(Kind::Forbidden, "this call is for users who logged in here")),
-        None => Err(Kind::Unauthenticated.into()),
+        None => Err(Kind::NoToken.into()),
     }
 }
 

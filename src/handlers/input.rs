@@ -48,7 +48,10 @@ impl<'a, T: ParseFromJSON, const STRICT: bool> ApiExtractor<'a> for Input<T, STR
 }
 
 /// Reads a body as `T`.
-fn read<T: ParseFromJSON>(text: &[u8], strict: bool) -> Result<T, GatewayError> {
+///
+/// # Errors
+/// 400 with a fault for each field.
+pub(crate) fn read<T: ParseFromJSON>(text: &[u8], strict: bool) -> Result<T, GatewayError> {
     let value: Value = serde_json::from_slice(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let en = format!("the body is not JSON: see line {line}, column {column}");

@@ -12,6 +12,7 @@ mod planned;
 
 pub use auth::AuthApi;
 pub use gateway::GatewayApi;
+pub(crate) use input::read as read_json;
 pub use planned::PLANNED;
 
 use crate::exchange::Exchange;
@@ -22,8 +23,8 @@ use poem::{Endpoint, IntoEndpoint, Request, Response};
 use poem_openapi::{OpenApi, OpenApiService};
 use std::sync::{Arc, OnceLock};
 
-/// Every group: a tuple once there are several. The type of the one service.
-type Groups = GatewayApi;
+/// Every group. The type of the one service.
+type Groups = (GatewayApi, AuthApi);
 
 /// One native operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +74,7 @@ pub struct Handlers {
 impl Handlers {
     /// Builds the one service.
     pub fn new(shared: &Arc<Shared>) -> Self {
-        let groups: Groups = GatewayApi::new(shared.clone());
+        let groups: Groups = (GatewayApi::new(shared.clone()), AuthApi::new(shared.accounts.clone()));
         let service = OpenApiService::new(groups, "voicegate", env!("CARGO_PKG_VERSION"));
         Handlers { service: Arc::new(service.into_endpoint()) }
     }

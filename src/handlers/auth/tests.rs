@@ -60,9 +60,9 @@ impl Front {
     ) -> Said {
         let exchange = exchange(method.clone(), path);
         if let Some(token) = token
-            && let Some(identity) = self.house.accounts.identify(token).await
+            && let Some(identity) = self.house.accounts.identify(token)
         {
-            exchange.identified(Arc::new(identity));
+            exchange.identified(identity);
         }
         let mut request = poem::Request::builder().method(method).uri_str(path);
         for (name, value) in headers {
@@ -353,7 +353,7 @@ async fn logout_ends_the_access_token_and_the_family() {
     let (one, other) = (front.register("ann").await, front.login("ann", "Correct1horse").await);
     let body = json!({ "refresh_token": one.text("refresh_token") });
     assert_eq!(front.post_as(one.text("access_token"), "/auth/logout", body.clone()).await.status, 204);
-    assert_eq!(front.me(one.text("access_token")).await.refused().1, "unauthenticated");
+    assert_eq!(front.me(one.text("access_token")).await.refused().1, "no_token");
     assert_eq!(front.post("/auth/refresh", body).await.status, 401);
     assert_eq!(front.me(other.text("access_token")).await.status, 200, "other sessions go on");
 }
@@ -365,7 +365,7 @@ async fn changing_the_password_needs_the_old_one_and_ends_sessions() {
     let (token, path) = (said.text("access_token"), "/auth/password/change");
     let change = |old: &str, new: &str| json!({ "old_password": old, "new_password": new });
     let nobody = front.post(path, change("Correct1horse", "Battery2staple")).await;
-    assert_eq!(nobody.refused().1, "unauthenticated");
+    assert_eq!(nobody.refused().1, "no_token");
     let weak = front.post_as(token, path, change("Correct1horse", "weak")).await;
     assert_eq!(weak.refused().2[0], "/new_password: password_too_short");
     let wrong = front.post_as(token, path, change("wrong", "Battery2staple")).await;
@@ -507,7 +507,7 @@ async fn a_store_that_is_away_is_said_and_may_be_tried_again() {
         front.post_as(token, "/auth/logout", refresh).await,
         front.me(token).await,
     ] {
-        assert_eq!(said.refused(), (503, "unavailable".into(), vec![]));
+        assert_eq!(said.refused(), (503, "store_unavailable".into(), vec![]));
         assert!(said.headers.contains_key("retry-after"));
         assert!(!said.body.to_string().contains("it is away"));
     }
