@@ -62,8 +62,7 @@ impl Backends {
         let tokens = Tokens::new(keys, store.clone(), shared.clone(), settings.token_cache);
         let clock = Arc::new(SystemTime::now);
         let environment = settings.environment;
-        let accounts =
-            Accounts::new(store.clone(), tokens.clone(), &settings.accounts, environment, clock)?;
+        let accounts = Accounts::new(store.clone(), tokens.clone(), &settings.accounts, environment, clock)?;
         Ok(Backends { store, shared, tokens, accounts: Arc::new(accounts) })
     }
 }

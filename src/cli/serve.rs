@@ -104,6 +104,8 @@ impl Drop for Folder {
 /// The shipped manifest, for a demo that is started anywhere.
 const SHIPPED: &[(&str, &str)] = &[
     ("routes.yaml", include_str!("../../routes.yaml")),
+    ("policies/auth.yaml", include_str!("../../policies/auth.yaml")),
+    ("policies/rbac.yaml", include_str!("../../policies/rbac.yaml")),
     ("policies/chains.yaml", include_str!("../../policies/chains.yaml")),
     ("policies/cors.yaml", include_str!("../../policies/cors.yaml")),
 ];

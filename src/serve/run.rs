@@ -156,7 +156,9 @@ pub async fn start(
 /// Opens what must be there before anything is served, and reads what is revoked.
 async fn open(settings: &Settings) -> Result<Backends, StartError> {
     let keys = Keys::from_settings(settings).map_err(StartError::Keys)?;
-    let store = stores::open(settings.database().reveal(), &StoreLimits::default()).await.map_err(StartError::Store)?;
+    let store = stores::open(settings.database().reveal(), &StoreLimits::default())
+        .await
+        .map_err(StartError::Store)?;
     store.migrate().await.map_err(StartError::Store)?;
     let redis = settings.redis();
     let shared =
