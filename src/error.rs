@@ -143,6 +143,28 @@ kinds! {
     UpstreamTimeout = 504 "upstream_timeout": "The service behind this route did not answer in time", "后端服务响应超时";
     /// The route's own deadline passed.
     DeadlineExceeded = 504 "deadline_exceeded": "The request took too long", "请求处理超时";
+    /// Fields break their rules; `errors` says which.
+    Invalid = 400 "validation_failed": "Some fields are not acceptable", "请求参数无效";
+    /// A link or code of single use is unknown, used or over.
+    LinkSpent = 400 "link_invalid": "This link was used already or is over", "链接无效或已过期";
+    /// Unknown name or wrong password; nobody learns which.
+    WrongCredentials = 401 "invalid_credentials": "Wrong username or password", "用户名或密码错误";
+    /// The refresh token is unknown, used, over or ended.
+    RefreshRefused = 401 "invalid_refresh_token": "The refresh token is not valid, log in again", "刷新令牌无效，请重新登录";
+    /// WeChat does not know the login code.
+    WechatRefused = 401 "invalid_wechat_code": "WeChat does not accept this login code", "微信登录凭证无效";
+    /// The account may not log in.
+    AccountDisabled = 403 "account_disabled": "This account is disabled", "账户已被禁用";
+    /// Username or e-mail are taken.
+    AccountExists = 409 "account_exists": "Username or e-mail is taken", "用户名或邮箱已存在";
+    /// The body is of a type that is not read here.
+    UnsupportedMediaType = 415 "unsupported_media_type": "This content type is not read here", "不支持的内容类型";
+    /// Too many failed logins.
+    AccountLocked = 423 "account_locked": "Too many failed logins, the account is locked for a while", "登录失败次数过多，账户已被锁定";
+    /// WeChat does not answer, or answers badly.
+    WechatUnreachable = 502 "wechat_unreachable": "WeChat cannot be reached", "微信服务不可用";
+    /// Something this call needs (the mail server, WeChat) is away or not set up.
+    Unavailable = 503 "unavailable": "This is not available for the moment", "服务暂时不可用，请稍后重试";
 }
 
 /// What a caller is told.
@@ -158,13 +180,48 @@ pub struct GatewayError {
     pub allow: Option<HeaderValue>,
     /// Whether the connection cannot be used any further.
     pub close: bool,
+    /// What is wrong with single fields of the body.
+    pub errors: Vec<FieldFault>,
+}
+
+/// What is wrong with one field of a request's body. One of the `errors` of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldFault {
+    /// Where it stands (JSON Pointer, RFC 6901); empty for the whole body.
+    pub pointer: Cow<'static, str>,
+    /// The broken rule, stable, in snake case.
+    pub code: &'static str,
+    /// The rule for people, in English. Never the value: it may be a password.
+    pub en: Cow<'static, str>,
+    /// The same in Chinese.
+    pub zh: Cow<'static, str>,
+}
+
+impl FieldFault {
+    /// A fault of the field at a pointer.
+    pub fn new(
+        pointer: impl Into<Cow<'static, str>>,
+        code: &'static str,
+        en: impl Into<Cow<'static, str>>,
+        zh: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        FieldFault { pointer: pointer.into(), code, en: en.into(), zh: zh.into() }
+    }
+
+    fn json(&self, lang: Lang) -> serde_json::Value {
+        let text = match lang {
+            Lang::En => &self.en,
+            Lang::Zh => &self.zh,
+        };
+        serde_json::json!({ "pointer": self.pointer, "code": self.code, "detail": text })
+    }
 }
 
 impl From<Kind> for GatewayError {
     fn from(kind: Kind) -> Self {
         let retry_after =
             (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1));
-        GatewayError { kind, detail: None, retry_after, allow: None, close: false }
+        GatewayError { kind, detail: None, retry_after, allow: None, close: false, errors: Vec::new() }
     }
 }
 
@@ -172,6 +229,11 @@ impl GatewayError {
     /// A kind with what is particular to this case. The detail is sent to the caller.
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
         GatewayError { detail: Some(detail.into()), ..kind.into() }
+    }
+
+    /// Field faults: 400 `validation_failed`.
+    pub fn invalid(errors: Vec<FieldFault>) -> Self {
+        GatewayError { errors, ..Kind::Invalid.into() }
     }
 
     /// As a finished response.
@@ -190,6 +252,9 @@ impl GatewayError {
         });
         if let Some(detail) = &self.detail {
             body["detail"] = detail.as_ref().into();
+        }
+        if !self.errors.is_empty() {
+            body["errors"] = self.errors.iter().map(|fault| fault.json(lang)).collect();
         }
         let retry_after = self.retry_after.map(|d| d.as_secs_f64().ceil().max(1.0) as u64);
         if let Some(seconds) = retry_after {
@@ -252,6 +317,26 @@ impl GatewayError {
         None
     }
 
+    /// What poem-openapi found wrong with a request, in the common form. Never with its own text about a body: that
+    /// quotes the value, which may be a password.
+    fn from_parse_error(error: &poem::Error) -> Option<Self> {
+        use poem_openapi::error::{ParseParamError, ParsePathError, ParseRequestPayloadError};
+        let parameter = |name: &str| {
+            let en = format!("the parameter `{name}` is missing or not of its type");
+            FieldFault::new("", "parameter", en, format!("参数 `{name}` 缺失或类型错误"))
+        };
+        let fault = if let Some(fault) = error.downcast_ref::<ParseParamError>() {
+            parameter(fault.name)
+        } else if let Some(fault) = error.downcast_ref::<ParsePathError>() {
+            parameter(fault.name)
+        } else if error.is::<ParseRequestPayloadError>() {
+            FieldFault::new("", "malformed", "the body is not what this call reads", "请求体格式错误")
+        } else {
+            return None;
+        };
+        Some(GatewayError::invalid(vec![fault]))
+    }
+
     /// The error behind a poem error: ours as it was raised, poem's own by its status.
     pub fn of(error: &poem::Error) -> Self {
         if let Some(ours) = error.downcast_ref::<GatewayError>() {
@@ -260,11 +345,15 @@ impl GatewayError {
         if let Some(ours) = GatewayError::from_body_error(error) {
             return ours;
         }
+        if let Some(ours) = GatewayError::from_parse_error(error) {
+            return ours;
+        }
         let kind = match error.status().as_u16() {
             404 => Kind::NotFound,
             405 => Kind::MethodNotAllowed,
             408 => Kind::RequestTimeout,
             413 => Kind::PayloadTooLarge,
+            415 => Kind::UnsupportedMediaType,
             400..=499 => Kind::BadRequest,
             503 => Kind::Overloaded,
             _ => Kind::Internal,

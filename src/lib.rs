@@ -1,6 +1,7 @@
 //! voicegate: a declarative API gateway.
 #![forbid(unsafe_code)]
 
+pub mod accounts;
 pub mod check;
 pub mod cli;
 pub mod compile;

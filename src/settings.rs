@@ -120,6 +120,83 @@ pub struct Settings {
     /// Limits of the door.
     #[command(flatten)]
     pub door: DoorSettings,
+
+    /// Passwords, e-mail and WeChat.
+    #[command(flatten)]
+    pub accounts: AccountSettings,
+}
+
+/// What accounts need from outside.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Accounts")]
+pub struct AccountSettings {
+    /// Passwords that are hashed at a time [default: one a core]
+    #[arg(long, env = "PASSWORD_WORKERS", value_name = "N")]
+    pub password_workers: Option<usize>,
+
+    /// Logins that may wait for a password worker; what is beyond is answered 503 [default: 8 a worker]
+    #[arg(long, env = "PASSWORD_QUEUE", value_name = "N")]
+    pub password_queue: Option<usize>,
+
+    /// E-mail.
+    #[command(flatten)]
+    pub mail: MailSettings,
+
+    /// WeChat.
+    #[command(flatten)]
+    pub wechat: WechatSettings,
+}
+
+/// Where mail goes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Accounts")]
+pub struct MailSettings {
+    /// Mail server (`smtps://user:password@host`); without one, links to a new password are written to the log in development and refused in production
+    #[arg(long, env = "SMTP_URL", hide_env_values = true, value_name = "URL")]
+    pub smtp_url: Option<Secret>,
+
+    /// Sender of mail
+    #[arg(
+        long,
+        env = "MAIL_FROM",
+        default_value = "VoiceHelper <no-reply@localhost>",
+        value_name = "ADDRESS"
+    )]
+    pub mail_from: String,
+
+    /// Page of the front end that sets a new password; `{token}` stands for the token
+    #[arg(
+        long,
+        env = "PASSWORD_RESET_URL",
+        default_value = "http://localhost:3000/reset-password#token={token}",
+        value_name = "URL"
+    )]
+    pub password_reset_url: String,
+}
+
+/// The WeChat app whose users may log in.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Accounts")]
+pub struct WechatSettings {
+    /// The app's id
+    #[arg(long, env = "WECHAT_APP_ID", value_name = "ID", requires = "wechat_app_secret")]
+    pub wechat_app_id: Option<String>,
+
+    /// The app's secret
+    #[arg(long, env = "WECHAT_APP_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub wechat_app_secret: Option<Secret>,
+
+    /// WeChat's API
+    #[arg(long, env = "WECHAT_API_URL", default_value = "https://api.weixin.qq.com", value_name = "URL")]
+    pub wechat_api_url: String,
+
+    /// How long WeChat may take to answer
+    #[arg(long, env = "WECHAT_TIMEOUT", default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    pub wechat_timeout: Dur,
+
+    /// Tenants that take new WeChat users by themselves, beside the default one, comma-separated
+    #[arg(long, env = "WECHAT_TENANTS", value_delimiter = ',', value_name = "TENANT")]
+    pub wechat_tenants: Vec<String>,
 }
 
 /// The original's variables; they count where DATABASE_URL and REDIS_URL are unset.
@@ -247,20 +324,7 @@ impl Settings {
 
     /// The database; its password is in it.
     pub fn database(&self) -> Secret {
-        let original = &self.original;
-        match (&self.database_url, &original.postgres_host) {
-            (Some(url), _) => url.clone(),
-            (None, Some(host)) => {
-                let name = escaped(&original.postgres_db);
-                let user = escaped(&original.postgres_user);
-                let password = login(original.postgres_password.as_ref());
-                let mode = original.postgres_ssl_mode.as_ref();
-                let mode = mode.map(|mode| format!("?sslmode={}", escaped(mode))).unwrap_or_default();
-                let port = original.postgres_port;
-                Secret(format!("postgres://{user}{password}@{}:{port}/{name}{mode}", bracketed(host)))
-            }
-            (None, None) => "sqlite://voicegate.db".into(),
-        }
+        database(self.database_url.as_ref(), &self.original)
     }
 
     /// What replicas share, if they do; its password is in it.
@@ -310,6 +374,23 @@ fn bracketed(host: &str) -> String {
     match host.parse::<std::net::Ipv6Addr>() {
         Ok(address) => format!("[{address}]"),
         Err(_) => host.to_owned(),
+    }
+}
+
+/// The database by its URL, else by the original's variables, else a file here; its password is in it.
+pub fn database(url: Option<&Secret>, original: &OriginalStores) -> Secret {
+    match (url, &original.postgres_host) {
+        (Some(url), _) => url.clone(),
+        (None, Some(host)) => {
+            let name = escaped(&original.postgres_db);
+            let user = escaped(&original.postgres_user);
+            let password = login(original.postgres_password.as_ref());
+            let mode = original.postgres_ssl_mode.as_ref();
+            let mode = mode.map(|mode| format!("?sslmode={}", escaped(mode))).unwrap_or_default();
+            let port = original.postgres_port;
+            Secret(format!("postgres://{user}{password}@{}:{port}/{name}{mode}", bracketed(host)))
+        }
+        (None, None) => "sqlite://voicegate.db".into(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the process has and every routing table shares: settings, telemetry, and what is known of its health.
 
+use crate::accounts::{Accounts, SetupError};
 use crate::settings::Settings;
 use crate::shared::AnyShared;
 use crate::stores::AnyStore;
@@ -25,6 +26,8 @@ pub struct Shared {
     pub shared: AnyShared,
     /// Access tokens.
     pub tokens: Arc<Tokens>,
+    /// Users: who may log in, and how.
+    pub accounts: Arc<Accounts>,
     /// Whether traffic should come here, and why not.
     pub readiness: Readiness,
     /// Who can say how the things behind the gateway are.
@@ -41,13 +44,26 @@ pub struct Backends {
     pub shared: AnyShared,
     /// Access tokens, over both.
     pub tokens: Arc<Tokens>,
+    /// Users, over the store and the tokens.
+    pub accounts: Arc<Accounts>,
 }
 
 impl Backends {
     /// Tokens signed with these keys, over these backends.
-    pub fn new(store: AnyStore, shared: AnyShared, keys: Keys, settings: &Settings) -> Self {
+    ///
+    /// # Errors
+    /// Where a setting of mail or WeChat is malformed.
+    pub fn new(
+        store: AnyStore,
+        shared: AnyShared,
+        keys: Keys,
+        settings: &Settings,
+    ) -> Result<Self, SetupError> {
         let tokens = Tokens::new(keys, store.clone(), shared.clone(), settings.token_cache);
-        Backends { store, shared, tokens }
+        let clock = Arc::new(SystemTime::now);
+        let environment = settings.environment;
+        let accounts = Accounts::new(store.clone(), tokens.clone(), &settings.accounts, environment, clock)?;
+        Ok(Backends { store, shared, tokens, accounts: Arc::new(accounts) })
     }
 }
 
@@ -59,13 +75,14 @@ impl Shared {
         closing: watch::Receiver<bool>,
         backends: Backends,
     ) -> Arc<Self> {
-        let Backends { store, shared, tokens } = backends;
+        let Backends { store, shared, tokens, accounts } = backends;
         Arc::new(Shared {
             settings,
             telemetry,
             store,
             shared,
             tokens,
+            accounts,
             readiness: Readiness::default(),
             health: HealthBoard::default(),
             closing,
@@ -243,6 +260,6 @@ pub(crate) mod tests {
     pub(crate) fn backends(settings: &Settings) -> Backends {
         let (store, shared) = crate::tokens::testing::backends();
         let keys = Keys::new(crate::tokens::testing::SECRET.as_bytes(), &[]);
-        Backends::new(store, shared, keys, settings)
+        Backends::new(store, shared, keys, settings).unwrap()
     }
 }

@@ -1,7 +1,9 @@
 //! The command line. One file per subcommand; stdout is data, stderr is talk; exit 0 fine, 1 findings, 2 usage.
 
+mod admin;
 mod check;
 mod completions;
+mod database;
 mod diff;
 mod explain;
 mod routes;
@@ -38,6 +40,10 @@ enum Command {
     Diff(diff::DiffArgs),
     /// Prints the JSON Schema of manifests
     Schema,
+    /// Brings the database's schema up to date; `serve` does so by itself
+    Migrate(database::DatabaseArgs),
+    /// Makes the first administrator, unlocks names, gives roles
+    Admin(admin::Admin),
     /// Prints completions for a shell
     Completions(completions::Completions),
 }
@@ -67,6 +73,8 @@ pub fn run() -> ExitCode {
         Command::Explain(command) => explain::run(&command),
         Command::Diff(command) => diff::run(&command),
         Command::Schema => schema::run(),
+        Command::Migrate(command) => database::migrate(&command),
+        Command::Admin(command) => admin::run(command),
         Command::Completions(command) => completions::run(&command),
     };
     ExitCode::from(code)

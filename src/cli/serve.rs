@@ -112,6 +112,8 @@ impl Drop for Folder {
 /// The shipped manifest, for a demo that is started anywhere.
 const SHIPPED: &[(&str, &str)] = &[
     ("routes.yaml", include_str!("../../routes.yaml")),
+    ("policies/auth.yaml", include_str!("../../policies/auth.yaml")),
+    ("policies/rbac.yaml", include_str!("../../policies/rbac.yaml")),
     ("policies/chains.yaml", include_str!("../../policies/chains.yaml")),
     ("policies/cors.yaml", include_str!("../../policies/cors.yaml")),
     ("policies/rate-limits.yaml", include_str!("../../policies/rate-limits.yaml")),
@@ -123,6 +125,12 @@ async fn demonstration(
 ) -> std::io::Result<Demonstration> {
     let services = Demo::start().await?;
     variables.insert("ALGO_SERVICE_URL".to_owned(), services.url());
+    let wechat = &mut settings.accounts.wechat;
+    if wechat.wechat_app_id.is_none() {
+        wechat.wechat_app_id = Some("demo".to_owned());
+        wechat.wechat_app_secret = Some("demo".into());
+        wechat.wechat_api_url = services.url();
+    }
     let mut folder = None;
     if !settings.config.exists() && settings.config.as_os_str() == "routes.yaml" {
         let path = std::env::temp_dir().join(format!("voicegate-demo-{}", uuid::Uuid::new_v4()));

@@ -12,6 +12,7 @@
 //! | `GET /tasks/{id}` | | the task's progress, or 404 |
 //! | `POST /cancel` | `{session_id}` or `{task_id}` | 200, or 404 when that is unknown or over |
 //! | `GET /stats`, `GET /health` | | [`super::Stats`]; `{status, service, version, timestamp}` |
+//! | `GET /sns/jscode2session` | | as WeChat: the openid behind a login code; see [`super::wechat`] |
 //! | `ANY /files/{path}` | | `{method, path}` |
 //! | `ANY /echo`, `ANY /echo/*` | anything | what arrived, see [`super::echo`] |
 //!
@@ -35,6 +36,7 @@ use super::reply::{Body, Refusal, json_response, method_not_allowed, parse, read
 use super::script::{Script, answer};
 use super::switches::Switches;
 use super::tasks::Tasks;
+use super::wechat;
 
 /// Where timestamps come from.
 pub(super) type Clock = fn() -> Timestamp;
@@ -66,6 +68,7 @@ enum Call<'a> {
     Cancel,
     Stats,
     Health,
+    Wechat,
     Files(&'a str),
 }
 
@@ -117,6 +120,7 @@ impl Algorithm {
     async fn perform(&self, call: Call<'_>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         let switches = Switches::parse(request.uri().query()).map_err(Refusal::bad_request)?;
         let method = request.method().clone();
+        let query_string = request.uri().query().unwrap_or_default().to_owned();
         // Read even where it is not needed: only then does hyper notice a caller that leaves while we wait.
         let body = read(request.into_body()).await?;
         if let Some(status) = switches.status {
@@ -144,6 +148,7 @@ impl Algorithm {
             Call::Sessions => (StatusCode::OK, self.sessions()),
             Call::Query => (StatusCode::OK, query(&body)?),
             Call::Health => (StatusCode::OK, self.health()),
+            Call::Wechat => (StatusCode::OK, wechat::session(&query_string)),
             Call::Files(path) => (StatusCode::OK, json!({ "method": method.as_str(), "path": path })),
         };
         Ok(json_response(status, &answer))
@@ -222,6 +227,7 @@ impl<'a> Call<'a> {
             "/cancel" => Self::Cancel,
             "/stats" => Self::Stats,
             "/health" => Self::Health,
+            "/sns/jscode2session" => Self::Wechat,
             _ => {
                 let file = path.strip_prefix("/files/").map(Self::Files);
                 return file
@@ -235,7 +241,9 @@ impl<'a> Call<'a> {
     fn refuses(self, method: &Method) -> Option<&'static str> {
         let allow = match self {
             Self::Stream(_) | Self::CancelChat | Self::Query | Self::Ingest | Self::Cancel => "POST",
-            Self::Session(_) | Self::Sessions | Self::Task(_) | Self::Stats | Self::Health => "GET, HEAD",
+            Self::Session(_) | Self::Sessions | Self::Task(_) | Self::Stats | Self::Health | Self::Wechat => {
+                "GET, HEAD"
+            }
             Self::Files(_) => return None,
         };
         (!allow.split(", ").any(|allowed| allowed == method.as_str())).then_some(allow)

@@ -17,6 +17,7 @@ mod switches;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod wechat;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;

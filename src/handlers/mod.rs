@@ -5,10 +5,14 @@
 //! says where it is served, and the request's URI is rewritten to it. All groups run in **one** `OpenApiService`,
 //! because poem-openapi's query parameters need what only that inserts.
 
+mod auth;
 mod gateway;
+mod input;
 mod planned;
 
+pub use auth::AuthApi;
 pub use gateway::GatewayApi;
+pub(crate) use input::read as read_json;
 pub use planned::PLANNED;
 
 use crate::exchange::Exchange;
@@ -19,8 +23,8 @@ use poem::{Endpoint, IntoEndpoint, Request, Response};
 use poem_openapi::{OpenApi, OpenApiService};
 use std::sync::{Arc, OnceLock};
 
-/// Every group: a tuple once there are several. The type of the one service.
-type Groups = GatewayApi;
+/// Every group. The type of the one service.
+type Groups = (GatewayApi, AuthApi);
 
 /// One native operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +74,7 @@ pub struct Handlers {
 impl Handlers {
     /// Builds the one service.
     pub fn new(shared: &Arc<Shared>) -> Self {
-        let groups: Groups = GatewayApi::new(shared.clone());
+        let groups: Groups = (GatewayApi::new(shared.clone()), AuthApi::new(shared.accounts.clone()));
         let service = OpenApiService::new(groups, "voicegate", env!("CARGO_PKG_VERSION"));
         Handlers { service: Arc::new(service.into_endpoint()) }
     }

@@ -1,18 +1,9 @@
 //! Operations that are part of the contract and not built yet: naming one is refused with what it waits for.
 
-use crate::diag::milestone::{CONVERSATIONS, DOCUMENTS, IDENTITY, PROTOCOLS};
+use crate::diag::milestone::{CONVERSATIONS, DOCUMENTS, PROTOCOLS};
 
 /// Name, and the part of the work that brings it.
 pub const PLANNED: &[(&str, &str)] = &[
-    ("auth.register", IDENTITY),
-    ("auth.login", IDENTITY),
-    ("auth.refresh", IDENTITY),
-    ("auth.logout", IDENTITY),
-    ("auth.me", IDENTITY),
-    ("auth.password_change", IDENTITY),
-    ("auth.password_forgot", IDENTITY),
-    ("auth.password_reset", IDENTITY),
-    ("auth.wechat_login", IDENTITY),
     ("auth.ticket", PROTOCOLS),
     ("sessions.create", CONVERSATIONS),
     ("sessions.list", CONVERSATIONS),

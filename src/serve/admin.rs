@@ -1,12 +1,16 @@
 //! The admin listener: health for orchestrators, metrics, and the admin API. An address of its own, loopback by
 //! default; whatever changes something needs the admin token (SECURITY rule 25).
 
+mod accounts;
+
 use super::accept::{ConnInfo, Service};
 use super::intake::{IntakeLimits, admit};
 use super::live::{Live, Reloaded, short};
 use super::watch;
+use crate::accounts::ADMIN_ROLE;
 use crate::compile::diff;
 use crate::error::{GatewayError, Kind, Lang};
+use crate::identity::Proof;
 use crate::state::{CheckState, Revision};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -38,7 +42,7 @@ impl Admin {
         &self,
         method: &Method,
         path: &str,
-        request: &Request<Incoming>,
+        request: Request<Incoming>,
     ) -> Result<Answer, GatewayError> {
         let read = matches!(*method, Method::GET | Method::HEAD);
         match path {
@@ -56,11 +60,11 @@ impl Admin {
                 Ok(json_answer(StatusCode::OK, &json!({ "upstreams": self.live.upstreams().status() })))
             }
             "/admin/api/reload" if *method == Method::POST => {
-                self.authorise(request)?;
+                self.authorise(&request)?;
                 self.reload().await
             }
             "/admin/api/rollback" if *method == Method::POST => {
-                self.authorise(request)?;
+                self.authorise(&request)?;
                 let live = self.live.clone();
                 let revision = tokio::task::spawn_blocking(move || live.rollback()).await.ok().flatten();
                 match revision {
@@ -72,6 +76,7 @@ impl Admin {
                     }
                 }
             }
+            _ if accounts::Call::find(path).is_some() => self.accounts(method, path, request).await,
             _ => {
                 let posts = ["/admin/api/reload", "/admin/api/rollback"];
                 let reads = ["/livez", "/readyz", "/metrics", "/admin/api/revision", "/admin/api/routes"];
@@ -88,19 +93,37 @@ impl Admin {
         }
     }
 
-    fn authorise(&self, request: &Request<Incoming>) -> Result<(), GatewayError> {
-        let Some(wanted) = self.token else {
-            let detail = "no admin token is set: start the gateway with ADMIN_TOKEN or ADMIN_TOKEN_FILE";
-            return Err(GatewayError::new(Kind::Forbidden, detail));
-        };
+    async fn accounts(
+        &self,
+        method: &Method,
+        path: &str,
+        request: Request<Incoming>,
+    ) -> Result<Answer, GatewayError> {
+        let call = accounts::Call::find(path).ok_or(Kind::NotFound)?;
+        if let Some(allow) = call.refuses(method) {
+            let allow = Some(HeaderValue::from_static(allow));
+            return Err(GatewayError { allow, ..Kind::MethodNotAllowed.into() });
+        }
+        let by = self.authorise(&request)?;
+        let (head, body) = request.into_parts();
+        call.perform(&self.live.shared().accounts, &by, method, head.uri.query(), body).await
+    }
+
+    /// Who is calling: whoever has the admin token, or a user with the role `admin` and an access token.
+    fn authorise(&self, request: &Request<Incoming>) -> Result<String, GatewayError> {
         let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given: Option<[u8; 32]> =
-            given.and_then(|v| v.strip_prefix("Bearer ")).map(|t| Sha256::digest(t).into());
-        match given {
-            Some(given) if given == wanted => Ok(()),
-            _ => Err(GatewayError::new(
+        let given = given.and_then(|value| value.strip_prefix("Bearer "));
+        let hash: Option<[u8; 32]> = given.map(|token| Sha256::digest(token).into());
+        if hash.is_some() && hash == self.token {
+            return Ok("admin token".to_owned());
+        }
+        let user = given.and_then(|token| self.live.shared().accounts.identify(token));
+        match user.filter(|user| user.proof == Proof::Token && &*user.role == ADMIN_ROLE) {
+            Some(user) => Ok(format!("user {}", user.user_id)),
+            None => Err(GatewayError::new(
                 Kind::Forbidden,
-                "this call needs the admin token as `Authorization: Bearer`",
+                "this call needs `Authorization: Bearer` with the admin token (ADMIN_TOKEN, ADMIN_TOKEN_FILE) or an \
+                 administrator's access token",
             )),
         }
     }
@@ -200,7 +223,10 @@ impl Service for Admin {
             .map(|admitted| admitted.path.into_owned());
         let request = Request::from_parts(parts, body);
         let answer = match path {
-            Ok(path) => self.answer(request.method(), &path, &request).await,
+            Ok(path) => {
+                let method = request.method().clone();
+                self.answer(&method, &path, request).await
+            }
             Err(refusal) => {
                 let mut error = GatewayError::new(refusal.kind, refusal.detail);
                 error.close = refusal.close;

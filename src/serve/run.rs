@@ -7,6 +7,7 @@ use super::gateway::Gateway;
 use super::live::{Live, Unsound};
 use super::tls::{TlsError, TlsSettings};
 use super::watch;
+use crate::accounts::SetupError;
 use crate::settings::{DoorSettings, Settings};
 use crate::shared::{self, SharedError};
 use crate::state::{Backends, Shared};
@@ -62,6 +63,8 @@ pub enum StartError {
     Tls(TlsError),
     /// The admin token cannot be read.
     AdminToken(String),
+    /// Mail or WeChat cannot be set up.
+    Accounts(SetupError),
     /// Tokens cannot be signed.
     Keys(KeyError),
     /// The database cannot be used.
@@ -80,6 +83,7 @@ impl fmt::Display for StartError {
             StartError::Listen(error) => write!(f, "{error}"),
             StartError::Tls(error) => write!(f, "{error}"),
             StartError::AdminToken(text) => f.write_str(text),
+            StartError::Accounts(error) => write!(f, "{error}"),
             StartError::Keys(error) => write!(f, "{error}"),
             StartError::Store(error) => write!(f, "DATABASE_URL: {error}"),
             StartError::SharedState(error) => write!(f, "REDIS_URL: {error}"),
@@ -160,7 +164,7 @@ async fn open(settings: &Settings) -> Result<Backends, StartError> {
     let redis = settings.redis();
     let shared =
         shared::open(redis.as_ref().map(|url| url.reveal())).await.map_err(StartError::SharedState)?;
-    let backends = Backends::new(store, shared, keys, settings);
+    let backends = Backends::new(store, shared, keys, settings).map_err(StartError::Accounts)?;
     backends.tokens.load_revocations(SystemTime::now()).await.map_err(StartError::Store)?;
     Ok(backends)
 }

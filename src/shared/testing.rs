@@ -29,11 +29,7 @@ impl RedisServer {
     }
 
     /// Sends a signal such as `STOP` or `CONT`.
-<<<<<<< HEAD
     pub(crate) fn signal(&self, name: &str) {
-=======
-    pub fn signal(&self, name: &str) {
->>>>>>> shared
         let status =
             Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status();
         assert!(status.unwrap().success());

@@ -12,6 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["manifest"],
     &["stores", "shared"],
     &["tokens"],
+    &["accounts"],
     &["state"],
     &["endpoint"],
     &["upstream"],

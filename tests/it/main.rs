@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod accounts;
 mod cli;
 mod edge;
 mod goldens;

@@ -1,0 +1,239 @@
+//! `voicegate admin`: what must be possible before anybody can log in, or when nobody can any more. Works on the
+//! database; a gateway need not run, and one that runs learns of it within a second.
+
+use super::database::{DatabaseArgs, run as run_with};
+use super::{FINDINGS, OK, print, say};
+use crate::accounts::{ADMIN_ROLE, Accounts, Authority, NewAdmin, Rules, SetupError};
+use crate::error::{GatewayError, Kind, Lang};
+use crate::identity::Identity;
+use crate::settings::{AccountSettings, Environment};
+use crate::stores::{AnyStore, Stored, User};
+use clap::{Args, Parser, Subcommand};
+use rand::Rng;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Who does it, as the log is told.
+const BY: &str = "command line";
+/// Characters of a password that is made here: 119 bits.
+const PASSWORD_LENGTH: usize = 20;
+
+/// Arguments of `admin`.
+#[derive(Debug, Args)]
+pub(super) struct Admin {
+    #[command(subcommand)]
+    act: Act,
+
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Act {
+    /// Makes a user with the role `admin`, and prints its password where none is given
+    Create {
+        /// 3 to 50 letters, digits and underscores
+        username: String,
+        /// For links to a new password
+        #[arg(long)]
+        email: String,
+        /// File that holds the password; `-` for stdin [default: one is made and printed]
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Forgets failed logins and lock of a name
+    Unlock {
+        /// Whatever the case
+        username: String,
+        /// Its tenant [default: the default one]
+        #[arg(long, default_value = "", hide_default_value = true)]
+        tenant: String,
+    },
+    /// Gives a user a role, and ends its sessions
+    Role {
+        /// Whatever the case
+        username: String,
+        /// Name of a role in the manifest
+        role: String,
+        /// Its tenant [default: the default one]
+        #[arg(long, default_value = "", hide_default_value = true)]
+        tenant: String,
+    },
+}
+
+pub(super) fn run(command: Admin) -> u8 {
+    run_with(async {
+        let store = match command.database.open().await {
+            Ok((store, _)) => store,
+            Err(error) => {
+                say(&format!("error: {error}"));
+                return FINDINGS;
+            }
+        };
+        let code = match accounts(&store) {
+            Ok(accounts) => act(&accounts, command.act).await,
+            Err(error) => {
+                say(&format!("error: {error}"));
+                FINDINGS
+            }
+        };
+        store.close().await;
+        code
+    })
+}
+
+async fn act(accounts: &Accounts, act: Act) -> u8 {
+    let done = match act {
+        Act::Create { username, email, password_file } => {
+            let (password, made) = match password_file.as_deref().map(read_password) {
+                None => (make_password(), true),
+                Some(Ok(password)) => (password, false),
+                Some(Err(error)) => {
+                    say(&format!("error: the password cannot be read: {error}"));
+                    return FINDINGS;
+                }
+            };
+            let admin = NewAdmin { username, email, password: password.clone() };
+            accounts.create_admin(BY, admin).await.map(|user| {
+                say(&format!("{} may log in with the role `{ADMIN_ROLE}`", user.username));
+                if made {
+                    print(&format!("{password}\n"));
+                }
+            })
+        }
+        Act::Unlock { username, tenant } => accounts
+            .unlock_name(BY, &tenant, &username)
+            .await
+            .map(|()| say(&format!("{username} may try again"))),
+        Act::Role { username, role, tenant } => match accounts.user_named(&tenant, &username).await {
+            Ok(user) => accounts.set_role(BY, &user.id, &role).await.map(|()| {
+                say(&format!("{} has the role `{role}` from its next login on", user.username));
+            }),
+            Err(error) => Err(error),
+        },
+    };
+    match done {
+        Ok(()) => OK,
+        Err(error) => {
+            say(&format!("error: {}", told(&error)));
+            FINDINGS
+        }
+    }
+}
+
+/// An error as an operator reads it.
+fn told(error: &GatewayError) -> String {
+    if error.kind == Kind::NotFound {
+        return "there is no such user; a user of another tenant needs --tenant".to_owned();
+    }
+    let mut text = error.kind.text(Lang::En).to_owned();
+    for fault in &error.errors {
+        text.push_str(&format!("\n  {} {}", fault.pointer.trim_start_matches('/'), fault.en));
+    }
+    text
+}
+
+fn read_password(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    match path.as_os_str() == "-" {
+        true => std::io::stdin().lock().read_to_string(&mut text)?,
+        false => std::fs::File::open(path)?.read_to_string(&mut text)?,
+    };
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// A password with a letter of each case and a digit.
+fn make_password() -> String {
+    loop {
+        let mut rng = rand::rng();
+        let password: String =
+            (0..PASSWORD_LENGTH).map(|_| char::from(rng.sample(rand::distr::Alphanumeric))).collect();
+        let has = |class: fn(&char) -> bool| password.chars().any(|c| class(&c));
+        if has(char::is_ascii_lowercase) && has(char::is_ascii_uppercase) && has(char::is_ascii_digit) {
+            return password;
+        }
+    }
+}
+
+#[derive(Parser)]
+struct Defaults {
+    #[command(flatten)]
+    accounts: AccountSettings,
+}
+
+/// Accounts over a database alone, by the seed's rules: mail and WeChat are not asked.
+fn accounts(store: &AnyStore) -> Result<Accounts, SetupError> {
+    let settings = Defaults::parse_from(["admin"]).accounts;
+    let authority = Arc::new(Offline { store: store.clone() });
+    Accounts::new(store.clone(), authority, &settings, Environment::Development, Arc::new(SystemTime::now))
+}
+
+/// Signs nothing: there are no keys here. Revokes in the database, which every gateway reads.
+struct Offline {
+    store: AnyStore,
+}
+
+#[async_trait::async_trait]
+impl Authority for Offline {
+    fn sign(&self, _user: &User, _channel: &str, _now: SystemTime) -> Result<String, GatewayError> {
+        Err(Kind::Unavailable.into())
+    }
+
+    fn rules(&self) -> Rules {
+        Rules::default()
+    }
+
+    fn identify(&self, _token: &str, _now: SystemTime) -> Option<Arc<Identity>> {
+        None
+    }
+
+    async fn revoke_login(&self, _identity: &Identity, _now: SystemTime) -> Stored<()> {
+        Ok(())
+    }
+
+    async fn revoke_user(&self, user_id: &str, now: SystemTime) -> Stored<()> {
+        // What the manifest says of lifetimes is not known here: longer than any is safe, and costs one row.
+        let ends = now + Duration::from_secs(400 * 24 * 3600);
+        self.store.revoke(&format!("user:{user_id}"), now, ends).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::testing::House;
+
+    #[test]
+    fn made_passwords_keep_the_rules_and_differ() {
+        let (one, other) = (make_password(), make_password());
+        assert_eq!(one.len(), PASSWORD_LENGTH);
+        assert_ne!(one, other);
+    }
+
+    #[tokio::test]
+    async fn an_administrator_is_made_and_faults_are_named() {
+        let house = House::with(&[]);
+        let create = |username: &str| Act::Create {
+            username: username.to_owned(),
+            email: "root@example.com".to_owned(),
+            password_file: None,
+        };
+        assert_eq!(act(&house.accounts, create("root")).await, OK);
+        assert_eq!(act(&house.accounts, create("root")).await, FINDINGS, "it is there already");
+        let user = house.accounts.user_named("", "ROOT").await.unwrap();
+        assert_eq!(user.role, ADMIN_ROLE);
+        let role =
+            |role: &str| Act::Role { username: "root".into(), role: role.into(), tenant: String::new() };
+        assert_eq!(act(&house.accounts, role("user")).await, OK);
+        assert_eq!(house.accounts.user_named("", "root").await.unwrap().role, "user");
+        let nobody = Act::Role { username: "nobody".into(), role: "user".into(), tenant: String::new() };
+        assert_eq!(act(&house.accounts, nobody).await, FINDINGS);
+        let error = house
+            .accounts
+            .create_admin(BY, NewAdmin { username: "x".into(), email: "x".into(), password: "x".into() });
+        let text = told(&error.await.err().unwrap());
+        assert!(text.contains("\n  username must have 3 to 50"), "{text}");
+    }
+}
