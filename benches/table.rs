@@ -68,7 +68,8 @@ fn parts() -> Parts {
     let (store, state) = tokio::runtime::Handle::current().block_on(backends);
     let keys = Keys::new(b"of a bench", &[]);
     let backends = Backends::new(store, state, keys, &settings);
-    let shared = Shared::new(settings, Arc::new(Telemetry::default()), closing, backends);
+    let shared =
+        Shared::new(settings, Arc::new(Telemetry::default()), closing, backends.expect("backends in memory"));
     Parts { handlers: Handlers::new(&shared), upstreams: Registry::new(), shared }
 }
 

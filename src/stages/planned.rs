@@ -7,7 +7,6 @@
 use super::caller::Callers;
 use super::{Body, Stage, StageCx, StageDecl};
 use crate::diag::milestone::{PROTOCOLS, UPSTREAMS};
-use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::manifest::node::Node;
 use crate::manifest::{List, Spanned, Table};
 use crate::units::{Dur, Size};
@@ -168,9 +167,9 @@ mod tests {
             assert_eq!(others(sound), Vec::<String>::new(), "{sound}");
         }
         assert_eq!(
-            check("ip_filter: { deny: [10.0.0.1] }", "").faults,
+            check("validate", "").faults,
             [
-                "s:1:1 VG020 stage `ip_filter` is not available yet [it comes with *Identity, access and limits*; remove it until then]"
+                "s:1:1 VG020 stage `validate` is not available yet [it comes with *Every protocol*; remove it until then]"
             ]
         );
     }
@@ -178,6 +177,8 @@ mod tests {
     #[test]
     fn mistakes_in_them_show() {
         for (faulty, count) in [
+            ("cache: { tll: 30s }", 2),
+            ("cache: { ttl: 30s, by: [phone, header.] }", 2),
             ("inspect: { action: shout }", 1),
         ] {
             let found = others(faulty);

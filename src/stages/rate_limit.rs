@@ -20,8 +20,8 @@ use super::{Body, BuildCx, Facts, Layer, Next, Probe, Stage, StageCx, StageDecl,
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::error::{BodyTooLarge, GatewayError, Kind};
 use crate::exchange::Exchange;
-use crate::manifest::{List, Spanned};
 use crate::manifest::model;
+use crate::manifest::{List, Spanned};
 use crate::shared::{AnyShared, Decision, Limit};
 use crate::telemetry::Throttle;
 use crate::units::Dur;

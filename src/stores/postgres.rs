@@ -261,7 +261,9 @@ async fn hear(
             Ok(Ok(None)) => return Err(lost(ErrorKind::ConnectionAborted)),
             Ok(Err(error)) => return Err(error),
             Err(_) => match tokio::time::timeout(SILENCE, listener.execute("SELECT 1")).await {
-                Ok(answer) => drop(answer?),
+                Ok(answer) => {
+                    answer?;
+                }
                 Err(_) => return Err(lost(ErrorKind::TimedOut)),
             },
         }
