@@ -258,7 +258,8 @@ pub(crate) mod tests {
 
     /// Stores that know next to nothing, and tokens over them.
     pub(crate) fn backends(settings: &Settings) -> Backends {
-        let (store, shared) = crate::tokens::testing::backends();
+        let (store, _) = crate::tokens::testing::backends();
+        let shared: AnyShared = Arc::new(crate::shared::Memory::default());
         let keys = Keys::new(crate::tokens::testing::SECRET.as_bytes(), &[]);
         Backends::new(store, shared, keys, settings).unwrap()
     }
