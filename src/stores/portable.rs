@@ -4,6 +4,8 @@
 //! is used on gives `reader()`, `writer()` (pools), `begin()` (a transaction that may write), `call` (the deadline of
 //! a call), `bell`, `add_revocation()` and the statement `FORGET_LOCKOUTS`.
 //!
+//! Long, because the words of six traits stand together: who changes a table sees every statement on it.
+//!
 //! A family is locked after its token, always in that order, so that calls do not wait for each other in a ring.
 
 /// Rows that one statement of a sweep removes at most: none holds a lock for long.

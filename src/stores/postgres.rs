@@ -261,9 +261,7 @@ async fn hear(
             Ok(Ok(None)) => return Err(lost(ErrorKind::ConnectionAborted)),
             Ok(Err(error)) => return Err(error),
             Err(_) => match tokio::time::timeout(SILENCE, listener.execute("SELECT 1")).await {
-                Ok(answer) => {
-                    answer?;
-                }
+                Ok(answer) => _ = answer?,
                 Err(_) => return Err(lost(ErrorKind::TimedOut)),
             },
         }

@@ -15,9 +15,9 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Name and password of its superuser.
-pub const USER: &str = "voicegate";
+pub(super) const USER: &str = "voicegate";
 /// The password; errors are searched for it.
-pub const PASSWORD: &str = "s3cret-of-the-tests";
+pub(super) const PASSWORD: &str = "s3cret-of-the-tests";
 
 /// Runs as the server's user. Arguments: the folder of programs, the server's own folder.
 const WATCH: &str = r#"
@@ -54,7 +54,7 @@ cd / && rm -rf "$dir"
 "#;
 
 /// A running server.
-pub struct Server {
+pub(super) struct Server {
     watch: Mutex<Child>,
     dir: PathBuf,
     port: u16,
@@ -64,14 +64,14 @@ pub struct Server {
 ///
 /// # Panics
 /// Where PostgreSQL is not installed; the message names the package.
-pub fn shared_server() -> &'static Server {
+pub(super) fn shared_server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(Server::start)
 }
 
 impl Server {
     /// Starts one of its own, for tests that stop it.
-    pub fn start() -> Self {
+    pub(super) fn start() -> Self {
         let bin = programs().unwrap_or_else(|| {
             panic!(
                 "these tests start a PostgreSQL of their own, and no folder holds both `initdb` and `postgres` \
@@ -110,14 +110,14 @@ impl Server {
     }
 
     /// Stops it, as for a restart: clients are cut off.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         let _ = std::fs::remove_file(self.dir.join("stopped"));
         self.tell("stop");
         self.wait("stop", |dir| dir.join("stopped").exists());
     }
 
     /// Starts it again where it was; whether it came up.
-    pub fn resume(&self) -> bool {
+    pub(super) fn resume(&self) -> bool {
         let _ = std::fs::remove_file(self.dir.join("server.log"));
         self.tell(&format!("start {}", self.port));
         let mut up = false;
@@ -131,12 +131,12 @@ impl Server {
     }
 
     /// URL of one of its databases.
-    pub fn url(&self, database: &str) -> String {
+    pub(super) fn url(&self, database: &str) -> String {
         format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
     /// A name for a database that no other test of this binary uses.
-    pub fn fresh_name() -> String {
+    pub(super) fn fresh_name() -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed))
     }
