@@ -44,8 +44,10 @@ impl Ledger {
 
     /// From when on the row says nothing any more.
     pub(super) fn forget_at(&self) -> i64 {
-        let counts_until = self.failed_at.last().map_or(i64::MIN, |last| last.saturating_add(self.window_ms));
-        counts_until.max(self.locked_until.unwrap_or(i64::MIN)).saturating_add(1)
+        // When a lock is over, what led to it is forgotten with it.
+        let counts_until =
+            self.locked_until.or(self.failed_at.last().map(|last| last.saturating_add(self.window_ms)));
+        counts_until.map_or(i64::MIN, |until| until.saturating_add(1))
     }
 
     /// How the name stands now.

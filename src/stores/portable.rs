@@ -113,41 +113,51 @@ macro_rules! portable_store {
             }
 
             async fn user(&self, id: &str) -> Stored<User> {
+                keyed([id])?;
                 self.one_user(sqlx::query_as(select_user!("id = $1")).bind(id)).await
             }
 
             async fn user_by_name(&self, tenant: &str, username: &str) -> Stored<User> {
+                keyed([tenant])?;
                 let query = sqlx::query_as(select_user!("tenant_id = $1 AND username_norm = $2"));
                 self.one_user(query.bind(tenant).bind(folded(username))).await
             }
 
             async fn user_by_email(&self, tenant: &str, email: &str) -> Stored<User> {
+                keyed([tenant])?;
                 let query = sqlx::query_as(select_user!("tenant_id = $1 AND email_norm = $2"));
                 self.one_user(query.bind(tenant).bind(folded(email))).await
             }
 
             async fn user_by_openid(&self, tenant: &str, openid: &str) -> Stored<User> {
+                keyed([tenant, openid])?;
                 let query = sqlx::query_as(select_user!("tenant_id = $1 AND openid = $2"));
                 self.one_user(query.bind(tenant).bind(openid)).await
             }
 
             async fn note_login(&self, id: &str, now: SystemTime) -> Stored<()> {
+                keyed([id])?;
                 let sql = "UPDATE users SET last_login_at = $2 WHERE id = $1 AND deleted_at IS NULL";
                 change!(self, sql, id, millis(now))
             }
 
             async fn set_password(&self, id: &str, hash: &str, now: SystemTime) -> Stored<()> {
+                keyed([id])?;
+                storable([hash])?;
                 let sql =
                     "UPDATE users SET password_hash = $2, updated_at = $3 WHERE id = $1 AND deleted_at IS NULL";
                 change!(self, sql, id, hash, millis(now))
             }
 
             async fn set_role(&self, id: &str, role: &str, now: SystemTime) -> Stored<()> {
+                keyed([id])?;
+                storable([role])?;
                 let sql = "UPDATE users SET role = $2, updated_at = $3 WHERE id = $1 AND deleted_at IS NULL";
                 change!(self, sql, id, role, millis(now))
             }
 
             async fn set_disabled(&self, id: &str, disabled: bool, now: SystemTime) -> Stored<()> {
+                keyed([id])?;
                 let sql = "UPDATE users SET disabled = $2, updated_at = $3 WHERE id = $1 AND deleted_at IS NULL";
                 change!(self, sql, id, disabled, millis(now))
             }
@@ -187,6 +197,8 @@ macro_rules! portable_store {
                 expires_at: SystemTime,
                 now: SystemTime,
             ) -> Stored<()> {
+                keyed([user_id])?;
+                storable([family])?;
                 let (expires_at, now) = (millis(expires_at), millis(now));
                 within(self.call, async {
                     let mut tx = self.begin().await?;
@@ -296,6 +308,7 @@ macro_rules! portable_store {
             }
 
             async fn end_families(&self, user_id: &str, now: SystemTime) -> Stored<u64> {
+                keyed([user_id])?;
                 within(self.call, async {
                     let sql = "UPDATE refresh_families SET ended_at = $2 WHERE user_id = $1 AND ended_at IS NULL";
                     let done = sqlx::query(sql).bind(user_id).bind(millis(now)).execute(self.writer()).await?;
@@ -331,6 +344,7 @@ macro_rules! portable_store {
                 not_after: SystemTime,
                 expires_at: SystemTime,
             ) -> Stored<Revocation> {
+                storable([subject])?;
                 let (not_after_ms, expires_at_ms) = (millis(not_after), millis(expires_at));
                 let serial =
                     within(self.call, self.add_revocation(subject, not_after_ms, expires_at_ms)).await?;
@@ -449,6 +463,7 @@ macro_rules! portable_store {
         #[async_trait]
         impl Resets for $store {
             async fn create_reset(&self, user_id: &str, hash: &[u8; 32], expires_at: SystemTime) -> Stored<()> {
+                keyed([user_id])?;
                 let sql = "INSERT INTO password_resets (user_id, token_hash, expires_at) VALUES ($1, $2, $3) \
                            ON CONFLICT (user_id) DO UPDATE \
                            SET token_hash = excluded.token_hash, expires_at = excluded.expires_at";
@@ -520,6 +535,7 @@ macro_rules! portable_store {
             }
 
             async fn revoke_api_key(&self, id: &str) -> Stored<()> {
+                keyed([id])?;
                 change!(self, "UPDATE api_keys SET revoked = TRUE WHERE id = $1", id)
             }
         }

@@ -9,7 +9,7 @@ use super::bell::Bell;
 use super::faults::{fault, migration_fault, within};
 use super::lockout::{Ledger, name_hash};
 use super::portable::{PAGE, REVOCATIONS, bring_up, change, portable_store, select_key, select_user, sweep};
-use super::rows::{ApiKeyRow, Cursor, UserRow, made, millis, storable};
+use super::rows::{ApiKeyRow, Cursor, UserRow, keyed, made, millis, storable};
 use super::*;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 use tracing::warn;
 use url::Url;
 
-static MIGRATIONS: Migrator = Migrator {
+pub(super) static MIGRATIONS: Migrator = Migrator {
     // A newer replica may have brought the schema further; migrations only ever add.
     ignore_missing: true,
     ..sqlx::migrate!("migrations/postgres")
@@ -261,7 +261,7 @@ async fn hear(
             Ok(Ok(None)) => return Err(lost(ErrorKind::ConnectionAborted)),
             Ok(Err(error)) => return Err(error),
             Err(_) => match tokio::time::timeout(SILENCE, listener.execute("SELECT 1")).await {
-                Ok(answer) => drop(answer?),
+                Ok(answer) => _ = answer?,
                 Err(_) => return Err(lost(ErrorKind::TimedOut)),
             },
         }

@@ -39,6 +39,11 @@ pub(super) fn time(millis: i64) -> SystemTime {
     time.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
+/// Finds nothing under a key that no row can have: PostgreSQL would call it an error.
+pub(super) fn keyed<'a>(keys: impl IntoIterator<Item = &'a str>) -> Stored<()> {
+    if keys.into_iter().any(|key| key.contains('\0')) { Err(StoreError::NotFound) } else { Ok(()) }
+}
+
 /// Refuses what one backend could keep and the other not.
 pub(super) fn storable<'a>(values: impl IntoIterator<Item = &'a str>) -> Stored<()> {
     if values.into_iter().any(|value| value.contains('\0')) {
@@ -69,9 +74,7 @@ impl Cursor {
     pub(super) fn parse(text: &str) -> Stored<Self> {
         let (created_at, id) = text.split_once('.').ok_or(StoreError::NotFound)?;
         let created_at = created_at.parse().map_err(|_| StoreError::NotFound)?;
-        if id.contains('\0') {
-            return Err(StoreError::NotFound);
-        }
+        keyed([id])?;
         Ok(Cursor { created_at, id: id.to_owned() })
     }
 }

@@ -12,7 +12,7 @@ use super::bell::Bell;
 use super::faults::{fault, migration_fault, within};
 use super::lockout::{Ledger, name_hash};
 use super::portable::{PAGE, REVOCATIONS, bring_up, change, portable_store, select_key, select_user, sweep};
-use super::rows::{ApiKeyRow, Cursor, UserRow, made, millis, storable};
+use super::rows::{ApiKeyRow, Cursor, UserRow, keyed, made, millis, storable};
 use super::*;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
@@ -24,7 +24,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Instant;
 
-static MIGRATIONS: Migrator = Migrator {
+pub(super) static MIGRATIONS: Migrator = Migrator {
     // A newer replica may have brought the schema further; migrations only ever add.
     ignore_missing: true,
     ..sqlx::migrate!("migrations/sqlite")

@@ -13,14 +13,16 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Name and password of its superuser.
-pub const USER: &str = "voicegate";
+pub(super) const USER: &str = "voicegate";
 /// The password; errors are searched for it.
-pub const PASSWORD: &str = "s3cret-of-the-tests";
+pub(super) const PASSWORD: &str = "s3cret-of-the-tests";
 
 /// Runs as the server's user. Arguments: the folder of programs, the server's own folder.
 const WATCH: &str = r#"
 bin=$1 dir=$2 pid=
 export LC_ALL=C
+# What the caller of the tests left open (a lock, a pipe) is not the server's to hold.
+exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
 cd "$dir" || exit 1
 "$bin/initdb" -D data -U voicegate --pwfile=password --auth=password -E UTF8 --locale=C --no-sync >initdb.log 2>&1 ||
     { mv initdb.log failed; exit 1; }
@@ -28,7 +30,6 @@ cd "$dir" || exit 1
 while read -r word port; do
     case $word in
     start)
-        rm -f server.log
         "$bin/postgres" -D data -p "$port" -k "" -h 127.0.0.1 -F -c max_connections=400 -c shared_buffers=32MB \
             -c synchronous_commit=off -c full_page_writes=off >server.log 2>&1 </dev/null &
         pid=$!
@@ -40,12 +41,18 @@ while read -r word port; do
         ;;
     esac
 done
-[ -n "$pid" ] && kill -QUIT "$pid" && wait "$pid"
+# Not once: a server that is only starting ignores it, as what a shell runs in the background does.
+tries=0
+while [ -n "$pid" ] && kill -QUIT "$pid" 2>/dev/null; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 100 ] || kill -KILL "$pid"
+    sleep 0.1
+done
 cd / && rm -rf "$dir"
 "#;
 
 /// A running server.
-pub struct Server {
+pub(super) struct Server {
     watch: Mutex<Child>,
     dir: PathBuf,
     port: u16,
@@ -55,14 +62,14 @@ pub struct Server {
 ///
 /// # Panics
 /// Where PostgreSQL is not installed; the message names the package.
-pub fn shared_server() -> &'static Server {
+pub(super) fn shared_server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(Server::start)
 }
 
 impl Server {
     /// Starts one of its own, for tests that stop it.
-    pub fn start() -> Self {
+    pub(super) fn start() -> Self {
         let bin = programs().unwrap_or_else(|| {
             panic!(
                 "these tests start a PostgreSQL of their own, and no folder holds both `initdb` and `postgres` \
@@ -80,7 +87,8 @@ impl Server {
         // A group of its own: Ctrl-C in a terminal ends the tests, and only then, by the pipe, the server.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let watch = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let watch =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let mut server = Server { watch: Mutex::new(watch), dir, port: 0 };
 
         server.wait("initdb", |dir| {
@@ -100,14 +108,15 @@ impl Server {
     }
 
     /// Stops it, as for a restart: clients are cut off.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         let _ = std::fs::remove_file(self.dir.join("stopped"));
         self.tell("stop");
         self.wait("stop", |dir| dir.join("stopped").exists());
     }
 
     /// Starts it again where it was; whether it came up.
-    pub fn resume(&self) -> bool {
+    pub(super) fn resume(&self) -> bool {
+        let _ = std::fs::remove_file(self.dir.join("server.log"));
         self.tell(&format!("start {}", self.port));
         let mut up = false;
         self.wait("start", |dir| {
@@ -120,12 +129,12 @@ impl Server {
     }
 
     /// URL of one of its databases.
-    pub fn url(&self, database: &str) -> String {
+    pub(super) fn url(&self, database: &str) -> String {
         format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
     /// A name for a database that no other test of this binary uses.
-    pub fn fresh_name() -> String {
+    pub(super) fn fresh_name() -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed))
     }
@@ -200,7 +209,9 @@ fn as_ordinary_user(dir: &Path) -> Command {
         command.args(["-u", user, "--"]);
         command
     } else {
-        panic!("the tests run as root, which PostgreSQL refuses, and neither `setpriv` nor `runuser` is installed")
+        panic!(
+            "the tests run as root, which PostgreSQL refuses, and neither `setpriv` nor `runuser` is installed"
+        )
     }
 }
 
