@@ -17,8 +17,11 @@ use voicegate::compile::{Parts, RoutingTable, compile};
 use voicegate::handlers::Handlers;
 use voicegate::manifest::load;
 use voicegate::settings::Settings;
-use voicegate::state::Shared;
+use voicegate::shared;
+use voicegate::state::{Backends, Shared};
+use voicegate::stores::{self, StoreLimits};
 use voicegate::telemetry::Telemetry;
+use voicegate::tokens::keys::Keys;
 use voicegate::upstream::Registry;
 
 #[derive(clap::Parser)]
@@ -57,7 +60,15 @@ fn manifest(routes: usize) -> String {
 fn parts() -> Parts {
     let settings = <Cli as clap::Parser>::parse_from(["bench"]).settings;
     let (_, closing) = tokio::sync::watch::channel(false);
-    let shared = Shared::new(settings, Arc::new(Telemetry::default()), closing);
+    let backends = async {
+        let store =
+            stores::open("sqlite::memory:", &StoreLimits::default()).await.expect("a store in memory");
+        (store, shared::open(None).await.expect("shared state in memory"))
+    };
+    let (store, state) = tokio::runtime::Handle::current().block_on(backends);
+    let keys = Keys::new(b"of a bench", &[]);
+    let backends = Backends::new(store, state, keys, &settings);
+    let shared = Shared::new(settings, Arc::new(Telemetry::default()), closing, backends);
     Parts { handlers: Handlers::new(&shared), upstreams: Registry::new(), shared }
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn read<T: ParseFromJSON>(text: &[u8], strict: bool) -> Result<T, Gat
             return Err(GatewayError::invalid(faults));
         }
     }
-    T::parse_from_json(Some(Value::Object(fields))).or_else(|_| {
+    T::parse_from_json(Some(Value::Object(fields))).map_err(|_| {
         // The value was used up; reading it again costs only those who sent a wrong one.
         let fields: Map<String, Value> = serde_json::from_slice(text).unwrap_or_default();
         let mut found = faults::<T>(&fields, false);
@@ -83,7 +83,7 @@ pub(crate) fn read<T: ParseFromJSON>(text: &[u8], strict: bool) -> Result<T, Gat
                 "请求体格式错误",
             ));
         }
-        Err(GatewayError::invalid(found))
+        GatewayError::invalid(found)
     })
 }
 

@@ -118,8 +118,7 @@ impl Memory {
         let next = now + SWEEP / SHARDS as u64;
         // A clock that was set back must not stop it.
         let is_due = now >= due || due > now + SWEEP;
-        if !is_due
-            || self.sweep_at.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        if !is_due || self.sweep_at.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_err()
         {
             return;
         }
@@ -188,9 +187,9 @@ impl SharedState for Memory {
     async fn renew(&self, lease: &Lease, ttl: Duration, now: SystemTime) -> Result<bool, SharedError> {
         let now = millis(now);
         let mut leases = locked(&self.leases);
-        let held = leases
-            .get_mut(&lease.key)
-            .and_then(|holders| holders.iter_mut().find(|(holder, ends)| *holder == lease.holder && *ends > now));
+        let held = leases.get_mut(&lease.key).and_then(|holders| {
+            holders.iter_mut().find(|(holder, ends)| *holder == lease.holder && *ends > now)
+        });
         Ok(held.map(|(_, ends)| *ends = now + ttl.as_millis() as u64).is_some())
     }
 
@@ -305,7 +304,9 @@ mod tests {
         let limit = Limit { limit: 1000, per: Duration::from_secs(60) };
         let passed: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| (0..1000).filter(|_| memory.hit_now("k", limit, at(5)).allowed).count()))
+                .map(|_| {
+                    scope.spawn(|| (0..1000).filter(|_| memory.hit_now("k", limit, at(5)).allowed).count())
+                })
                 .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });

@@ -151,9 +151,10 @@ impl Redis {
                 }
                 Err(SharedError::Unavailable(error.to_string()))
             }
-            Err(_) => {
-                Err(SharedError::Unavailable(format!("Redis did not answer within {} ms", DEADLINE.as_millis())))
-            }
+            Err(_) => Err(SharedError::Unavailable(format!(
+                "Redis did not answer within {} ms",
+                DEADLINE.as_millis()
+            ))),
         }
     }
 }
@@ -194,11 +195,13 @@ impl Target {
 /// Reads the URLs.
 fn target(text: &str) -> Result<Target, SharedError> {
     let unusable = |_: RedisError| SharedError::Url;
-    let cluster = text.contains(',') || text.contains("redis-cluster://") || text.contains("rediss-cluster://");
+    let cluster =
+        text.contains(',') || text.contains("redis-cluster://") || text.contains("rediss-cluster://");
     let infos: Vec<ConnectionInfo> = text
         .split(',')
         .map(|one| {
-            let one = one.trim().replace("redis-cluster://", "redis://").replace("rediss-cluster://", "rediss://");
+            let one =
+                one.trim().replace("redis-cluster://", "redis://").replace("rediss-cluster://", "rediss://");
             one.into_connection_info().map_err(unusable)
         })
         .collect::<Result<_, _>>()?;
@@ -206,7 +209,10 @@ fn target(text: &str) -> Result<Target, SharedError> {
         // The client brings no cryptography. Whoever installed a provider first is as good.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     }
-    let nodes = infos.iter().map(|info| Client::open(info.clone()).map_err(unusable)).collect::<Result<Vec<_>, _>>()?;
+    let nodes = infos
+        .iter()
+        .map(|info| Client::open(info.clone()).map_err(unusable))
+        .collect::<Result<Vec<_>, _>>()?;
     match <[Client; 1]>::try_from(nodes) {
         Ok([client]) if !cluster => Ok(Target::Single(client)),
         nodes => {

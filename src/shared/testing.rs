@@ -29,7 +29,8 @@ impl RedisServer {
 
     /// Sends a signal such as `STOP` or `CONT`.
     pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status();
+        let status =
+            Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status();
         assert!(status.unwrap().success());
     }
 

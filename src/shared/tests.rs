@@ -119,7 +119,8 @@ async fn together_no_more_than_the_limit(case: Case) {
         let case = case.clone();
         tokio::spawn(async move { case.hit("k", limit).await.allowed })
     });
-    let passed = futures_util::future::join_all(tasks).await.into_iter().filter(|passed| *passed.as_ref().unwrap());
+    let passed =
+        futures_util::future::join_all(tasks).await.into_iter().filter(|passed| *passed.as_ref().unwrap());
     assert_eq!(passed.count(), 100);
 }
 
@@ -271,7 +272,10 @@ async fn a_redis_that_hangs_costs_one_deadline_and_comes_back_exact() {
     }
     // Four before, one that was sent while it hung and counted when it woke, one that told us; none twice.
     assert!((4..=5).contains(&rest), "{rest}");
-    assert!(shared.renew(&lease, SECONDS(60), SystemTime::now()).await.unwrap(), "a slot taken here stays here");
+    assert!(
+        shared.renew(&lease, SECONDS(60), SystemTime::now()).await.unwrap(),
+        "a slot taken here stays here"
+    );
     shared.release(&lease).await.unwrap();
 }
 

@@ -110,7 +110,11 @@ mod tests {
         burst(&mut window, 100);
         let rejected = window.hit(10, 400);
         assert!(!rejected.allowed);
-        assert_eq!(rejected.retry_after, Duration::from_millis(700), "600 to the next window, and a tenth of it");
+        assert_eq!(
+            rejected.retry_after,
+            Duration::from_millis(700),
+            "600 to the next window, and a tenth of it"
+        );
         assert!(rejected.reset_after >= rejected.retry_after);
     }
 

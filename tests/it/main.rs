@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+mod access;
 mod cli;
 mod goldens;
 mod harness;
