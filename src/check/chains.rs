@@ -172,7 +172,7 @@ impl<'a> Chains<'a> {
 }
 
 /// Moves the stage of this name behind the last that finds out who is calling, if it goes by that and stands before.
-fn move_behind_identity(links: &mut Vec<Link>, name: &str) {
+fn move_behind_identity(links: &mut [Link], name: &str) {
     let needs_identity =
         |link: &Link| link.stage.as_ref().is_some_and(|stage| stage.facts().needs_identity.is_some());
     let Some(at) = links.iter().position(|link| link.name == name && needs_identity(link)) else { return };

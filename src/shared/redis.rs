@@ -64,7 +64,7 @@ struct Link {
 }
 
 enum Target {
-    Single(Client),
+    Single(Box<Client>),
     Cluster { client: ClusterClient, nodes: Vec<Client> },
 }
 
@@ -214,7 +214,7 @@ fn target(text: &str) -> Result<Target, SharedError> {
         .map(|info| Client::open(info.clone()).map_err(unusable))
         .collect::<Result<Vec<_>, _>>()?;
     match <[Client; 1]>::try_from(nodes) {
-        Ok([client]) if !cluster => Ok(Target::Single(client)),
+        Ok([client]) if !cluster => Ok(Target::Single(Box::new(client))),
         nodes => {
             let nodes = nodes.map_or_else(|nodes| nodes, Vec::from);
             let client = ClusterClient::builder(infos)

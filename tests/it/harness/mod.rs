@@ -3,12 +3,12 @@
 pub mod client;
 pub mod gateway;
 #[path = "../../../src/shared/testing.rs"]
-pub mod redis;
+mod redis;
 pub mod scripted;
 
 pub use client::{Answer, Client};
 pub use gateway::Gateway;
-pub use redis::RedisServer;
+pub(crate) use redis::RedisServer;
 pub use scripted::Scripted;
 
 use std::time::{Duration, Instant};
