@@ -65,7 +65,7 @@ struct Link {
 
 enum Target {
     Single(Box<Client>),
-    Cluster { client: ClusterClient, nodes: Vec<Client> },
+    Cluster { client: Box<ClusterClient>, nodes: Vec<Client> },
 }
 
 #[derive(Clone)]
@@ -223,7 +223,7 @@ fn target(text: &str) -> Result<Target, SharedError> {
                 .retries(1)
                 .build()
                 .map_err(unusable)?;
-            Ok(Target::Cluster { client, nodes })
+            Ok(Target::Cluster { client: Box::new(client), nodes })
         }
     }
 }
