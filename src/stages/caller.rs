@@ -28,6 +28,9 @@ use std::task::{Context, Poll};
 /// Bytes of a body that are read for `body.X`.
 pub(super) const BODY: usize = 64 << 10;
 
+/// The words of `by`.
+const WORDS: [&str; 7] = ["ip", "user", "tenant", "route", "header.X", "query.X", "body.X"];
+
 /// What makes callers different, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Callers(Arc<[Trait]>);
@@ -72,16 +75,10 @@ impl Callers {
         for word in &by.0 {
             match Trait::parse(word) {
                 Some(known) => traits.push(known),
-                None => {
-                    let close = did_you_mean(word, ["ip", "user", "tenant", "route"]);
-                    let all = || {
-                        "write `ip`, `user`, `tenant`, `route`, `header.X`, `query.X` or `body.X`".to_owned()
-                    };
-                    out.push(
-                        Diagnostic::error(Code::BAD_VALUE, word.span, "this does not tell callers apart")
-                            .help(close.unwrap_or_else(all)),
-                    );
-                }
+                None => out.push(
+                    Diagnostic::error(Code::BAD_VALUE, word.span, "this does not tell callers apart")
+                        .maybe_help(did_you_mean(word, WORDS)),
+                ),
             }
         }
         (traits.len() == by.0.len()).then(|| Callers(traits.into()))

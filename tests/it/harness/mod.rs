@@ -5,7 +5,7 @@ pub mod gateway;
 pub mod kept;
 pub mod process;
 #[path = "../../../src/shared/testing.rs"]
-pub mod redis;
+mod redis;
 pub mod scripted;
 pub mod wire;
 
@@ -13,7 +13,7 @@ pub use client::{Answer, Client};
 pub use gateway::Gateway;
 pub use kept::Kept;
 pub use process::Process;
-pub use redis::RedisServer;
+pub(crate) use redis::RedisServer;
 pub use scripted::Scripted;
 pub use wire::{Sockets, Wire};
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// `voicegate`, without this process's environment.
 pub fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_voicegate"));
-    command.current_dir(folder).env_clear();
+    command.current_dir(folder).env_clear().env("JWT_SECRET", "0123456789abcdef0123456789abcdef-test");
     command
 }
 
