@@ -1,8 +1,6 @@
 //! A Redis of its own for each test that asks for one: `redis-server` from `PATH`, on a free port, gone with the test.
 //! The integration tests use this file too.
 
-#![expect(unreachable_pub, reason = "it is a module of the integration tests too")]
-
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 

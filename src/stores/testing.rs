@@ -4,8 +4,6 @@
 //! closes; the shell then stops the server and removes the folder. Only `std`, so that other test binaries can
 //! include this file by its path.
 
-#![expect(unreachable_pub, reason = "it is a module of the integration tests too")]
-
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
