@@ -1,8 +1,8 @@
 //! The integration tests: one binary, through the front door. Each test starts real gateways on ports of their own.
 #![forbid(unsafe_code)]
 
-mod accounts;
 mod access;
+mod accounts;
 mod cli;
 mod goldens;
 mod harness;
