@@ -164,7 +164,11 @@ mod tests {
                 // Forgetting the row when it says so changes nothing.
                 let forgotten = LockState { failures: 0, locked_until: None };
                 prop_assert_eq!(kept.clone().state(time(ledger.forget_at())), forgotten);
-                prop_assert_ne!(kept.state(time(ledger.forget_at() - 2)), forgotten);
+                // A moment before the failure itself says nothing.
+                let just_before = ledger.forget_at() - 2;
+                if just_before >= now {
+                    prop_assert_ne!(kept.state(time(just_before)), forgotten);
+                }
             }
         }
     }

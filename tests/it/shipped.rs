@@ -50,7 +50,8 @@ async fn every_shipped_route_answers() {
         if template.contains("/chat/") && !template.ends_with("/stream") {
             let ask = r#"{"query": "Tell me", "session_id": "running"}"#;
             let json = [("content-type", "application/json")];
-            running = Some(gateway.client.open("POST", "/api/v2/chat/stream?stall_after=1", &json, ask).await);
+            running =
+                Some(gateway.client.open("POST", "/api/v2/chat/stream?stall_after=1", &json, ask).await);
             eventually("an answer is running", Duration::from_secs(10), || async {
                 demo.stats().streams.running > 0
             })
