@@ -1,8 +1,8 @@
 //! Access tokens: made, verified, renewed, revoked.
 //!
-//! [`Tokens`] is one a process. [`policy`] is what the manifest decides, [`keys`] what the settings bring, [`claims`] what
-//! a token says, [`verify`] the one place that decides whether it is good, [`jwks`] the keys of other issuers,
-//! [`revocations`] what is taken back, [`cache`] what was verified lately. Asking takes no lock and no trip:
+//! [`Tokens`] is one a process. `policy` is what the manifest decides, `keys` what the settings bring, `claims` what
+//! a token says, `verify` the one place that decides whether it is good, `jwks` the keys of other issuers,
+//! `revocations` what is taken back, `cache` what was verified lately. Asking takes no lock and no trip:
 //! proxying with tokens goes on while every store is away (SECURITY rule 17).
 
 pub(crate) mod cache;
