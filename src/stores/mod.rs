@@ -10,6 +10,7 @@
 //! same way on both, free of time zones. What is finer than a millisecond is dropped when it is stored.
 
 mod bell;
+mod conversations;
 mod faults;
 mod lockout;
 mod portable;
@@ -21,6 +22,10 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use conversations::{
+    Author, ChatSession, Conversations, Message, MessageStatus, NewTurn, Once, Order, Owner, RetryKey,
+    TurnEnd, TurnRef, Turns,
+};
 pub use rows::folded;
 
 use async_trait::async_trait;
