@@ -1,6 +1,6 @@
 //! `upstream:`, the request passed on and the response passed back, both as they come.
 
-use super::sse::{self, EventStream, StreamTimes};
+use super::sse::{self, EventStream};
 use super::template::Template;
 use super::{Target, TargetCx, forward};
 use crate::diag::{Code, Diagnostic, Diagnostics};
@@ -9,6 +9,7 @@ use crate::error::GatewayError;
 use crate::exchange::Exchange;
 use crate::manifest::Spanned;
 use crate::manifest::model::{self, Protocol, Route};
+use crate::sse::{StreamTimes, set_headers};
 use crate::state::Shared;
 use crate::telemetry::StreamMetrics;
 use crate::upstream::{SendOptions, Upstream, UpstreamBody};
@@ -175,7 +176,7 @@ impl Endpoint for Streaming {
             response.body_mut().set_limits(Some(times.idle), Some(began + times.total));
             return Ok(finished(response.map(BoxBody::new)));
         }
-        sse::set_headers(response.headers_mut());
+        set_headers(response.headers_mut());
         let closing = self.running.shared.closing.clone();
         let open = self.metrics.open();
         let response = response
