@@ -155,6 +155,16 @@ kinds! {
     WechatRefused = 401 "invalid_wechat_code": "WeChat does not accept this login code", "微信登录凭证无效";
     /// The account may not log in.
     AccountDisabled = 403 "account_disabled": "This account is disabled", "账户已被禁用";
+    /// No answer is being written.
+    NotRunning = 404 "not_running": "No answer is being written there", "当前没有正在生成的回答";
+    /// A retry came while its first request is under way and its answer cannot be read along.
+    StillRunning = 409 "still_running": "This request is under way already", "该请求正在处理中";
+    /// An answer was stopped before it began.
+    TurnCancelled = 409 "turn_cancelled": "This answer was stopped", "回答已被取消";
+    /// A stream's events are not kept any more.
+    StreamGone = 410 "stream_gone": "This stream cannot be resumed", "该数据流已无法恢复";
+    /// A retry key was used for another request.
+    RetryKeyReused = 422 "idempotency_key_reused": "This Idempotency-Key belongs to another request", "该幂等键已用于其他请求";
     /// Username or e-mail are taken.
     AccountExists = 409 "account_exists": "Username or e-mail is taken", "用户名或邮箱已存在";
     /// The body is of a type that is not read here.

@@ -124,6 +124,32 @@ pub struct Settings {
     /// Passwords, e-mail and WeChat.
     #[command(flatten)]
     pub accounts: AccountSettings,
+
+    /// Answers that are being written.
+    #[command(flatten)]
+    pub turns: TurnSettings,
+}
+
+/// How answers that are being written are kept.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Conversations")]
+pub struct TurnSettings {
+    /// How often what a running answer said is saved: so much is lost at most when the process is killed
+    #[arg(long, env = "TURN_CHECKPOINT", default_value = "1s", value_name = "DURATION", value_parser = duration)]
+    pub turn_checkpoint: Dur,
+
+    /// How long a replica that says nothing is taken for alive; then its answers are closed as interrupted
+    #[arg(long, env = "TURN_LEASE", default_value = "15s", value_name = "DURATION", value_parser = duration)]
+    pub turn_lease: Dur,
+
+    /// Memory for events of answers that are over and may be read again (`on_disconnect: finish`)
+    #[arg(long, env = "RESUME_MEMORY", default_value = "64MiB", value_name = "SIZE", value_parser = size)]
+    pub resume_memory: Size,
+
+    /// Name of this process among its replicas; one that starts under the name of one that died closes what that
+    /// left open [default: host name and port]
+    #[arg(long, env = "REPLICA", value_name = "NAME")]
+    pub replica: Option<String>,
 }
 
 /// What accounts need from outside.

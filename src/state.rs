@@ -1,6 +1,7 @@
 //! What the process has and every routing table shares: settings, telemetry, and what is known of its health.
 
 use crate::accounts::{Accounts, SetupError};
+use crate::conversations::{TurnSettings, Turns};
 use crate::settings::Settings;
 use crate::shared::AnyShared;
 use crate::stores::AnyStore;
@@ -28,6 +29,8 @@ pub struct Shared {
     pub tokens: Arc<Tokens>,
     /// Users: who may log in, and how.
     pub accounts: Arc<Accounts>,
+    /// Answers that are being written.
+    pub turns: Arc<Turns>,
     /// Whether traffic should come here, and why not.
     pub readiness: Readiness,
     /// Who can say how the things behind the gateway are.
@@ -76,6 +79,12 @@ impl Shared {
         backends: Backends,
     ) -> Arc<Self> {
         let Backends { store, shared, tokens, accounts } = backends;
+        let kept = TurnSettings {
+            checkpoint: settings.turns.turn_checkpoint.0,
+            lease: settings.turns.turn_lease.0,
+            resume_memory: settings.turns.resume_memory.0,
+        };
+        let turns = Turns::new(store.clone(), shared.clone(), kept, closing.clone());
         Arc::new(Shared {
             settings,
             telemetry,
@@ -83,6 +92,7 @@ impl Shared {
             shared,
             tokens,
             accounts,
+            turns,
             readiness: Readiness::default(),
             health: HealthBoard::default(),
             closing,

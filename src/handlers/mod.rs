@@ -6,11 +6,14 @@
 //! because poem-openapi's query parameters need what only that inserts.
 
 mod auth;
+mod chat;
 mod gateway;
 mod input;
 mod planned;
+mod retry;
 
 pub use auth::AuthApi;
+pub use chat::ChatApi;
 pub use gateway::GatewayApi;
 pub(crate) use input::read as read_json;
 pub use planned::PLANNED;
@@ -29,7 +32,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Every group. The type of the one service.
-type Groups = (GatewayApi, AuthApi);
+type Groups = (GatewayApi, AuthApi, ChatApi);
 
 /// One native operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +103,11 @@ pub struct Handlers {
 impl Handlers {
     /// Builds the one service.
     pub fn new(shared: &Arc<Shared>) -> Self {
-        let groups: Groups = (GatewayApi::new(shared.clone()), AuthApi::new(shared.accounts.clone()));
+        let groups: Groups = (
+            GatewayApi::new(shared.clone()),
+            AuthApi::new(shared.accounts.clone()),
+            ChatApi::new(shared.clone()),
+        );
         let service = OpenApiService::new(groups, "voicegate", env!("CARGO_PKG_VERSION"));
         Handlers { service: Arc::new(service.into_endpoint()) }
     }

@@ -11,8 +11,6 @@ pub const PLANNED: &[(&str, &str)] = &[
     ("sessions.update", CONVERSATIONS),
     ("sessions.delete", CONVERSATIONS),
     ("sessions.messages", CONVERSATIONS),
-    ("chat.stream", CONVERSATIONS),
-    ("chat.cancel", CONVERSATIONS),
     ("gateway.openapi", DOCUMENTS),
     ("gateway.docs", DOCUMENTS),
 ];

@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch as channel;
+use tokio::time::{Instant, timeout_at};
 
 /// How often certificate files are looked at.
 const CERTIFICATES: Duration = Duration::from_secs(10);
@@ -49,6 +50,7 @@ pub struct Running {
     admin_drain: Drain,
     watcher: tokio::task::JoinHandle<()>,
     revocations: tokio::task::JoinHandle<()>,
+    turns: tokio::task::JoinHandle<()>,
     store: AnyStore,
 }
 
@@ -125,6 +127,10 @@ pub async fn start(
     let admin_listener = bind(settings.admin_listen).map_err(StartError::Listen)?;
     let address = listener.local_addr().map_err(StartError::Listen)?;
     let admin_address = admin_listener.local_addr().map_err(StartError::Listen)?;
+    // Whoever was bound to this address before is gone: what it left open is nobody's.
+    let turns = shared.turns.clone();
+    turns.take_over(replica(&settings, address)).await.map_err(StartError::Store)?;
+    let turns = tokio::spawn(turns.keep());
     if let Some(tls) = &tls {
         tokio::spawn(tls.clone().keep_fresh(CERTIFICATES));
     }
@@ -150,6 +156,7 @@ pub async fn start(
         admin_drain,
         watcher,
         revocations,
+        turns,
         store,
     })
 }
@@ -192,6 +199,15 @@ fn limits(door: &DoorSettings) -> Limits {
     }
 }
 
+/// How rows name this process: what one in its place will be called too.
+fn replica(settings: &Settings, address: SocketAddr) -> String {
+    settings.turns.replica.clone().unwrap_or_else(|| {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
+        let host = host.ok().or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+        format!("{}:{}", host.trim(), address.port())
+    })
+}
+
 fn admin_token(settings: &Settings) -> Result<Option<String>, StartError> {
     // An environment that sets the variable to nothing sets no token.
     if let Some(token) = settings.admin_token.as_ref().filter(|token| !token.reveal().is_empty()) {
@@ -219,6 +235,7 @@ impl Running {
             tokio::time::sleep(delay.0).await;
         }
         tracing::info!(grace = %self.settings.shutdown_grace, "draining");
+        let begun = Instant::now();
         self.watcher.abort();
         let close_after = grace.saturating_sub(GOODBYE.min(grace / 2));
         let stages = self.drain.clone();
@@ -232,7 +249,16 @@ impl Running {
         let cut = self.public.await.map_or(0, |summary| summary.cut);
         clock.abort();
         bell.abort();
+        // Answers that nobody reads just now may go on for as long as streams may.
+        let _ = timeout_at(begun + close_after, shared.turns.idle()).await;
         self.closing.send_replace(true);
+        if timeout_at(begun + grace, shared.turns.idle()).await.is_err() {
+            tracing::error!(
+                turns = shared.turns.running(),
+                "answers could not be stored before the grace was over"
+            );
+        }
+        self.turns.abort();
         // The admin listener answers until the end, so that operators can watch.
         let ending = self.admin_drain.clone();
         let short = Grace { close_after: Duration::ZERO, cut_after: Duration::from_millis(200) };

@@ -92,6 +92,24 @@ pub trait SharedState: Send + Sync {
     async fn publish(&self, channel: &str, message: &str) -> Result<(), SharedError>;
     /// Hears what is told from now on; reconnects by itself. In memory, what this process tells.
     fn subscribe(&self, channel: &str) -> tokio::sync::broadcast::Receiver<String>;
+    /// TEMP
+    async fn append_events(
+        &self,
+        _log: &str,
+        _events: &[(u64, bytes::Bytes)],
+        _ttl: Duration,
+    ) -> Result<(), SharedError> {
+        Ok(())
+    }
+    /// TEMP
+    async fn read_events(
+        &self,
+        _log: &str,
+        _after: u64,
+        _limit: usize,
+    ) -> Result<Vec<(u64, bytes::Bytes)>, SharedError> {
+        Ok(Vec::new())
+    }
     /// Whether it answers.
     async fn ping(&self) -> Result<(), SharedError>;
     /// Which it is: `memory` or `redis`.

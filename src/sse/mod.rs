@@ -2,9 +2,11 @@
 //! gateway itself says in one.
 
 mod position;
+mod split;
 mod times;
 
 pub use position::Position;
+pub use split::{Splitter, fields};
 pub use times::StreamTimes;
 
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
@@ -21,6 +23,10 @@ pub const INTERRUPTED: &str =
 pub const IDLE: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"stream_idle\"}\n\n";
 /// The stream lasted too long.
 pub const TOO_LONG: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"stream_too_long\"}\n\n";
+/// The caller's token ran out: log in again, or renew it, and come back.
+pub const TOKEN_EXPIRED: &str = "event: reauth\ndata: {\"type\":\"reauth\",\"code\":\"token_expired\"}\n\n";
+/// The caller's token was taken back.
+pub const TOKEN_REVOKED: &str = "event: reauth\ndata: {\"type\":\"reauth\",\"code\":\"token_revoked\"}\n\n";
 /// The gateway goes down.
 pub const SHUTTING_DOWN: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"shutting_down\"}\n\n";
 
