@@ -17,6 +17,7 @@ mod limits;
 mod operate;
 mod proxying;
 mod reload;
+mod replicas;
 mod routing;
 mod shipped;
 mod shutdown;
