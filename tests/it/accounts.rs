@@ -25,38 +25,38 @@ versions:
       - { route: GET /hello, public: true, respond: { text: hello } }
 "#;
 
-const PASSWORD: &str = "Correct1horse";
+pub const PASSWORD: &str = "Correct1horse";
 
-async fn post(client: &Client, path: &str, body: Value) -> Answer {
+pub async fn post(client: &Client, path: &str, body: Value) -> Answer {
     client.post(&format!("/api/v01/auth/{path}"), &body.to_string()).await
 }
 
-async fn post_as(client: &Client, token: &str, path: &str, body: Value) -> Answer {
+pub async fn post_as(client: &Client, token: &str, path: &str, body: Value) -> Answer {
     let bearer = format!("Bearer {token}");
     let headers = [("content-type", "application/json"), ("authorization", &*bearer)];
     client.send("POST", path, &headers, &body.to_string()).await
 }
 
-async fn me(client: &Client, token: &str) -> Answer {
+pub async fn me(client: &Client, token: &str) -> Answer {
     client.send("GET", "/api/v01/auth/me", &[("authorization", &format!("Bearer {token}"))], "").await
 }
 
-async fn login(client: &Client, name: &str, password: &str) -> Answer {
+pub async fn login(client: &Client, name: &str, password: &str) -> Answer {
     post(client, "login", json!({ "username": name, "password": password })).await
 }
 
-async fn register(client: &Client, name: &str) -> Value {
+pub async fn register(client: &Client, name: &str) -> Value {
     let body = json!({ "username": name, "email": format!("{name}@example.com"), "password": PASSWORD });
     let answer = post(client, "register", body).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
     answer.json()
 }
 
-fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+pub fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}"))
 }
 
-async fn admin(gateway: &Gateway, method: &str, path: &str, body: Value) -> Answer {
+pub async fn admin(gateway: &Gateway, method: &str, path: &str, body: Value) -> Answer {
     admin_as(gateway, "admin-secret", method, path, body).await
 }
 
