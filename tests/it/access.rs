@@ -53,7 +53,7 @@ fn user(role: &str) -> User {
     }
 }
 
-fn token(gateway: &Gateway, role: &str, ago: Duration) -> String {
+pub fn token(gateway: &Gateway, role: &str, ago: Duration) -> String {
     gateway.live().shared().tokens.issue(&user(role), Some("web"), SystemTime::now() - ago).token
 }
 

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod gateway;
 pub mod kept;
+pub mod load;
 pub mod postgres;
 pub mod process;
 #[path = "../../../src/shared/testing.rs"]
@@ -13,6 +14,7 @@ pub mod wire;
 pub use client::{Answer, Client};
 pub use gateway::Gateway;
 pub use kept::Kept;
+pub use load::Load;
 pub use postgres::Database;
 pub use process::Process;
 pub(crate) use redis::RedisServer;
