@@ -11,7 +11,11 @@
 mod gateway;
 #[path = "chain/load.rs"]
 mod load;
-#[expect(dead_code, reason = "the tests do more with it")]
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "made for tests, which do more with it and fail by panicking"
+)]
 #[path = "../src/shared/testing.rs"]
 mod redis;
 
