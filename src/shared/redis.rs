@@ -148,7 +148,7 @@ impl Redis {
         let Some(connection) = self.link.connection.load_full() else {
             return Err(SharedError::Unavailable("there is no connection to Redis".to_owned()));
         };
-        match answered(call(&connection)).await {
+        match answered(call(&connection), DEADLINE).await {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) => {
                 if error.is_unrecoverable_error() {
@@ -169,9 +169,9 @@ impl Redis {
 /// In a process that has more to do than it can, the deadline may be over while the answer waits here to be read. That
 /// is not Redis's fault, and taking it for one would make every limit inexact just when it is needed: so, once the
 /// deadline is over, the tasks that wait get their turn, the one that reads from Redis among them, before it counts.
-async fn answered<T>(call: impl Future<Output = T>) -> Option<T> {
+async fn answered<T>(call: impl Future<Output = T>, deadline: Duration) -> Option<T> {
     let mut call = pin!(call);
-    if let Ok(answer) = timeout(DEADLINE, call.as_mut()).await {
+    if let Ok(answer) = timeout(deadline, call.as_mut()).await {
         return Some(answer);
     }
     for _ in 0..ROUNDS {
@@ -423,13 +423,13 @@ mod tests {
             tokio::task::yield_now().await;
             tokio::spawn(async { say.send("here") });
         });
-        assert_eq!(answered(heard).await, Some(Ok("here")));
+        assert_eq!(answered(heard, DEADLINE).await, Some(Ok("here")));
     }
 
     #[tokio::test]
     async fn silence_is_no_answer() {
         let begun = Instant::now();
-        assert_eq!(answered(std::future::pending::<()>()).await, None);
+        assert_eq!(answered(std::future::pending::<()>(), DEADLINE).await, None);
         assert!((DEADLINE..20 * DEADLINE).contains(&begun.elapsed()));
     }
 
