@@ -3,12 +3,14 @@
 //! One connection, on which every command is pipelined, made and kept by a task of its own: whoever asks while there
 //! is none is told at once, nobody waits for connecting. Every call has a deadline of 50 ms. Decisions are one script each
 //! (`EVALSHA`, with the script's text where the server does not know it), on one hash-tagged key, by Redis's own
-//! clock. Word of revocations comes on a connection of its own for each channel.
+//! clock. Word of revocations comes on a connection of its own for each channel. A log of events is a stream; it is never
+//! waited for (`XREAD BLOCK`), since everybody else would wait too.
 
 use super::memory::{BACKLOG, locked};
-use super::{Decision, Lease, Limit, SharedError, SharedState};
+use super::{Decision, Lease, Limit, MAX_EVENTS, SharedError, SharedState};
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClient;
@@ -41,6 +43,7 @@ const PIPELINE: usize = 4096;
 static HIT: LazyLock<(Script, &str)> = LazyLock::new(|| script(include_str!("lua/hit.lua")));
 static ACQUIRE: LazyLock<(Script, &str)> = LazyLock::new(|| script(include_str!("lua/acquire.lua")));
 static RENEW: LazyLock<(Script, &str)> = LazyLock::new(|| script(include_str!("lua/renew.lua")));
+static APPEND: LazyLock<(Script, &str)> = LazyLock::new(|| script(include_str!("lua/append.lua")));
 
 fn script(text: &'static str) -> (Script, &'static str) {
     (Script::new(text), text)
@@ -302,6 +305,17 @@ fn lease_key(key: &str) -> String {
     ["voicegate:lease:{", key, "}"].concat()
 }
 
+fn log_key(log: &str) -> String {
+    ["voicegate:log:{", log, "}"].concat()
+}
+
+/// A stream's entry: its id, and the one field and value that [`APPEND`] gives it.
+type Entry = (String, (String, Vec<u8>));
+
+fn event((id, (_, event)): Entry) -> Option<(u64, Bytes)> {
+    Some((id.split_once('-')?.0.parse().ok()?, event.into()))
+}
+
 fn channel_name(channel: &str) -> String {
     ["voicegate:", channel].concat()
 }
@@ -367,6 +381,34 @@ impl SharedState for Redis {
         let task = tokio::spawn(listen(self.link.clone(), channel_name(channel), sender));
         locked(&self.tasks).push(task.abort_handle());
         receiver
+    }
+
+    async fn append_events(
+        &self,
+        log: &str,
+        events: &[(u64, Bytes)],
+        ttl: Duration,
+    ) -> Result<(), SharedError> {
+        let (ttl, most) = (ttl.as_millis().max(1).to_string(), MAX_EVENTS.to_string());
+        let numbers: Vec<String> = events.iter().map(|(number, _)| number.to_string()).collect();
+        let mut arguments = Vec::with_capacity(2 + 2 * events.len());
+        arguments.extend([ttl.as_bytes(), most.as_bytes()]);
+        arguments
+            .extend(numbers.iter().zip(events).flat_map(|(number, (_, event))| [number.as_bytes(), event]));
+        self.run::<redis::Value>(&APPEND, &log_key(log), &arguments).await.map(drop)
+    }
+
+    async fn read_events(
+        &self,
+        log: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Bytes)>, SharedError> {
+        let Some(first) = after.checked_add(1) else { return Ok(Vec::new()) };
+        let mut command = redis::cmd("XRANGE");
+        command.arg(log_key(log)).arg(first).arg("+").arg("COUNT").arg(limit);
+        let entries: Vec<Entry> = self.ask(&command).await?;
+        Ok(entries.into_iter().filter_map(event).collect())
     }
 
     async fn ping(&self) -> Result<(), SharedError> {
