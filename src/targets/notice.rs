@@ -7,6 +7,7 @@ use crate::exchange::End;
 use crate::identity::Identity;
 use crate::state::Shared;
 use crate::tokens::TokenError;
+use futures_util::FutureExt as _;
 use futures_util::task::AtomicWaker;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,6 +43,28 @@ pub(super) struct Notice {
     rings: Waker,
 }
 
+pin_project_lite::pin_project! {
+    // `select!` in an `async` block would keep each of them twice.
+    struct Either<E, D> {
+        #[pin]
+        ended: E,
+        #[pin]
+        down: D,
+    }
+}
+
+impl<E: Future<Output = TokenError>, D: Future<Output = ()>> Future for Either<E, D> {
+    type Output = Leave;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Leave> {
+        let this = self.project();
+        match this.ended.poll(cx) {
+            Poll::Ready(why) => Poll::Ready(Leave::Reauth(why)),
+            Poll::Pending => this.down.poll(cx).map(|()| Leave::Shutdown),
+        }
+    }
+}
+
 struct Bell {
     rung: AtomicBool,
     task: AtomicWaker,
@@ -63,20 +86,8 @@ impl Notice {
     pub(super) fn new(shared: &Shared, caller: Option<&Identity>) -> Self {
         let down = closed(shared.closing.clone());
         match caller {
-            None => Notice::of(async move {
-                down.await;
-                Leave::Shutdown
-            }),
-            Some(caller) => {
-                let ended = shared.tokens.ended(caller);
-                Notice::of(async move {
-                    tokio::select! {
-                        biased;
-                        why = ended => Leave::Reauth(why),
-                        () = down => Leave::Shutdown,
-                    }
-                })
-            }
+            None => Notice::of(down.map(|()| Leave::Shutdown)),
+            Some(caller) => Notice::of(Either { ended: shared.tokens.ended(caller), down }),
         }
     }
 
