@@ -218,7 +218,7 @@ fn is_permission(text: &str) -> bool {
 
 fn found(error: StoreError) -> GatewayError {
     match error {
-        StoreError::NotFound => Kind::NotFound.into(),
+        StoreError::NotFound | StoreError::BadCursor => Kind::NotFound.into(),
         error => fault(error),
     }
 }
