@@ -177,7 +177,8 @@ mod tests {
     #[tokio::test]
     async fn a_caller_ends_and_the_gateway_does() {
         let (shared, close) = shared(&[]);
-        let mut known = Notice::new(&shared, Some(&somebody()));
+        let who = somebody();
+        let mut known = Notice::new(&shared, Some(&who));
         let mut unknown = Notice::new(&shared, None);
         let mut stays = Notice::new(&shared, Some(&Identity { user_id: "v".into(), ..somebody() }));
         for notice in [&mut known, &mut unknown, &mut stays] {
@@ -188,7 +189,7 @@ mod tests {
         assert_eq!((unknown.heard(), stays.heard()), (None, None));
         close.send(true).unwrap();
         assert_eq!((unknown.heard(), stays.heard()), (Some(Leave::Shutdown), Some(Leave::Shutdown)));
-        let mut late = Notice::new(&shared, Some(&somebody()));
+        let mut late = Notice::new(&shared, Some(&who));
         assert_eq!(late.heard(), Some(Leave::Reauth(TokenError::Revoked)), "before it began");
     }
 }

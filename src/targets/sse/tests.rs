@@ -318,7 +318,7 @@ async fn a_caller_who_is_revoked_is_told_between_events() {
 async fn a_caller_whose_time_is_over_is_told() {
     let demo = Demo::start().await.unwrap();
     let bench = Bench::at(&demo.url(), &route(""));
-    for (left, switches) in [(60, "stall_after=1"), (60, "tokens=100000"), (0, "stall_after=1")] {
+    for (left, switches) in [(400, "stall_after=1"), (400, "tokens=100000"), (0, "stall_after=1")] {
         let end = SystemTime::now() + Duration::from_millis(left);
         let who = Identity { expires_at: Some(end), ..somebody() };
         let (_, mut caller) = Caller::open_as(Some(who), &bench, &format!("?delay=1ms&{switches}")).await;
