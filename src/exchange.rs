@@ -55,6 +55,8 @@ pub enum End {
     StreamLimit = 3,
     /// The gateway went down.
     Shutdown = 4,
+    /// The caller's token expired or was revoked.
+    Reauth = 5,
 }
 
 impl End {
@@ -66,6 +68,7 @@ impl End {
             End::UpstreamBroke => "upstream_broke",
             End::StreamLimit => "stream_limit",
             End::Shutdown => "shutdown",
+            End::Reauth => "reauth",
         }
     }
 
@@ -75,6 +78,7 @@ impl End {
             2 => End::UpstreamBroke,
             3 => End::StreamLimit,
             4 => End::Shutdown,
+            5 => End::Reauth,
             _ => End::ClientLeft,
         }
     }

@@ -5,14 +5,16 @@
 //! that the stalest go. Windows that are over go with the traffic: a hit now and then sweeps one shard, each once a
 //! minute. No lock is held for longer than it takes to go through one of a thousand shards.
 
+use super::logs::Logs;
 use super::window::Window;
 use super::{Decision, Lease, Limit, SharedError, SharedState};
 use async_trait::async_trait;
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::broadcast;
 
 /// Keys of limits that are kept.
@@ -35,6 +37,7 @@ pub struct Memory {
     sweep_at: AtomicU64,
     sweep_next: AtomicUsize,
     leases: Mutex<HashMap<String, Vec<(String, u64)>>>,
+    logs: Logs,
     channels: Mutex<HashMap<String, broadcast::Sender<String>>>,
 }
 
@@ -86,6 +89,7 @@ impl Memory {
             sweep_at: AtomicU64::new(0),
             sweep_next: AtomicUsize::new(0),
             leases: Mutex::default(),
+            logs: Logs::default(),
             channels: Mutex::default(),
         }
     }
@@ -215,6 +219,25 @@ impl SharedState for Memory {
     fn subscribe(&self, channel: &str) -> broadcast::Receiver<String> {
         let mut channels = locked(&self.channels);
         channels.entry(channel.to_owned()).or_insert_with(|| broadcast::Sender::new(BACKLOG)).subscribe()
+    }
+
+    async fn append_events(
+        &self,
+        log: &str,
+        events: &[(u64, Bytes)],
+        ttl: Duration,
+    ) -> Result<(), SharedError> {
+        self.logs.append(log, events, ttl, Instant::now());
+        Ok(())
+    }
+
+    async fn read_events(
+        &self,
+        log: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Bytes)>, SharedError> {
+        Ok(self.logs.read(log, after, limit, Instant::now()))
     }
 
     async fn ping(&self) -> Result<(), SharedError> {

@@ -1,10 +1,11 @@
-//! State that replicas share: counters, leases, word of revocations. In memory where `REDIS_URL` is not set.
+//! State that replicas share: counters, leases, logs of events, word of revocations. In memory where `REDIS_URL` is not set.
 //!
 //! [`SharedState`] is what stages use. To add a backend: one file, one arm in [`open`]; the contract suite in
 //! `tests.rs` then runs over it. Every call has a deadline (Redis 50 ms); time is given by the caller where the
 //! backend has none of its own.
 
 mod guarded;
+mod logs;
 mod memory;
 mod redis;
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub use memory::Memory;
 pub use redis::Redis;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -66,6 +68,10 @@ pub struct Lease {
     pub holder: String,
 }
 
+/// Events that a log keeps: about 1 MB of a chat's tokens. The oldest go first; Redis keeps up to a hundred more,
+/// since it drops them by the block.
+pub const MAX_EVENTS: usize = 8192;
+
 /// State that replicas share.
 #[async_trait]
 pub trait SharedState: Send + Sync {
@@ -92,6 +98,26 @@ pub trait SharedState: Send + Sync {
     async fn publish(&self, channel: &str, message: &str) -> Result<(), SharedError>;
     /// Hears what is told from now on; reconnects by itself. In memory, what this process tells.
     fn subscribe(&self, channel: &str) -> tokio::sync::broadcast::Receiver<String>;
+    /// Appends numbered events to a log, in one round trip, and keeps the log for `ttl` from now. Numbers ascend and
+    /// begin at 1; those that are not greater than the log's last are left out, so that an append whose fate is not
+    /// known can be repeated. The newest [`MAX_EVENTS`] are kept. A log that is not there begins with this, but for
+    /// an append of nothing, which only renews.
+    ///
+    /// While Redis is away this fails at once: a log that no other replica sees would be of no use.
+    async fn append_events(
+        &self,
+        log: &str,
+        events: &[(u64, Bytes)],
+        ttl: Duration,
+    ) -> Result<(), SharedError>;
+    /// Events of a log with a greater number than `after`, ascending, at most `limit` (a few hundred at once come well
+    /// within the deadline); none where the log is not known. Never waits for more.
+    async fn read_events(
+        &self,
+        log: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Bytes)>, SharedError>;
     /// Whether it answers.
     async fn ping(&self) -> Result<(), SharedError>;
     /// Which it is: `memory` or `redis`.

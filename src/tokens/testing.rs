@@ -9,6 +9,7 @@ use crate::stores::{
     Revocations, Rotation, Store, StoreError, Stored, User, Users, no_conversations,
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -249,6 +250,12 @@ impl SharedState for Word {
     }
     fn subscribe(&self, _: &str) -> broadcast::Receiver<String> {
         self.0.subscribe()
+    }
+    async fn append_events(&self, _: &str, _: &[(u64, Bytes)], _: Duration) -> Result<(), SharedError> {
+        Err(SharedError::Unavailable("not in this test".into()))
+    }
+    async fn read_events(&self, _: &str, _: u64, _: usize) -> Result<Vec<(u64, Bytes)>, SharedError> {
+        Ok(Vec::new())
     }
     async fn ping(&self) -> Result<(), SharedError> {
         Ok(())
