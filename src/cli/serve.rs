@@ -150,7 +150,11 @@ fn what_to_try(address: &str, admin: &str, config: &str) -> String {
 voicegate is up, with a stand-in for the algorithm service behind it. Try:
 
   curl http://{address}/health
-  curl -N http://{address}/api/v2/chat/stream -H 'Content-Type: application/json' \
+  curl http://{address}/api/v01/auth/register -H 'Content-Type: application/json' \
+       -d '{{"username": "ann", "email": "ann@example.com", "password": "Gateway1"}}'
+  TOKEN=$(curl -s http://{address}/api/v01/auth/login -H 'Content-Type: application/json' \
+       -d '{{"username": "ann", "password": "Gateway1"}}' | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+  curl -N http://{address}/api/v2/chat/stream -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
        -d '{{"query": "Tell me about gateways", "session_id": "demo"}}'
   curl -i http://{address}/nowhere -H 'Accept-Language: zh'
   curl 'http://{admin}/readyz?verbose'
