@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Settings of `serve`.
 #[derive(Debug, Clone, Args)]
@@ -375,6 +375,11 @@ fn bracketed(host: &str) -> String {
         Ok(address) => format!("[{address}]"),
         Err(_) => host.to_owned(),
     }
+}
+
+/// The URL of a SQLite file, whatever its path is made of.
+pub fn sqlite_url(path: &Path) -> Secret {
+    Secret(format!("sqlite://{}", escaped(&path.to_string_lossy())))
 }
 
 /// The database by its URL, else by the original's variables, else a file here; its password is in it.

@@ -42,8 +42,7 @@ async fn every_shipped_route_answers() {
     let routes = gateway.admin.get("/admin/api/routes").await.json();
     let routes = routes["routes"].as_array().unwrap().clone();
     assert!(routes.len() >= 9, "{routes:?}");
-    let account = r#"{"username": "ann", "email": "ann@example.com", "password": "Gateway1"}"#;
-    let said = gateway.client.post("/api/v01/auth/register", account).await;
+    let said = gateway.client.post("/api/v01/auth/register", ANN).await;
     assert_eq!(said.status, 201, "{}", said.text());
     let bearer = format!("Bearer {}", said.json()["access_token"].as_str().unwrap());
     let json = [("content-type", "application/json"), ("authorization", &*bearer)];
@@ -159,16 +158,48 @@ async fn the_commands_of_the_readme_work() {
     pasted(script).await;
 }
 
+const ANN: &str = r#"{"username": "ann", "email": "ann@example.com", "password": "Gateway1"}"#;
+
+/// Entries of a folder.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
 #[tokio::test]
 async fn the_demo_leaves_nothing_behind() {
-    let (folder, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let temporary_path = temporary.path().to_str().unwrap().to_owned();
-    let mut process = Process::serve_in(folder, &["--demo"], &[("TMPDIR", &temporary_path)]).await;
-    let left = || std::fs::read_dir(temporary.path()).unwrap().count();
-    assert_eq!(left(), 1, "the manifest it serves");
-    process.signal("TERM");
-    assert_eq!(process.ended(Duration::from_secs(10)).await.code(), Some(0));
-    assert_eq!(left(), 0);
+    let temporary = tempfile::tempdir().unwrap();
+    // Text that a URL would read as something else.
+    let temporary = temporary.path().join("a b?c%41#d");
+    std::fs::create_dir(&temporary).unwrap();
+    let environment = [("TMPDIR", temporary.to_str().unwrap())];
+    for killed in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path().to_owned();
+        let mut process = Process::serve_in(folder, &["--demo"], &environment).await;
+        // Yesterday's users are gone, also those of a demo that was killed.
+        assert_eq!(process.client.post("/api/v01/auth/register", ANN).await.status, 201);
+        assert_eq!(entries(&here), [PathBuf::new(); 0], "nothing of it in the current folder");
+        assert_eq!(entries(&temporary).len(), 1, "what it serves and keeps");
+        process.signal(if killed { "KILL" } else { "TERM" });
+        let code = process.ended(Duration::from_secs(10)).await.code();
+        assert_eq!(code, (!killed).then_some(0));
+        assert_eq!(entries(&temporary).len(), usize::from(killed));
+    }
+}
+
+#[tokio::test]
+async fn a_demo_keeps_users_where_it_is_told_to() {
+    let kept = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}", kept.path().join("kept.db").display());
+    let environment = [("DATABASE_URL", &*database)];
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let mut process = Process::serve_in(tempfile::tempdir().unwrap(), &["--demo"], &environment).await;
+        answers.push(process.client.post("/api/v01/auth/register", ANN).await.status.as_u16());
+        process.signal("TERM");
+        process.ended(Duration::from_secs(10)).await;
+    }
+    assert_eq!(answers, [201, 409]);
 }
 
 fn documents(folder: &Path, all: &mut Vec<PathBuf>) {
