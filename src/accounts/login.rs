@@ -7,7 +7,7 @@ use super::passwords::{Turn, too_long};
 use super::{Accounts, DEFAULT_TENANT, Session, digest, fault, secret};
 use crate::error::{GatewayError, Kind};
 use crate::identity::Identity;
-use crate::stores::{Rotation, StoreError, User};
+use crate::stores::{Family, Rotation, StoreError, User};
 
 /// Who wants to log in.
 pub struct Credentials {
@@ -105,25 +105,38 @@ impl Accounts {
         }
     }
 
-    /// Uses up a refresh token and gives a new session in its place.
+    /// Uses up a refresh token and gives new tokens of the same login in its place; also for one that was used within
+    /// the grace, because the answer may have got lost, or two tabs asked together.
     ///
     /// # Errors
-    /// 401 for one that is unknown, over, ended or was used: then its family is ended, and what access tokens the user
-    /// has are revoked, since one of two holders is a thief. 403 where the account is disabled.
+    /// 401 for one that is unknown, over, ended or was used before that: then the login is ended with every token of
+    /// it, since one of two holders is a thief. 403 where the account is disabled.
     pub async fn refresh(&self, refresh_token: &str) -> Result<Session, GatewayError> {
         let rules = self.authority.rules();
         let now = self.now();
         let next = secret("vgr_");
         let rotation = self
             .store
-            .rotate(&digest(refresh_token), &digest(&next), now + rules.refresh_ttl, now)
+            .rotate(&digest(refresh_token), &digest(&next), now + rules.refresh_ttl, rules.refresh_grace, now)
             .await
             .map_err(fault)?;
-        let (user_id, family) = match rotation {
-            Rotation::Rotated { user_id, family } => (user_id, family),
-            Rotation::Reused { user_id, family } => {
-                tracing::warn!(user = user_id, family, "a refresh token was used twice: its family is ended");
-                self.revoke_user(&user_id, now).await?;
+        let Family { id: family, user_id } = match rotation {
+            Rotation::Rotated(family) => family,
+            Rotation::Repeated(family) => {
+                tracing::info!(
+                    user = family.user_id,
+                    family = family.id,
+                    "a refresh token came again within the grace"
+                );
+                family
+            }
+            Rotation::Reused(family) => {
+                tracing::warn!(
+                    user = family.user_id,
+                    family = family.id,
+                    "a refresh token was used twice: its login is ended"
+                );
+                self.authority.revoke_login(login_of(&family.id), None, now).await.map_err(fault)?;
                 return Err(Kind::RefreshRefused.into());
             }
             Rotation::Refused => return Err(Kind::RefreshRefused.into()),
@@ -138,26 +151,38 @@ impl Accounts {
             Err(error) => return Err(fault(error)),
         };
         let channel = family.split_once(':').map_or("web", |(channel, _)| channel);
-        let access_token = self.authority.sign(&user, channel, now)?;
+        let access_token = self.authority.sign(&user, login_of(&family), channel, now)?;
         Ok(Session { access_token, refresh_token: next, expires_in: rules.access_ttl, user })
     }
 
-    /// Ends the family of a refresh token, and the access token the caller came with. An unknown refresh token is no
-    /// error: it is as good as ended.
+    /// Ends the login of a refresh token and that of the access token the caller came with, mostly one and the same,
+    /// with every token of it. An unknown refresh token is no error: it is as good as ended.
     pub async fn logout(
         &self,
         identity: Option<&Identity>,
         refresh_token: Option<&str>,
     ) -> Result<(), GatewayError> {
         let now = self.now();
+        let mut family = None;
         if let Some(token) = refresh_token {
-            self.store.end_family_of(&digest(token), now).await.map_err(fault)?;
+            family = self.store.end_family_of(&digest(token), now).await.map_err(fault)?;
         }
-        if let Some(identity) = identity {
-            self.authority.revoke_login(identity, now).await.map_err(fault)?;
+        let refreshed = family.as_ref().map(|family| login_of(&family.id));
+        if let Some(login) = refreshed {
+            self.authority.revoke_login(login, None, now).await.map_err(fault)?;
+        }
+        if let Some(identity) = identity
+            && let Some(login) = identity.token_id.as_deref().filter(|login| refreshed != Some(*login))
+        {
+            self.authority.revoke_login(login, identity.expires_at, now).await.map_err(fault)?;
         }
         Ok(())
     }
+}
+
+/// The login that a family stems from.
+fn login_of(family: &str) -> &str {
+    family.split_once(':').map_or(family, |(_, login)| login)
 }
 
 /// The name that failures are counted on: without case, and without what hides beside it.

@@ -177,7 +177,13 @@ struct Offline {
 
 #[async_trait::async_trait]
 impl Authority for Offline {
-    fn sign(&self, _user: &User, _channel: &str, _now: SystemTime) -> Result<String, GatewayError> {
+    fn sign(
+        &self,
+        _user: &User,
+        _login: &str,
+        _channel: &str,
+        _now: SystemTime,
+    ) -> Result<String, GatewayError> {
         Err(Kind::Unavailable.into())
     }
 
@@ -189,7 +195,12 @@ impl Authority for Offline {
         None
     }
 
-    async fn revoke_login(&self, _identity: &Identity, _now: SystemTime) -> Stored<()> {
+    async fn revoke_login(
+        &self,
+        _login: &str,
+        _expires_at: Option<SystemTime>,
+        _now: SystemTime,
+    ) -> Stored<()> {
         Ok(())
     }
 

@@ -178,7 +178,7 @@ async fn the_demo_leaves_nothing_behind() {
         let mut process = Process::serve_in(folder, &["--demo"], &environment).await;
         // Yesterday's users are gone, also those of a demo that was killed.
         assert_eq!(process.client.post("/api/v01/auth/register", ANN).await.status, 201);
-        assert_eq!(entries(&here), [PathBuf::new(); 0], "nothing of it in the current folder");
+        assert_eq!(entries(&here), Vec::<PathBuf>::new(), "nothing of it in the current folder");
         assert_eq!(entries(&temporary).len(), 1, "what it serves and keeps");
         process.signal(if killed { "KILL" } else { "TERM" });
         let code = process.ended(Duration::from_secs(10)).await.code();
