@@ -28,6 +28,13 @@ pub struct Identity {
     pub proof: Proof,
 }
 
+impl Identity {
+    /// The `user_id` of who calls by the API key of this id. Users' ids are UUIDs, so none is like it.
+    pub fn of_key(id: &str) -> String {
+        format!("key-{id}")
+    }
+}
+
 /// What proved an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {

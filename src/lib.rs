@@ -17,6 +17,7 @@ pub mod path;
 pub mod serve;
 pub mod settings;
 pub mod shared;
+pub mod sse;
 pub mod stages;
 pub mod state;
 pub mod stores;

@@ -3,6 +3,7 @@
 use super::login::lock_name;
 use super::{ADMIN_ROLE, Accounts, Registration, digest, fault, secret};
 use crate::error::{FieldFault, GatewayError, Kind};
+use crate::identity::Identity;
 use crate::stores::{ApiKey, Page, StoreError, User};
 use std::time::SystemTime;
 
@@ -196,14 +197,15 @@ impl Accounts {
         self.store.api_keys().await.map_err(fault)
     }
 
-    /// Takes an API key back.
+    /// Takes an API key back, and ends the connections that were opened with it.
     ///
     /// # Errors
     /// 404.
     pub async fn revoke_key(&self, by: &str, id: &str) -> Result<(), GatewayError> {
         self.store.revoke_api_key(id).await.map_err(found)?;
         audit(by, "revoke_key", id, "");
-        Ok(())
+        // After the row: who is let in meanwhile is ended too.
+        self.revoke_user(&Identity::of_key(id), self.now()).await
     }
 }
 
@@ -216,7 +218,7 @@ fn is_permission(text: &str) -> bool {
 
 fn found(error: StoreError) -> GatewayError {
     match error {
-        StoreError::NotFound => Kind::NotFound.into(),
+        StoreError::NotFound | StoreError::BadCursor => Kind::NotFound.into(),
         error => fault(error),
     }
 }

@@ -124,6 +124,15 @@ impl Users for Fake {
         let next = from + items.len();
         Ok(Page { items, next: (next < rows.users.len()).then(|| next.to_string()) })
     }
+    async fn delete_user(&self, id: &str, _now: SystemTime) -> Stored<()> {
+        let mut rows = self.rows()?;
+        let before = rows.users.len();
+        rows.users.retain(|user| user.id != id);
+        if rows.users.len() == before { Err(StoreError::NotFound) } else { Ok(()) }
+    }
+    async fn sweep_deleted_users(&self) -> Stored<u64> {
+        Ok(0)
+    }
 }
 
 #[async_trait]
@@ -273,6 +282,8 @@ impl ApiKeys for Fake {
         Ok(())
     }
 }
+
+no_conversations!(Fake);
 
 #[async_trait]
 impl Store for Fake {

@@ -4,6 +4,7 @@
 //! look again. Checks are pure (they read files a manifest names, and nothing else).
 
 pub mod chains;
+pub mod native;
 pub mod order;
 pub mod pattern;
 pub mod routes;

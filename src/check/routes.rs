@@ -1,12 +1,12 @@
 //! One route: pattern, chain, target, and whether they go together.
 
 use super::chains::{Chains, Link};
+use super::native::{self, Native};
 use super::order;
 use super::pattern::{self, Host, MethodSet, Pattern, Predicates};
 use crate::diag::milestone::DOCUMENTS;
-use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
+use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::exchange::RouteInfo;
-use crate::handlers::{self, Operation, PLANNED};
 use crate::manifest::model::{ChainRef, Route, Version};
 use crate::manifest::{Manifest, Spanned};
 use crate::targets::{self, Found, Target};
@@ -14,6 +14,7 @@ use http::{HeaderName, HeaderValue};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A route that is sound.
 pub struct CheckedRoute {
@@ -47,7 +48,7 @@ pub struct CheckedRoute {
 #[derive(Clone)]
 pub enum Ending {
     /// In a native operation.
-    Native(&'static Operation),
+    Native(Native),
     /// In anything else.
     Target(Arc<dyn Target>),
 }
@@ -81,8 +82,18 @@ impl CheckedRoute {
     /// Whether it answers with a stream.
     pub fn streams(&self) -> bool {
         match &self.ending {
-            Ending::Native(_) => false,
+            Ending::Native(native) => native.streams(),
             Ending::Target(target) => target.streams(),
+        }
+    }
+}
+
+impl Ending {
+    /// How long its stream may last, if it answers with one.
+    fn longest_stream(&self) -> Option<Duration> {
+        match self {
+            Ending::Native(native) => native.longest_stream(),
+            Ending::Target(target) => target.longest_stream(),
         }
     }
 }
@@ -147,10 +158,13 @@ impl<'a> RouteChecker<'a> {
         let ending = self.ending(route, &params, out);
         not_yet(route, out);
         access(route, &links, out);
-        if let Some(Ending::Target(target)) = &ending
-            && target.streams()
-        {
-            streams(target.as_ref(), &links, out);
+        let streaming = match &ending {
+            Some(Ending::Target(target)) => target.streams(),
+            Some(Ending::Native(native)) => native.streams(),
+            None => false,
+        };
+        if streaming {
+            streams(ending.as_ref().and_then(Ending::longest_stream), &links, out);
         }
         let (method, pattern) = parsed?;
         let host = match host {
@@ -205,29 +219,9 @@ impl<'a> RouteChecker<'a> {
         match targets::check(route, params, self.manifest, out)? {
             Found::Target(target) => Some(Ending::Target(target)),
             Found::Handler(name) => {
-                beside_handler(route, out);
-                native(&name, params, out).map(Ending::Native)
+                native::check(&name, route, params, self.manifest, out).map(Ending::Native)
             }
         }
-    }
-}
-
-/// No operation that is built yet works with an upstream.
-fn beside_handler(route: &Route, out: &mut Diagnostics) {
-    let planned =
-        route.handler.as_ref().is_some_and(|name| PLANNED.iter().any(|(known, _)| *known == name.value));
-    let spans = [
-        ("upstream", route.upstream.as_ref().map(|it| it.span)),
-        ("path", route.path.as_ref().map(|it| it.span)),
-        ("stream", route.stream.as_ref().map(|it| it.span)),
-        ("protocol", route.protocol.as_ref().map(|it| it.span)),
-    ];
-    for (key, span) in spans.into_iter().filter(|_| !planned) {
-        let Some(span) = span else { continue };
-        out.push(
-            Diagnostic::error(Code::MISPLACED, span, format!("`{key}` does not apply to this handler"))
-                .help("remove it, or the handler"),
-        );
     }
 }
 
@@ -236,36 +230,6 @@ fn used(route: &Route) -> impl Iterator<Item = &str> {
     let split = route.split.iter().flat_map(|split| split.0.iter().map(|part| part.upstream.value.as_str()));
     let mirror = route.mirror.iter().map(|mirror| mirror.upstream.value.as_str());
     route.upstream.iter().map(|name| name.value.as_str()).chain(split).chain(mirror)
-}
-
-fn native(name: &Spanned<String>, params: &[String], out: &mut Diagnostics) -> Option<&'static Operation> {
-    if let Some((_, waits_for)) = PLANNED.iter().find(|(planned, _)| *planned == name.value) {
-        out.push(Diagnostic::not_available(name.span, &format!("handler `{}`", name.value), waits_for));
-        return None;
-    }
-    let Some(operation) = handlers::find(&name.value) else {
-        let known = handlers::operations().iter().map(|operation| operation.name);
-        let known = known.chain(PLANNED.iter().map(|(name, _)| *name));
-        out.push(
-            Diagnostic::error(
-                Code::UNKNOWN_HANDLER,
-                name.span,
-                format!("handler `{}` is not known", name.value),
-            )
-            .maybe_help(did_you_mean(&name.value, known)),
-        );
-        return None;
-    };
-    for wanted in operation.path.split('/').filter_map(|part| part.strip_prefix(':')) {
-        if !params.iter().any(|param| param == wanted) {
-            let message = format!("handler `{}` needs the path parameter `{wanted}`", name.value);
-            out.push(
-                Diagnostic::error(Code::UNKNOWN_PARAMETER, name.span, message)
-                    .help(format!("put `:{wanted}` into the route's path")),
-            );
-        }
-    }
-    Some(operation)
 }
 
 /// Keys that parts still to be built bring: refused, never ignored.
@@ -307,7 +271,7 @@ fn access(route: &Route, links: &[Link], out: &mut Diagnostics) {
 }
 
 /// What would hold back or cut a stream.
-fn streams(target: &dyn Target, links: &[Link], out: &mut Diagnostics) {
+fn streams(longest: Option<Duration>, links: &[Link], out: &mut Diagnostics) {
     for link in links {
         let Some(stage) = &link.stage else { continue };
         let facts = stage.facts();
@@ -318,7 +282,6 @@ fn streams(target: &dyn Target, links: &[Link], out: &mut Diagnostics) {
                     .help(format!("{reason}; give streaming routes a chain without it")),
             );
         }
-        let longest = target.longest_stream();
         if let (Some(deadline), Some(longest)) = (facts.deadline, longest)
             && deadline < longest
         {

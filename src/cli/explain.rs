@@ -160,7 +160,7 @@ fn describe(
     }
     let target = match &route.ending {
         _ if options.is_some() => format!("answers 204 with Allow: {}", options.unwrap_or_default()),
-        Ending::Native(operation) => format!("handler {}: {}", operation.name, operation.summary),
+        Ending::Native(native) => native.describe(&request.path),
         Ending::Target(target) => target.describe(&request.path, params),
     };
     let reached = if stopped { " (not reached)" } else { "" };

@@ -107,7 +107,7 @@ fn describe(route: &CheckedRoute) -> String {
 /// Where a route ends, in a few words.
 pub fn ending(route: &CheckedRoute) -> String {
     match &route.ending {
-        Ending::Native(operation) => format!("handler {}", operation.name),
+        Ending::Native(native) => format!("handler {}", native.operation.name),
         Ending::Target(target) => {
             // Parameters stand for themselves.
             let values: Vec<String> = route.info.params.iter().map(|name| format!(":{name}")).collect();

@@ -103,11 +103,10 @@ pub fn place_of(route: &CheckedRoute) -> Place<'_> {
 }
 
 fn compile_route(route: &Arc<CheckedRoute>, parts: &Parts, upstreams: &Running) -> CompiledRoute {
+    let cx = TargetCx { route: &route.info, shared: &parts.shared, upstreams };
     let target = match &route.ending {
-        Ending::Native(operation) => sealed(parts.handlers.endpoint(operation)),
-        Ending::Target(target) => {
-            target.build(&TargetCx { route: &route.info, shared: &parts.shared, upstreams })
-        }
+        Ending::Native(native) => sealed(parts.handlers.endpoint(native.operation, native.behind(&cx))),
+        Ending::Target(target) => target.build(&cx),
     };
     let mut layers = layers(route, &parts.shared, |_| true);
     if !route.links.iter().any(|link| link.name == "body_limit") {
@@ -124,7 +123,7 @@ fn compile_route(route: &Arc<CheckedRoute>, parts: &Parts, upstreams: &Running) 
 /// The layers of a route's chain whose names `keep` wants, outermost first.
 fn layers(route: &CheckedRoute, shared: &Arc<Shared>, keep: impl Fn(&str) -> bool) -> Vec<Layer> {
     let operation = match &route.ending {
-        Ending::Native(operation) => Some(operation.name),
+        Ending::Native(native) => Some(native.operation.name),
         Ending::Target(_) => None,
     };
     let cx = BuildCx { route: &route.info, streams: route.streams(), operation, shared };

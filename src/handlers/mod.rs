@@ -16,12 +16,17 @@ pub(crate) use input::read as read_json;
 pub use planned::PLANNED;
 
 use crate::exchange::Exchange;
+use crate::manifest::model::OnDisconnect;
+use crate::sse::StreamTimes;
 use crate::state::Shared;
+use crate::telemetry::StreamMetrics;
+use crate::upstream::Upstream;
 use http::Method;
 use poem::endpoint::BoxEndpoint;
 use poem::{Endpoint, IntoEndpoint, Request, Response};
 use poem_openapi::{OpenApi, OpenApiService};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// Every group. The type of the one service.
 type Groups = (GatewayApi, AuthApi);
@@ -37,7 +42,23 @@ pub struct Operation {
     pub method: Method,
     /// Path it is written for, with `:name` parameters.
     pub path: String,
+    /// What it does with a route's upstream.
+    pub uses: Uses,
 }
+
+/// What an operation does with a route's `upstream`, `path` and `stream`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uses {
+    /// Nothing: a route that names one is wrong.
+    Nothing,
+    /// It may call it.
+    Call,
+    /// It reads an event stream from it, and answers with one.
+    Stream,
+}
+
+/// Operations that work with an upstream.
+const WITH_UPSTREAM: &[(&str, Uses)] = &[("chat.stream", Uses::Stream), ("chat.cancel", Uses::Call)];
 
 /// Every native operation, by name.
 pub fn operations() -> &'static [Operation] {
@@ -48,11 +69,16 @@ pub fn operations() -> &'static [Operation] {
             .flat_map(|group| group.paths)
             .flat_map(|path| path.operations.into_iter().map(move |operation| (path.path.clone(), operation)))
             .filter_map(|(path, operation)| {
+                let name = operation.operation_id?;
                 Some(Operation {
-                    name: operation.operation_id?,
+                    name,
                     summary: operation.summary.unwrap_or_default(),
                     method: operation.method,
                     path: path.replace('{', ":").replace('}', ""),
+                    uses: WITH_UPSTREAM
+                        .iter()
+                        .find(|(known, _)| *known == name)
+                        .map_or(Uses::Nothing, |(_, uses)| *uses),
                 })
             })
             .collect();
@@ -79,15 +105,45 @@ impl Handlers {
         Handlers { service: Arc::new(service.into_endpoint()) }
     }
 
-    /// An operation as the target of a route; its errors are not finished yet.
-    pub fn endpoint(&self, operation: &'static Operation) -> impl Endpoint<Output = Response> + use<> {
-        Native { service: self.service.clone(), operation }
+    /// An operation as the target of a route, with what is behind it; its errors are not finished yet.
+    pub fn endpoint(
+        &self,
+        operation: &'static Operation,
+        behind: Option<Behind>,
+    ) -> impl Endpoint<Output = Response> + use<> {
+        Native { service: self.service.clone(), operation, behind: behind.map(Arc::new) }
     }
+}
+
+/// What is behind a native operation, on the route that it serves.
+pub struct Behind {
+    /// The upstream.
+    pub upstream: Arc<Upstream>,
+    /// Path at the upstream; without, the request's own.
+    pub path: Option<Arc<str>>,
+    /// Limits of the stream, where the operation answers with one.
+    pub stream: Option<ChatLimits>,
+    /// Counts the route's streams.
+    pub metrics: Arc<StreamMetrics>,
+}
+
+/// Limits of a chat stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChatLimits {
+    /// Deadlines and heartbeat.
+    pub times: StreamTimes,
+    /// What becomes of the answer when the caller leaves.
+    pub on_disconnect: OnDisconnect,
+    /// How long a stream that is over can be read again.
+    pub resume_for: Duration,
+    /// Largest stream, in bytes of its events.
+    pub max_size: u64,
 }
 
 struct Native {
     service: Arc<BoxEndpoint<'static, Response>>,
     operation: &'static Operation,
+    behind: Option<Arc<Behind>>,
 }
 
 impl Endpoint for Native {
@@ -103,6 +159,9 @@ impl Endpoint for Native {
             poem::Error::from_string("the path cannot be rewritten", http::StatusCode::BAD_REQUEST)
         })?;
         request.set_method(self.operation.method.clone());
+        if let Some(behind) = &self.behind {
+            request.set_data(behind.clone());
+        }
         self.service.call(request).await
     }
 }

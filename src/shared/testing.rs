@@ -2,12 +2,15 @@
 //! The integration tests use this file too.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// A running Redis.
 pub(crate) struct RedisServer {
     port: u16,
     process: Child,
+    flags: Vec<String>,
+    folder: tempfile::TempDir,
 }
 
 impl Drop for RedisServer {
@@ -20,8 +23,22 @@ impl Drop for RedisServer {
 
 impl RedisServer {
     pub(crate) fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        RedisServer { port, process: spawn(port) }
+        RedisServer::start_with(&[])
+    }
+
+    /// A Cluster of one server, which has no slots yet.
+    #[allow(dead_code, reason = "the integration tests, which use this file too, have no need of it")]
+    pub(crate) fn start_cluster() -> Self {
+        let bus = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus.to_string()])
+    }
+
+    fn start_with(flags: &[&str]) -> Self {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>();
+        let (port, folder) = (free(), tempfile::tempdir().unwrap());
+        let process = spawn(port, &flags, folder.path());
+        RedisServer { port, process, flags, folder }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -43,14 +60,16 @@ impl RedisServer {
 
     /// Starts it again on the same port.
     pub(crate) fn restart(&mut self) {
-        self.process = spawn(self.port);
+        self.process = spawn(self.port, &self.flags, self.folder.path());
     }
 }
 
-fn spawn(port: u16) -> Child {
+fn spawn(port: u16, flags: &[String], folder: &Path) -> Child {
     Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-        .args(["--save", "", "--appendonly", "no", "--dir", "/tmp"])
+        .args(["--save", "", "--appendonly", "no", "--dir"])
+        .arg(folder)
+        .args(flags)
         .stdout(Stdio::null())
         .spawn()
         .expect("the tests need `redis-server` in PATH (`apt-get install redis-server`)")

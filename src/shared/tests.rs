@@ -27,6 +27,23 @@ impl Case {
         Case { shared: Arc::new(redis), now: None, _server: Some(server) }
     }
 
+    /// A Cluster of one server that has every slot.
+    async fn cluster() -> Self {
+        let server = RedisServer::start_cluster();
+        let client = ::redis::Client::open(server.url()).unwrap();
+        eventually("it has its slots", async || {
+            let Ok(mut raw) = client.get_multiplexed_async_connection().await else { return false };
+            let mut add = ::redis::cmd("CLUSTER");
+            let _: Result<(), _> = add.arg("ADDSLOTSRANGE").arg(0).arg(16383).query_async(&mut raw).await;
+            let info: Result<String, _> = ::redis::cmd("CLUSTER").arg("INFO").query_async(&mut raw).await;
+            info.is_ok_and(|info| info.contains("cluster_state:ok"))
+        })
+        .await;
+        let redis = Redis::open(&server.url().replace("redis://", "redis-cluster://")).unwrap();
+        assert!(redis.connected(Duration::from_secs(10)).await);
+        Case { shared: Arc::new(redis), now: None, _server: Some(server) }
+    }
+
     fn now(&self) -> SystemTime {
         self.now.as_ref().map_or_else(SystemTime::now, |now| *now.lock().unwrap())
     }
@@ -57,6 +74,13 @@ macro_rules! contracts {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
                 super::$name(super::Case::redis().await).await;
+            })*
+        }
+
+        mod cluster_contract {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(super::Case::cluster().await).await;
             })*
         }
     };

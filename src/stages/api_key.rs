@@ -142,7 +142,7 @@ impl Gate {
 /// Who calls by a key: the key itself, in its tenant, without a role.
 fn identity(row: Row) -> Identity {
     Identity {
-        user_id: format!("key-{}", row.id).into(),
+        user_id: Identity::of_key(&row.id).into(),
         tenant_id: row.tenant_id.into(),
         role: "".into(),
         scopes: row.permissions,

@@ -10,7 +10,7 @@
 //! names a key that is not known yet. A caller whom an earlier stage knows already (by an API key) passes.
 //!
 //! Off by leaving it out, and `public: true`. How long connections end with their token is the targets' business:
-//! [`Tokens::still_good`](crate::tokens::Tokens::still_good) is what they ask.
+//! [`Tokens::ended`](crate::tokens::Tokens::ended) is what they wait for.
 
 use super::{
     Body, BuildCx, Hook, Layer, Mark, Next, Probe, Stage, StageCx, StageDecl, Stop, Verdict, sealed,

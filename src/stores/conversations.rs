@@ -5,7 +5,10 @@
 //! assistant's message, in one transaction. The turn's id *is* the id of that message, so that however many finish it
 //! (the replica that ran it, one that took it for dead), there is one row.
 //!
-//! Every call names the [`Owner`]: what belongs to somebody else is not found (SECURITY rule 11).
+//! Every call of a user's names the [`Owner`]: what belongs to somebody else is not found (SECURITY rule 11).
+//!
+//! Messages stand in the order in which they were stored, whatever their times. What was said is kept whatever is in
+//! it; a NUL, which PostgreSQL cannot hold, becomes U+FFFD.
 
 use super::{Page, Stored};
 use async_trait::async_trait;
@@ -146,7 +149,8 @@ pub struct TurnEnd {
 /// Sessions and their messages.
 #[async_trait]
 pub trait Conversations: Send + Sync {
-    /// Makes a session.
+    /// Makes a session. `NotFound` where there is no such user. A retry gives the session as it is now, also where it
+    /// was deleted since.
     async fn create_session(
         &self,
         owner: &Owner,
@@ -157,7 +161,7 @@ pub trait Conversations: Send + Sync {
     ) -> Stored<Once<ChatSession>>;
     /// One, deleted ones not.
     async fn session(&self, owner: &Owner, id: &str) -> Stored<ChatSession>;
-    /// Newest first; `cursor` from the page before.
+    /// Newest first, by when they were made; `cursor` from the page before, else `BadCursor`.
     async fn sessions(&self, owner: &Owner, limit: u32, cursor: Option<&str>) -> Stored<Page<ChatSession>>;
     /// Gives it another title.
     async fn rename_session(
@@ -167,9 +171,9 @@ pub trait Conversations: Send + Sync {
         title: &str,
         now: SystemTime,
     ) -> Stored<ChatSession>;
-    /// Takes it out of sight; its rows stay until its owner's account is deleted.
+    /// Takes it out of sight and asks its turns to stop; its rows stay until its owner's account is deleted.
     async fn delete_session(&self, owner: &Owner, id: &str, now: SystemTime) -> Stored<()>;
-    /// Messages of a session; `cursor` from the page before, of the same order.
+    /// Messages of a session; `cursor` from the page before, of the same order, else `BadCursor`.
     async fn messages(
         &self,
         owner: &Owner,
@@ -203,9 +207,11 @@ pub trait Turns: Send + Sync {
         alive_until: SystemTime,
     ) -> Stored<Vec<String>>;
     /// Closes a turn with the assistant's message, in one transaction. A turn that was taken for dead meanwhile gets
-    /// this message instead of the one it got then. Nothing happens where the account is deleted.
+    /// this message instead of the one it got then, in its place and with its time. Nothing happens where the account is
+    /// deleted.
     async fn finish_turn(&self, turn: &TurnRef, end: &TurnEnd, now: SystemTime) -> Stored<()>;
-    /// Asks the turns of a session (or only `turn`) to stop, wherever they run: their ids.
+    /// Asks the turns of a session (or only `turn`) to stop, wherever they run: their ids, none where nothing runs.
+    /// `NotFound` where the session is not the owner's.
     async fn ask_to_stop(&self, owner: &Owner, session_id: &str, turn: Option<&str>) -> Stored<Vec<String>>;
     /// Whether a turn runs.
     async fn turn_runs(&self, id: &str) -> Stored<bool>;

@@ -1,14 +1,16 @@
-//! Durable rows: users, refresh tokens, revocations, lockouts, keys. SQLite where nothing is set, PostgreSQL where
+//! Durable rows: users, refresh tokens, revocations, lockouts, keys, conversations. SQLite where nothing is set, PostgreSQL where
 //! replicas share one.
 //!
 //! One trait a concern, so that who needs users does not see keys; [`Store`] is all of them. To add a backend: one
 //! file that implements them, one arm in [`open`], one folder of migrations; the contract suite in `tests.rs` then
-//! runs over it. What both backends say in the same words is written once, in `portable.rs`. Every call has a deadline;
+//! runs over it. What both backends say in the same words is written once, in `portable/`. Every call has a deadline;
 //! every statement is parameterised; times are given by the caller.
 //!
 //! Times are milliseconds since 1970 in both databases: exactly what the traits and the tokens carry, compared the
 //! same way on both, free of time zones. What is finer than a millisecond is dropped when it is stored.
 
+#[cfg(test)]
+mod absent;
 mod bell;
 mod conversations;
 mod faults;
@@ -28,6 +30,9 @@ pub use conversations::{
 };
 pub use rows::folded;
 
+#[cfg(test)]
+pub(crate) use absent::no_conversations;
+
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -38,6 +43,9 @@ pub enum StoreError {
     /// The row is not there.
     #[error("not found")]
     NotFound,
+    /// No page of this list ended there.
+    #[error("not a cursor of this list")]
+    BadCursor,
     /// A unique value exists already.
     #[error("already exists: {0}")]
     Conflict(&'static str),
@@ -128,6 +136,12 @@ pub trait Users: Send + Sync {
     async fn set_disabled(&self, id: &str, disabled: bool, now: SystemTime) -> Stored<()>;
     /// Newest first; `cursor` from the page before.
     async fn users(&self, limit: u32, cursor: Option<&str>) -> Stored<Page<User>>;
+    /// Deletes a user with all that belongs to it, and revokes the API keys it made. From the first transaction on there
+    /// is no such user and its names are free; its rows go in batches after that. `NotFound` where there is no row;
+    /// called again after it broke off, it goes on.
+    async fn delete_user(&self, id: &str, now: SystemTime) -> Stored<()>;
+    /// Ends the deletions that broke off (the process died, the database went away); how many users they were.
+    async fn sweep_deleted_users(&self) -> Stored<u64>;
 }
 
 /// The refresh tokens that stem from one login.
@@ -288,7 +302,9 @@ pub trait ApiKeys: Send + Sync {
 
 /// Everything a backend does.
 #[async_trait]
-pub trait Store: Users + RefreshTokens + Revocations + Lockouts + Resets + ApiKeys {
+pub trait Store:
+    Users + RefreshTokens + Revocations + Lockouts + Resets + ApiKeys + Conversations + Turns
+{
     /// Which it is: `sqlite` or `postgres`.
     fn backend(&self) -> &'static str;
     /// Brings the schema up to date; safe when replicas start together. The number of migrations that ran.

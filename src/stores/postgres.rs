@@ -7,13 +7,13 @@
 
 use super::bell::Bell;
 use super::faults::{fault, migration_fault, within};
-use super::lockout::{Ledger, name_hash};
-use super::portable::{PAGE, REVOCATIONS, bring_up, change, portable_store, select_key, select_user, sweep};
-use super::rows::{ApiKeyRow, Cursor, UserRow, keyed, made, millis, storable};
+use super::portable::{bring_up, portable_store};
+use super::rows::{UserRow, text};
 use super::*;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
 use sqlx::{Connection, Executor, Postgres, Transaction};
+use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::str::FromStr;
 use tokio::task::AbortHandle;
@@ -85,6 +85,15 @@ impl PostgresStore {
     const FORGET_LOCKOUTS: &str = "DELETE FROM lockouts WHERE name_hash IN (SELECT name_hash FROM lockouts \
          WHERE forget_at <= $1 ORDER BY forget_at LIMIT 8 FOR UPDATE SKIP LOCKED)";
 
+    /// Asks the turns of a session (or one of them) to stop. Several turns are locked in the order of their ids,
+    /// everywhere, so that calls do not wait for each other in a ring; several sessions too.
+    const STOP_TURNS: &str = "UPDATE turns SET stop_asked = TRUE WHERE id IN (SELECT id FROM turns \
+         WHERE session_id = $1 AND ($2::text IS NULL OR id = $2) ORDER BY id FOR UPDATE) RETURNING id";
+
+    /// Removes sessions of a user, with what hangs on them.
+    const REMOVE_SESSIONS: &str = "DELETE FROM sessions WHERE id IN \
+         (SELECT id FROM sessions WHERE user_id = $1 ORDER BY id LIMIT $2 FOR UPDATE)";
+
     fn reader(&self) -> &PgPool {
         &self.pool
     }
@@ -119,6 +128,31 @@ impl PostgresStore {
         .fetch_one(&self.pool)
         .await?;
         Ok(serial)
+    }
+
+    /// Keeps a replica's turns alive and what they said; which of them shall stop. One statement, however many.
+    async fn keep(
+        &self,
+        replica: &str,
+        said: &[(String, String)],
+        alive_until: i64,
+    ) -> sqlx::Result<Vec<(String,)>> {
+        let ids: Vec<&str> = said.iter().map(|(turn, _)| turn.as_str()).collect();
+        let contents: Vec<Cow<'_, str>> = said.iter().map(|(_, content)| text(content)).collect();
+        sqlx::query_as(
+            "WITH said AS (SELECT * FROM UNNEST($2::text[], $3::text[]) AS s (id, content)), \
+             own AS MATERIALIZED (SELECT id FROM turns WHERE replica = $1 ORDER BY id FOR UPDATE), \
+             kept AS (UPDATE turns SET alive_until = $4, said = COALESCE(said.content, turns.said) \
+             FROM own LEFT JOIN said ON said.id = own.id WHERE turns.id = own.id \
+             RETURNING turns.id, turns.stop_asked) \
+             SELECT id FROM kept WHERE stop_asked ORDER BY id",
+        )
+        .bind(replica)
+        .bind(ids)
+        .bind(contents)
+        .bind(alive_until)
+        .fetch_all(&self.pool)
+        .await
     }
 }
 

@@ -1,6 +1,7 @@
-//! How values look in rows: times, names, cursors, users, keys.
+//! How values look in rows: times, names, texts, cursors, users, keys, sessions, messages.
 
-use super::{ApiKey, NewUser, StoreError, Stored, User};
+use super::{ApiKey, Author, ChatSession, Message, MessageStatus, NewUser, StoreError, Stored, User};
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 /// A name as names are compared: lower case by Unicode's rules, whatever the locale. Used for user names, e-mail
@@ -52,7 +53,17 @@ pub(super) fn storable<'a>(values: impl IntoIterator<Item = &'a str>) -> Stored<
     Ok(())
 }
 
-/// Where a page of users ends: the time and id of its last row, so that rows made meanwhile move nothing.
+/// A text of people's or of a model's, which must be kept whatever is in it: a NUL, which PostgreSQL cannot hold, becomes
+/// a replacement character.
+pub(super) fn text(content: &str) -> Cow<'_, str> {
+    if content.contains('\0') {
+        Cow::Owned(content.replace('\0', "\u{fffd}"))
+    } else {
+        Cow::Borrowed(content)
+    }
+}
+
+/// Where a page of a list ends, newest first: the time and id of its last row, so that rows made meanwhile move nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cursor {
     pub(super) created_at: i64,
@@ -70,11 +81,11 @@ impl Cursor {
         format!("{}.{}", self.created_at, self.id)
     }
 
-    /// As it comes back, from outside. `NotFound` if no page ever ended there.
+    /// As it comes back, from outside. `BadCursor` if no page ever ended there.
     pub(super) fn parse(text: &str) -> Stored<Self> {
-        let (created_at, id) = text.split_once('.').ok_or(StoreError::NotFound)?;
-        let created_at = created_at.parse().map_err(|_| StoreError::NotFound)?;
-        keyed([id])?;
+        let (created_at, id) = text.split_once('.').ok_or(StoreError::BadCursor)?;
+        let created_at = created_at.parse().map_err(|_| StoreError::BadCursor)?;
+        keyed([id]).map_err(|_| StoreError::BadCursor)?;
         Ok(Cursor { created_at, id: id.to_owned() })
     }
 }
@@ -160,6 +171,79 @@ impl ApiKeyRow {
     }
 }
 
+/// A row of `sessions`.
+#[derive(sqlx::FromRow)]
+pub(super) struct SessionRow {
+    pub(super) id: String,
+    title: String,
+    pub(super) created_at: i64,
+    updated_at: i64,
+}
+
+impl From<SessionRow> for ChatSession {
+    fn from(row: SessionRow) -> Self {
+        ChatSession {
+            id: row.id,
+            title: row.title,
+            created_at: time(row.created_at),
+            updated_at: time(row.updated_at),
+        }
+    }
+}
+
+/// A row of `messages`.
+#[derive(sqlx::FromRow)]
+pub(super) struct MessageRow {
+    id: String,
+    pub(super) number: i64,
+    author: String,
+    content: String,
+    status: String,
+    total_tokens: Option<i64>,
+    created_at: i64,
+}
+
+impl MessageRow {
+    /// The message of this row.
+    pub(super) fn message(self) -> Stored<Message> {
+        let unknown =
+            |what: &str| StoreError::Failed(format!("message {}: its {what} is not known", self.id));
+        let author = match &*self.author {
+            "user" => Author::User,
+            "assistant" => Author::Assistant,
+            _ => return Err(unknown("author")),
+        };
+        let status = STATUSES.iter().find(|(_, name)| *name == self.status);
+        let (status, _) = *status.ok_or_else(|| unknown("status"))?;
+        Ok(Message {
+            author,
+            status,
+            total_tokens: self.total_tokens.and_then(|tokens| u64::try_from(tokens).ok()),
+            created_at: time(self.created_at),
+            id: self.id,
+            content: self.content,
+        })
+    }
+}
+
+/// How messages end, as rows say it.
+const STATUSES: [(MessageStatus, &str); 4] = [
+    (MessageStatus::Complete, "complete"),
+    (MessageStatus::Interrupted, "interrupted"),
+    (MessageStatus::Failed, "failed"),
+    (MessageStatus::Cancelled, "cancelled"),
+];
+
+/// How a message ended, as rows say it.
+pub(super) fn status_name(status: MessageStatus) -> &'static str {
+    match status {
+        MessageStatus::Complete => "complete",
+        MessageStatus::Interrupted => "interrupted",
+        MessageStatus::Failed => "failed",
+        MessageStatus::Cancelled => "cancelled",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,7 +275,7 @@ mod tests {
         let cursor = Cursor { created_at: 17, id: "a.b".to_owned() };
         assert_eq!(Cursor::parse(&cursor.text()).unwrap(), cursor);
         for nonsense in ["", "x", ".", "1", "1' OR 1=1 --.x", "1.\0", "99999999999999999999.a"] {
-            assert!(matches!(Cursor::parse(nonsense), Err(StoreError::NotFound)), "{nonsense:?}");
+            assert!(matches!(Cursor::parse(nonsense), Err(StoreError::BadCursor)), "{nonsense:?}");
         }
     }
 }

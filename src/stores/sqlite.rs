@@ -6,13 +6,12 @@
 //!
 //! `synchronous = FULL` for the writer: a kill -9 leaves no half transaction in any mode, but under NORMAL a power cut
 //! may take the last commits back, and a used refresh token or a revocation must not come back to life. Writes here
-//! are logins, not requests: one fsync each is affordable.
+//! are logins and messages of people, not requests: one fsync each is affordable.
 
 use super::bell::Bell;
 use super::faults::{fault, migration_fault, within};
-use super::lockout::{Ledger, name_hash};
-use super::portable::{PAGE, REVOCATIONS, bring_up, change, portable_store, select_key, select_user, sweep};
-use super::rows::{ApiKeyRow, Cursor, UserRow, keyed, made, millis, storable};
+use super::portable::{bring_up, portable_store};
+use super::rows::{UserRow, text};
 use super::*;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
@@ -94,6 +93,14 @@ impl SqliteStore {
     const FORGET_LOCKOUTS: &str = "DELETE FROM lockouts WHERE name_hash IN \
          (SELECT name_hash FROM lockouts WHERE forget_at <= $1 ORDER BY forget_at LIMIT 8)";
 
+    /// Asks the turns of a session (or one of them) to stop.
+    const STOP_TURNS: &str =
+        "UPDATE turns SET stop_asked = TRUE WHERE session_id = $1 AND ($2 IS NULL OR id = $2) RETURNING id";
+
+    /// Removes sessions of a user, with what hangs on them.
+    const REMOVE_SESSIONS: &str =
+        "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE user_id = $1 LIMIT $2)";
+
     fn reader(&self) -> &SqlitePool {
         &self.readers
     }
@@ -123,6 +130,35 @@ impl SqliteStore {
         .bind(expires_at)
         .fetch_one(&self.writer)
         .await
+    }
+
+    /// Keeps a replica's turns alive and what they said; which of them shall stop. One transaction.
+    async fn keep(
+        &self,
+        replica: &str,
+        said: &[(String, String)],
+        alive_until: i64,
+    ) -> sqlx::Result<Vec<(String,)>> {
+        let mut tx = self.begin().await?;
+        sqlx::query("UPDATE turns SET alive_until = $2 WHERE replica = $1")
+            .bind(replica)
+            .bind(alive_until)
+            .execute(&mut *tx)
+            .await?;
+        for (turn, content) in said {
+            sqlx::query("UPDATE turns SET said = $3 WHERE id = $1 AND replica = $2")
+                .bind(turn)
+                .bind(replica)
+                .bind(text(content))
+                .execute(&mut *tx)
+                .await?;
+        }
+        let stop = sqlx::query_as("SELECT id FROM turns WHERE replica = $1 AND stop_asked ORDER BY id")
+            .bind(replica)
+            .fetch_all(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(stop)
     }
 }
 

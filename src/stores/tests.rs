@@ -3,18 +3,23 @@
 //! The promises stand in `tests/*.rs`, each a function over a [`Bed`]; [`contract!`] makes of each a test a backend.
 //! What only one backend can promise (files, servers that go away) stands with the beds that it needs.
 
+mod conversations;
 mod keys;
 mod lockouts;
 mod on_postgres;
 mod on_sqlite;
 mod revocations;
 mod tokens;
+mod turns;
 mod users;
 
 use super::testing::{Server, shared_server};
 use super::*;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
+
+/// Migrations that a new database needs.
+const MIGRATIONS: usize = 2;
 
 /// A database of a test's own, brought up to date, and a store on it.
 struct Bed {
@@ -45,7 +50,7 @@ impl Bed {
 
     async fn on(url: String, folder: Option<TempDir>) -> Bed {
         let store = open(&url, &limits()).await.unwrap();
-        assert_eq!(store.migrate().await.unwrap(), 1);
+        assert_eq!(store.migrate().await.unwrap(), MIGRATIONS);
         Bed { store, url, _folder: folder }
     }
 
@@ -69,6 +74,21 @@ impl Bed {
         }
         let mut connection = PgConnection::connect(&self.url).await.unwrap();
         Some(sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap())
+    }
+
+    /// Changes something behind the store's back; whether it could: in memory there is no way in.
+    async fn run(&self, sql: &'static str) -> bool {
+        if self.url.contains(":memory:") {
+            return false;
+        }
+        if self.url.starts_with("sqlite") {
+            let mut connection = SqliteConnection::connect(&self.url).await.unwrap();
+            sqlx::query(sql).execute(&mut connection).await.unwrap();
+        } else {
+            let mut connection = PgConnection::connect(&self.url).await.unwrap();
+            sqlx::query(sql).execute(&mut connection).await.unwrap();
+        }
+        true
     }
 
     /// A user to hang tokens on.
@@ -180,7 +200,7 @@ async fn stores_that_migrate_together_both_succeed(bed: &Bed) {
         });
         let ran: Vec<usize> =
             futures_util::future::join_all(replicas).await.into_iter().map(Result::unwrap).collect();
-        assert_eq!(ran.iter().sum::<usize>(), 1, "each migration runs once: {ran:?}");
+        assert_eq!(ran.iter().sum::<usize>(), MIGRATIONS, "each migration runs once: {ran:?}");
     }
 }
 

@@ -7,6 +7,7 @@
 use super::template::{Template, without_secrets};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
+use crate::upstream::{TRACEPARENT, X_REQUEST_ID, set_identity};
 use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
@@ -22,11 +23,6 @@ use std::net::IpAddr;
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-static X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
-static X_TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
-static X_USER_ROLE: HeaderName = HeaderName::from_static("x-user-role");
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The request as the upstream is to see it. `path` rewrites the path; `trusted` says whether the peer's word on
 /// `X-Forwarded-*` counts.
@@ -57,33 +53,6 @@ pub(super) fn request(
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
     Ok(request)
-}
-
-/// What the upstream shall believe of this request because the gateway says so. Incoming spellings of these names are
-/// gone by now. Who the caller is stands here only where a stage has found it out; what is not fit for a header was
-/// refused with its token.
-pub(super) fn set_identity(headers: &mut HeaderMap, exchange: &Exchange) {
-    let id = exchange.request_id();
-    if headers.get(&X_REQUEST_ID).is_none_or(|value| value.as_bytes() != id.as_bytes())
-        && let Ok(value) = HeaderValue::from_str(id)
-    {
-        headers.insert(&X_REQUEST_ID, value);
-    }
-    if let Some(identity) = exchange.identity() {
-        let ours = [
-            (&X_USER_ID, &identity.user_id),
-            (&X_TENANT_ID, &identity.tenant_id),
-            (&X_USER_ROLE, &identity.role),
-        ];
-        for (name, value) in ours.into_iter().filter(|(_, value)| !value.is_empty()) {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                headers.insert(name, value);
-            }
-        }
-    }
-    if let Some(trace) = exchange.trace() {
-        headers.insert(&TRACEPARENT, trace.traceparent());
-    }
 }
 
 /// Takes from a response what belongs to the upstream's connection.

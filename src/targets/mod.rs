@@ -14,7 +14,6 @@ mod template;
 mod testing;
 
 pub use respond::Answer;
-pub use sse::StreamTimes;
 
 use crate::diag::milestone::{PROTOCOLS, UPSTREAMS};
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};

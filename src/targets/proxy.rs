@@ -1,6 +1,6 @@
 //! `upstream:`, the request passed on and the response passed back, both as they come.
 
-use super::sse::{self, EventStream, StreamTimes};
+use super::sse::{self, EventStream};
 use super::template::Template;
 use super::{Target, TargetCx, forward};
 use crate::diag::{Code, Diagnostic, Diagnostics};
@@ -8,7 +8,8 @@ use crate::endpoint::{Next, sealed};
 use crate::error::GatewayError;
 use crate::exchange::Exchange;
 use crate::manifest::Spanned;
-use crate::manifest::model::{self, Protocol, Route};
+use crate::manifest::model::{self, Protocol, Route, StreamLimits};
+use crate::sse::{StreamTimes, set_headers};
 use crate::state::Shared;
 use crate::telemetry::StreamMetrics;
 use crate::upstream::{SendOptions, Upstream, UpstreamBody};
@@ -44,7 +45,10 @@ pub(super) fn check(
     let path = route.path.as_ref().map(|path| Template::check(path, 0, &path.value, params, out));
     let is_sse = route.protocol.as_ref().is_some_and(|protocol| protocol.value == Protocol::Sse);
     let stream = match (&route.stream, is_sse) {
-        (limits, true) => Some(StreamTimes::check(limits.as_ref(), out)),
+        (limits, true) => {
+            limits.iter().for_each(|limits| for_chats_only(limits, out));
+            Some(StreamTimes::check(limits.as_ref(), out))
+        }
         (Some(limits), false) => {
             out.push(
                 Diagnostic::error(
@@ -69,6 +73,21 @@ pub(super) fn check(
         },
         stream,
     })
+}
+
+/// Faults for limits of turns: what is passed on is nobody's message here, and cannot be read again.
+fn for_chats_only(limits: &StreamLimits, out: &mut Diagnostics) {
+    for (key, span) in [
+        ("on_disconnect", limits.on_disconnect.as_ref().map(|it| it.span)),
+        ("resume_for", limits.resume_for.as_ref().map(|it| it.span)),
+        ("max_size", limits.max_size.as_ref().map(|it| it.span)),
+    ] {
+        let Some(span) = span else { continue };
+        out.push(
+            Diagnostic::error(Code::MISPLACED, span, format!("`{key}` is for `handler: chat.stream`"))
+                .help("remove it: a proxied stream ends with its caller, and is not kept"),
+        );
+    }
 }
 
 impl Target for Proxy {
@@ -175,7 +194,7 @@ impl Endpoint for Streaming {
             response.body_mut().set_limits(Some(times.idle), Some(began + times.total));
             return Ok(finished(response.map(BoxBody::new)));
         }
-        sse::set_headers(response.headers_mut());
+        set_headers(response.headers_mut());
         let closing = self.running.shared.closing.clone();
         let open = self.metrics.open();
         let response = response

@@ -7,166 +7,23 @@
 //!
 //! A response that is no event stream (an error, mostly) passes like any other, with the upstream's own deadlines.
 
-use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::exchange::{End, Exchange};
-use crate::manifest::Spanned;
-use crate::manifest::model::StreamLimits;
+use crate::sse::{self, HEARTBEAT, IDLE, INTERRUPTED, Position, SHUTTING_DOWN, StreamTimes, TOO_LONG};
 use crate::telemetry::OpenStream;
-use crate::units::Dur;
 use crate::upstream::UpstreamBody;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::Response;
 use http_body::{Body, Frame};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
-static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-
-const HEARTBEAT: &str = ": heartbeat\n\n";
-const INTERRUPTED: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"upstream_interrupted\"}\n\n";
-const IDLE: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"stream_idle\"}\n\n";
-const TOO_LONG: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"stream_too_long\"}\n\n";
-const SHUTTING_DOWN: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"shutting_down\"}\n\n";
-
-/// Limits of an event stream, checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamTimes {
-    /// From the request to the first event.
-    pub first_event: Duration,
-    /// Between two events.
-    pub idle: Duration,
-    /// For the whole stream.
-    pub max: Duration,
-    /// Silence after which a comment keeps the caller's connection alive.
-    pub heartbeat: Duration,
-}
-
-impl StreamTimes {
-    /// Defaults filled in; contradictions are faults. A default gives way to what is written.
-    pub fn check(limits: Option<&Spanned<StreamLimits>>, out: &mut Diagnostics) -> StreamTimes {
-        let none = StreamLimits::default();
-        let limits = limits.map_or(&none, |limits| &limits.value);
-        let max = limits.max.as_ref().map_or(Duration::from_secs(120), |max| max.0);
-        let mut below = |given: &Option<Spanned<Dur>>,
-                         name: &str,
-                         default: u64,
-                         limit: (&str, Duration, Option<Span>)| {
-            let (limit_name, limit, limit_span) = limit;
-            match given {
-                None => Duration::from_secs(default).min(limit),
-                Some(given) => {
-                    if given.0 >= limit {
-                        let message = format!(
-                            "`{limit_name}` ({}) always ends the stream before `{name}` ({})",
-                            Dur(limit),
-                            Dur(given.0)
-                        );
-                        let mut fault = Diagnostic::error(Code::DEADLINES, given.span, message)
-                            .help(format!("make `{name}` shorter than `{limit_name}`"));
-                        if let Some(span) = limit_span {
-                            fault = fault.note(span, format!("`{limit_name}` is set here"));
-                        }
-                        out.push(fault);
-                    }
-                    given.0
-                }
-            }
-        };
-        let whole = ("max", max, limits.max.as_ref().map(|max| max.span));
-        let first_event = below(&limits.first_event, "first_event", 15, whole);
-        let idle = below(&limits.idle, "idle", 60, whole);
-        let heartbeat = match &limits.heartbeat {
-            None => Duration::from_secs(15).min(idle / 2),
-            Some(heartbeat) => {
-                if heartbeat.0 >= idle {
-                    let message = format!(
-                        "`idle` ({}) is not longer than `heartbeat` ({})",
-                        Dur(idle),
-                        Dur(heartbeat.0)
-                    );
-                    let mut fault = Diagnostic::error(Code::DEADLINES, heartbeat.span, message)
-                        .help("a timeout shorter than the heartbeat ends the stream before the first one: make `heartbeat` shorter");
-                    if let Some(idle) = &limits.idle {
-                        fault = fault.note(idle.span, "`idle` is set here");
-                    }
-                    out.push(fault);
-                }
-                heartbeat.0
-            }
-        };
-        StreamTimes { first_event, idle, max, heartbeat }
-    }
-}
-
 /// Whether a response is an event stream that can be read here.
 pub(super) fn is_stream(response: &Response<UpstreamBody>) -> bool {
-    let headers = response.headers();
-    let essence = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().split(|b| *b == b';').next());
-    let coded = headers.get(CONTENT_ENCODING).is_some_and(|coding| coding.as_bytes() != b"identity");
-    response.status().is_success()
-        && essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
-        && !coded
-        && !response.body().is_end_stream()
-}
-
-/// Headers that keep everybody on the way from holding the stream back.
-pub(super) fn set_headers(headers: &mut HeaderMap) {
-    headers.remove(CONTENT_LENGTH);
-    headers.insert(&X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    if !headers.contains_key(CACHE_CONTROL) {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    }
-}
-
-/// Where in the stream the last byte stood. Lines end in LF, CR or CRLF; an empty line ends an event.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Position {
-    /// Inside a line.
-    in_line: bool,
-    /// The event under way has a line that is no comment.
-    in_event: bool,
-    /// The last byte was a CR: a LF behind it belongs to it.
-    after_cr: bool,
-    /// Whether an event has ended since this was last reset.
-    event_ended: bool,
-}
-
-impl Position {
-    /// Goes on by these bytes; the number of events that ended in them.
-    fn read(&mut self, bytes: &[u8]) -> u64 {
-        let mut ended = 0;
-        for &byte in bytes {
-            let second_half = byte == b'\n' && self.after_cr;
-            self.after_cr = byte == b'\r';
-            match byte {
-                _ if second_half => {}
-                b'\n' | b'\r' => {
-                    if !self.in_line && self.in_event {
-                        self.event_ended = true;
-                        ended += 1;
-                        self.in_event = false;
-                    }
-                    self.in_line = false;
-                }
-                _ => {
-                    self.in_event |= !self.in_line && byte != b':';
-                    self.in_line = true;
-                }
-            }
-        }
-        ended
-    }
-
-    /// Whether something may be put in here without touching an event.
-    fn is_boundary(self) -> bool {
-        !self.in_line && !self.in_event
-    }
+    sse::is_event_stream(response.status(), response.headers()) && !response.body().is_end_stream()
 }
 
 type Closing = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;

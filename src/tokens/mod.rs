@@ -2,11 +2,12 @@
 //!
 //! [`Tokens`] is one a process. `policy` is what the manifest decides, `keys` what the settings bring, `claims` what
 //! a token says, `verify` the one place that decides whether it is good, `jwks` the keys of other issuers,
-//! `revocations` what is taken back, `cache` what was verified lately. Asking takes no lock and no trip:
+//! `revocations` what is taken back, `ended` what long connections wait for, `cache` what was verified lately. Asking takes no lock and no trip:
 //! proxying with tokens goes on while every store is away (SECURITY rule 17).
 
 pub(crate) mod cache;
 mod claims;
+mod ended;
 mod jwks;
 pub mod keys;
 mod path;
@@ -27,7 +28,7 @@ use claims::{ACCESS, Claims, since_epoch};
 use jwks::{KeySets, Verified};
 use keys::Keys;
 use policy::AuthPolicy;
-use revocations::{CHANNEL, Feed, Revoked, USER, follow};
+use revocations::{CHANNEL, Feed, Revoked, Subject, USER, follow};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -187,8 +188,7 @@ impl Tokens {
         }
     }
 
-    /// Whether a caller who was let in may stay: what long connections ask from time to time, and end where it fails
-    /// (SECURITY rule 12).
+    /// Whether a caller who was let in may stay. Long connections wait for [`ended`](Self::ended).
     ///
     /// # Errors
     /// [`TokenError::Expired`] or [`TokenError::Revoked`].
@@ -200,6 +200,18 @@ impl Tokens {
             true => Err(TokenError::Revoked),
             false => Ok(()),
         }
+    }
+
+    /// Resolves when [`still_good`](Self::still_good) fails for a caller who was let in: what long connections wait
+    /// for, to end with it (SECURITY rule 12). An API key ends too when its time is over or an administrator takes it
+    /// back.
+    ///
+    /// It sleeps until `expires_at`, by the monotonic clock from now on, and is woken when something that may concern
+    /// the caller is revoked: here at once, elsewhere within a second; never on a timer. Each wake costs one look that takes
+    /// no lock. Nothing happens until it is polled, but the time runs from now.
+    pub fn ended(&self, identity: &Identity) -> impl Future<Output = TokenError> + Send + Sync + use<> {
+        let left = identity.expires_at.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+        ended::ended(self.revoked.clone(), Subject::of(identity), left)
     }
 
     /// Ends the login that a token stems from; [`end_login`](Self::end_login).

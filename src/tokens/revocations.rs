@@ -5,7 +5,7 @@
 //! goes by what it knows.
 
 use super::claims::since_epoch;
-use crate::identity::{Identity, Proof};
+use crate::identity::Identity;
 use crate::shared::AnyShared;
 use crate::stores::{AnyStore, Revocation, Stored};
 use arc_swap::ArcSwap;
@@ -14,7 +14,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::futures::Notified;
 
 /// Where replicas tell each other.
 pub(super) const CHANNEL: &str = "voicegate:revocations";
@@ -39,8 +41,29 @@ pub(super) struct Revoked {
 
 struct Shards {
     shards: [ArcSwap<HashMap<Box<str>, Span>>; SHARDS],
+    /// Told of each change of its shard, so that one logout wakes few of the thousands that wait.
+    news: [Notify; SHARDS],
     hasher: RandomState,
+    /// Never less than there are.
     count: AtomicUsize,
+}
+
+/// What of an identity a revocation can name.
+pub(super) struct Subject {
+    token_id: Box<str>,
+    user_id: Arc<str>,
+    issued_at: Option<SystemTime>,
+}
+
+impl Subject {
+    pub(super) fn of(identity: &Identity) -> Self {
+        Subject {
+            // No revocation is of an empty name.
+            token_id: identity.token_id.as_deref().unwrap_or_default().into(),
+            user_id: identity.user_id.clone(),
+            issued_at: identity.issued_at,
+        }
+    }
 }
 
 /// Until when tokens count as revoked, and until when this must be known; milliseconds since 1970.
@@ -51,19 +74,37 @@ struct Span {
 }
 
 impl Revoked {
-    /// Whether a caller's token is revoked: by itself, by the login it stems from, or with all of the user's.
+    /// Whether a caller's token is revoked: by itself, by the login it stems from, or with all of the user's. An API
+    /// key is a user of its own here ([`Identity::of_key`]).
     pub(super) fn covers(&self, identity: &Identity) -> bool {
-        if identity.proof == Proof::ApiKey {
-            return false;
-        }
-        let by_token = || identity.token_id.as_deref().is_some_and(|id| self.tokens.find(id).is_some());
+        self.names(identity.token_id.as_deref(), &identity.user_id, identity.issued_at)
+    }
+
+    fn names(&self, token_id: Option<&str>, user_id: &str, issued_at: Option<SystemTime>) -> bool {
+        let by_token = || token_id.is_some_and(|id| self.tokens.find(id).is_some());
         let by_user = || {
-            self.users.find(&identity.user_id).is_some_and(|span| {
+            self.users.find(user_id).is_some_and(|span| {
                 // A token that does not say when it was signed may be from before.
-                identity.issued_at.is_none_or(|at| since_epoch(at).as_millis() as i64 <= span.not_after)
+                issued_at.is_none_or(|at| since_epoch(at).as_millis() as i64 <= span.not_after)
             })
         };
         by_token() || by_user()
+    }
+
+    /// Resolves when [`covers`](Self::covers) holds of a caller. Woken by what is added to its shards alone, and
+    /// looks once each time.
+    pub(super) async fn covering(&self, who: &Subject) {
+        loop {
+            // Before looking, so that nothing is added unnoticed in between.
+            let (token, user) = (self.tokens.changed(&who.token_id), self.users.changed(&who.user_id));
+            if self.names(Some(&who.token_id), &who.user_id, who.issued_at) {
+                return;
+            }
+            tokio::select! {
+                () = token => {}
+                () = user => {}
+            }
+        }
     }
 
     /// Takes in what the store or another replica says.
@@ -93,6 +134,7 @@ impl Default for Shards {
     fn default() -> Self {
         Shards {
             shards: std::array::from_fn(|_| ArcSwap::default()),
+            news: std::array::from_fn(|_| Notify::new()),
             hasher: RandomState::new(),
             count: AtomicUsize::new(0),
         }
@@ -105,6 +147,11 @@ impl Shards {
             return None;
         }
         self.shards[self.shard(name)].load().get(name).copied()
+    }
+
+    /// Resolves at the next change of the shard that a name belongs to; one that comes before it is polled counts.
+    fn changed(&self, name: &str) -> Notified<'_> {
+        self.news[self.shard(name)].notified()
     }
 
     fn shard(&self, name: &str) -> usize {
@@ -125,32 +172,37 @@ impl Shards {
             if !news(&self.shards[shard].load()) {
                 continue;
             }
+            // Counted before they can be found: a set that is not empty is never taken for an empty one.
+            self.count.fetch_add(entries.len(), Ordering::AcqRel);
+            let mut known = 0;
             self.shards[shard].rcu(|map| {
                 let mut map = HashMap::clone(map);
+                known = entries.len() + map.len();
                 for (name, span) in &entries {
                     map.entry(Box::from(*name))
                         .and_modify(|known| *known = later(*known, *span))
                         .or_insert(*span);
                 }
+                known -= map.len();
                 map
             });
+            self.count.fetch_sub(known, Ordering::AcqRel);
+            self.news[shard].notify_waiters();
         }
-        self.recount();
     }
 
     fn sweep(&self, now: i64) {
         for shard in self.shards.iter().filter(|shard| shard.load().values().any(|span| span.until <= now)) {
+            let mut over = 0;
             shard.rcu(|map| {
                 let mut map = HashMap::clone(map);
+                over = map.len();
                 map.retain(|_, span| span.until > now);
+                over -= map.len();
                 map
             });
+            self.count.fetch_sub(over, Ordering::AcqRel);
         }
-        self.recount();
-    }
-
-    fn recount(&self) {
-        self.count.store(self.shards.iter().map(|shard| shard.load().len()).sum(), Ordering::Release);
     }
 }
 
@@ -251,6 +303,7 @@ pub(super) async fn follow(store: AnyStore, shared: AnyShared, revoked: Arc<Revo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Proof;
     use std::time::UNIX_EPOCH;
 
     fn identity(issued_ms: u64) -> Identity {
@@ -287,7 +340,6 @@ mod tests {
         assert!(revoked.covers(&identity(500)), "an earlier moment takes nothing back");
         assert!(revoked.covers(&Identity { issued_at: None, ..identity(0) }));
         assert!(!revoked.covers(&Identity { user_id: "v".into(), ..identity(0) }));
-        assert!(!revoked.covers(&Identity { proof: Proof::ApiKey, ..identity(0) }));
         revoked.add(&[revocation("t", 0)], at(0));
         assert!(revoked.covers(&identity(501)));
     }

@@ -6,7 +6,7 @@ use crate::identity::{Identity, Proof};
 use crate::shared::{AnyShared, Decision, Lease, Limit, SharedError, SharedState};
 use crate::stores::{
     AnyStore, ApiKey, ApiKeys, Family, LockState, Lockouts, NewUser, Page, RefreshTokens, Resets, Revocation,
-    Revocations, Rotation, Store, StoreError, Stored, User, Users,
+    Revocations, Rotation, Store, StoreError, Stored, User, Users, no_conversations,
 };
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -144,6 +144,12 @@ impl Users for FewRows {
     async fn users(&self, _: u32, _: Option<&str>) -> Stored<Page<User>> {
         none()
     }
+    async fn delete_user(&self, _: &str, _: SystemTime) -> Stored<()> {
+        none()
+    }
+    async fn sweep_deleted_users(&self) -> Stored<u64> {
+        Ok(0)
+    }
 }
 
 #[async_trait]
@@ -202,6 +208,8 @@ impl Resets for FewRows {
         none()
     }
 }
+
+no_conversations!(FewRows);
 
 #[async_trait]
 impl Store for FewRows {

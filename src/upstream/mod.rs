@@ -9,6 +9,7 @@ mod balance;
 mod body;
 mod client;
 mod health;
+mod identity;
 mod meter;
 mod pool;
 mod registry;
@@ -22,6 +23,7 @@ mod tls;
 
 pub use body::UpstreamBody;
 pub use health::{Condition, ServerStatus, UpstreamStatus};
+pub use identity::{TRACEPARENT, X_REQUEST_ID, set_identity};
 pub use meter::{Figures, Meter};
 pub use registry::{Registry, Running};
 pub use send::SendOptions;

@@ -10,7 +10,7 @@ const ROWS: &[&[&str]] = &[
     &["exchange", "settings"],
     &["telemetry"],
     &["manifest"],
-    &["stores", "shared"],
+    &["stores", "shared", "sse"],
     &["tokens"],
     &["accounts"],
     &["state"],

@@ -166,6 +166,23 @@ pub struct StreamLimits {
     pub max: Option<Spanned<Dur>>,
     /// A comment keeps the connection alive after this much silence (default `15s`).
     pub heartbeat: Option<Spanned<Dur>>,
+    /// Only for `handler: chat.stream`: what becomes of the answer when the caller leaves (default `cancel`).
+    pub on_disconnect: Option<Spanned<OnDisconnect>>,
+    /// Only for `handler: chat.stream`: how long a stream that is over can still be read again (default `60s`).
+    pub resume_for: Option<Spanned<Dur>>,
+    /// Only for `handler: chat.stream`: largest stream, in bytes of its events (default `4MiB`).
+    pub max_size: Option<Spanned<Size>>,
+}
+
+/// What becomes of an answer whose reader leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDisconnect {
+    /// The upstream is stopped; what was said so far is kept as interrupted.
+    #[default]
+    Cancel,
+    /// It is finished and kept; whoever comes back with `Last-Event-ID` gets what was missed.
+    Finish,
 }
 
 /// Limits of a WebSocket.

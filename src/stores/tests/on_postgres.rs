@@ -90,7 +90,7 @@ async fn a_migration_waits_for_another_replica_longer_than_a_statement_may_take(
     let early = tokio::time::timeout(Duration::from_millis(500), &mut migrating).await;
     assert!(early.is_err(), "did not wait for the lock: {early:?}");
     other.unlock().await.unwrap();
-    assert_eq!(migrating.await.unwrap().unwrap(), 1);
+    assert_eq!(migrating.await.unwrap().unwrap(), MIGRATIONS);
 }
 
 #[tokio::test]

@@ -3,11 +3,13 @@
 use super::super::testing::{Bench, faults};
 use super::*;
 use crate::demo::Demo;
+use crate::diag::{Code, Diagnostics};
 use crate::upstream::testing::{PATIENCE, Scripted, eventually};
 use http::Method;
 use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
 use proptest::prelude::*;
+use std::time::Duration;
 use tokio::time::timeout;
 
 const QUESTION: &str = r#"{"query":"hello","session_id":"s1"}"#;
