@@ -9,7 +9,7 @@ use super::tls::{TlsError, TlsSettings};
 use super::watch;
 use crate::accounts::SetupError;
 use crate::settings::{DoorSettings, Settings};
-use crate::shared::{self, SharedError};
+use crate::shared::{self, SharedError, SharedLimits};
 use crate::state::{Backends, Shared};
 use crate::stores::{self, AnyStore, StoreError, StoreLimits};
 use crate::telemetry::Telemetry;
@@ -157,13 +157,15 @@ pub async fn start(
 /// Opens what must be there before anything is served, and reads what is revoked.
 async fn open(settings: &Settings) -> Result<Backends, StartError> {
     let keys = Keys::from_settings(settings).map_err(StartError::Keys)?;
-    let store = stores::open(settings.database().reveal(), &StoreLimits::default())
+    let store = stores::open(settings.database().reveal(), &StoreLimits::from(&settings.stores))
         .await
         .map_err(StartError::Store)?;
     store.migrate().await.map_err(StartError::Store)?;
     let redis = settings.redis();
-    let shared =
-        shared::open(redis.as_ref().map(|url| url.reveal())).await.map_err(StartError::SharedState)?;
+    let limits = SharedLimits::from(&settings.stores);
+    let shared = shared::open(redis.as_ref().map(|url| url.reveal()), &limits)
+        .await
+        .map_err(StartError::SharedState)?;
     let backends = Backends::new(store, shared, keys, settings).map_err(StartError::Accounts)?;
     backends.tokens.load_revocations(SystemTime::now()).await.map_err(StartError::Store)?;
     Ok(backends)

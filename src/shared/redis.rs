@@ -25,8 +25,6 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-/// How long a call may take (SECURITY rule 17).
-pub(super) const DEADLINE: Duration = Duration::from_millis(50);
 /// How long connecting may take, in the background.
 const CONNECT: Duration = Duration::from_secs(2);
 /// How often the connection is tried when nothing says that it broke.
@@ -56,6 +54,8 @@ pub struct Redis {
 /// What the background tasks and the calls share.
 struct Link {
     target: Target,
+    /// How long a call may take (SECURITY rule 17).
+    deadline: Duration,
     connection: ArcSwapOption<Connection>,
     /// A call found the connection broken.
     broken: Notify,
@@ -83,13 +83,14 @@ impl Drop for Redis {
 }
 
 impl Redis {
-    /// Begins to connect; returns at once. Needs a Tokio runtime.
+    /// Begins to connect; returns at once. `deadline` is how long a call may take. Needs a Tokio runtime.
     ///
     /// # Errors
     /// [`SharedError::Url`] for a URL that is not one. It is never shown: it may hold a password.
-    pub fn open(url: &str) -> Result<Self, SharedError> {
+    pub fn open(url: &str, deadline: Duration) -> Result<Self, SharedError> {
         let link = Arc::new(Link {
-            target: target(url)?,
+            target: target(url, deadline)?,
+            deadline,
             connection: ArcSwapOption::empty(),
             broken: Notify::new(),
             connected: watch::Sender::new(false),
@@ -143,7 +144,8 @@ impl Redis {
         let Some(connection) = self.link.connection.load_full() else {
             return Err(SharedError::Unavailable("there is no connection to Redis".to_owned()));
         };
-        match timeout(DEADLINE, call(&connection)).await {
+        let deadline = self.link.deadline;
+        match timeout(deadline, call(&connection)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if error.is_unrecoverable_error() {
@@ -153,7 +155,7 @@ impl Redis {
             }
             Err(_) => Err(SharedError::Unavailable(format!(
                 "Redis did not answer within {} ms",
-                DEADLINE.as_millis()
+                deadline.as_millis()
             ))),
         }
     }
@@ -193,7 +195,7 @@ impl Target {
 }
 
 /// Reads the URLs.
-fn target(text: &str) -> Result<Target, SharedError> {
+fn target(text: &str, deadline: Duration) -> Result<Target, SharedError> {
     let unusable = |_: RedisError| SharedError::Url;
     let cluster =
         text.contains(',') || text.contains("redis-cluster://") || text.contains("rediss-cluster://");
@@ -219,7 +221,7 @@ fn target(text: &str) -> Result<Target, SharedError> {
             let nodes = nodes.map_or_else(|nodes| nodes, Vec::from);
             let client = ClusterClient::builder(infos)
                 .connection_timeout(CONNECT)
-                .response_timeout(DEADLINE)
+                .response_timeout(deadline)
                 .retries(1)
                 .build()
                 .map_err(unusable)?;
@@ -388,14 +390,17 @@ mod tests {
 
     #[test]
     fn urls_are_one_server_or_a_cluster_and_never_shown() {
-        let is_cluster = |url: &str| matches!(target(url), Ok(Target::Cluster { .. }));
+        let is_cluster =
+            |url: &str| matches!(target(url, Duration::from_millis(50)), Ok(Target::Cluster { .. }));
         assert!(!is_cluster("redis://:hush@127.0.0.1:6379/2"));
         assert!(!is_cluster("rediss://127.0.0.1"));
         assert!(is_cluster("redis://127.0.0.1:7000, redis://127.0.0.1:7001"));
         assert!(is_cluster("redis-cluster://127.0.0.1:7000"));
         assert!(is_cluster("rediss-cluster://user:hush@127.0.0.1:7000"));
         for bad in ["", "hush", "http://hush", "redis://:hush@", "redis://a,hush"] {
-            let Err(error) = target(bad) else { panic!("{bad} is taken for a URL") };
+            let Err(error) = target(bad, Duration::from_millis(50)) else {
+                panic!("{bad} is taken for a URL")
+            };
             assert!(!error.to_string().contains("hush"), "{error}");
         }
     }

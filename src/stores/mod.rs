@@ -33,6 +33,7 @@ pub use rows::folded;
 #[cfg(test)]
 pub(crate) use absent::no_conversations;
 
+use crate::settings::StoreSettings;
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -333,6 +334,18 @@ pub struct StoreLimits {
     pub call_timeout: Duration,
     /// How long [`Store::migrate`] may take, waiting for other replicas included.
     pub migrate_timeout: Duration,
+}
+
+impl From<&StoreSettings> for StoreLimits {
+    fn from(settings: &StoreSettings) -> Self {
+        StoreLimits {
+            max_connections: settings.db_max_connections,
+            acquire_timeout: settings.db_acquire_timeout.0,
+            statement_timeout: settings.db_statement_timeout.0,
+            call_timeout: settings.db_call_timeout.0,
+            ..StoreLimits::default()
+        }
+    }
 }
 
 impl Default for StoreLimits {
