@@ -5,6 +5,7 @@ use super::admin::Admin;
 use super::drain::{Drain, Grace};
 use super::gateway::Gateway;
 use super::live::{Live, Unsound};
+use super::pulse::{self, Pulse};
 use super::tls::{TlsError, TlsSettings};
 use super::watch;
 use crate::accounts::SetupError;
@@ -49,6 +50,7 @@ pub struct Running {
     admin_drain: Drain,
     watcher: tokio::task::JoinHandle<()>,
     revocations: tokio::task::JoinHandle<()>,
+    pulse: tokio::task::JoinHandle<()>,
     store: AnyStore,
 }
 
@@ -112,6 +114,7 @@ pub async fn start(
     let backends = open(&settings).await?;
     let store = backends.store.clone();
     let shared = Shared::new(settings.clone(), telemetry.clone(), closed, backends);
+    show_connections(&shared);
     let config = settings.config.clone();
     let loading = {
         let shared = shared.clone();
@@ -137,6 +140,10 @@ pub async fn start(
     let admin = spawn(admin_listener, service, admin_limits, None, &admin_drain, Connections::new());
     let watcher = tokio::spawn(watch::watch(live.clone(), settings.reload_poll.0));
     let revocations = tokio::spawn(live.shared().tokens.follow());
+    let stores = Arc::new(Pulse::of(store.clone(), live.shared().shared.clone()));
+    stores.ask().await;
+    live.shared().health.add(stores.clone());
+    let pulse = tokio::spawn(async move { stores.follow(pulse::EVERY).await });
     Ok(Running {
         address,
         admin_address,
@@ -150,6 +157,7 @@ pub async fn start(
         admin_drain,
         watcher,
         revocations,
+        pulse,
         store,
     })
 }
@@ -169,6 +177,16 @@ async fn open(settings: &Settings) -> Result<Backends, StartError> {
     let backends = Backends::new(store, shared, keys, settings).map_err(StartError::Accounts)?;
     backends.tokens.load_revocations(SystemTime::now()).await.map_err(StartError::Store)?;
     Ok(backends)
+}
+
+/// Lets metrics show the connections to the stores.
+fn show_connections(shared: &Shared) {
+    let store = shared.store.clone();
+    shared.telemetry.show_database(store.backend(), move || store.connections());
+    let state = shared.shared.clone();
+    if state.backend() == "redis" {
+        shared.telemetry.show_redis(move || state.connections());
+    }
 }
 
 fn spawn<S: accept::Service>(
@@ -242,6 +260,7 @@ impl Running {
         let _ = self.admin.await;
         admin_clock.abort();
         self.revocations.abort();
+        self.pulse.abort();
         self.store.close().await;
         self.telemetry.shutdown(FLUSH).await;
         match cut {
