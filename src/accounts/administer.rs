@@ -1,7 +1,8 @@
 //! What administrators do with users and API keys. Each change is written to the log with who made it (`audit`).
 
 use super::login::lock_name;
-use super::{ADMIN_ROLE, Accounts, Registration, digest, fault, secret};
+use super::{ADMIN_ROLE, Accounts, DEFAULT_ROLE, Registration, digest, fault, secret};
+use crate::diag::did_you_mean;
 use crate::error::{FieldFault, GatewayError, Kind};
 use crate::identity::Identity;
 use crate::stores::{ApiKey, Page, StoreError, User};
@@ -72,16 +73,38 @@ impl Accounts {
         self.store.user_by_name(tenant, username).await.map_err(found)
     }
 
-    /// Gives a user a role, and ends its sessions: tokens say the role they were signed with.
+    /// Gives a user a role, and ends its sessions: tokens say the role they were signed with. `defined` are the roles of
+    /// the manifest, where that is known: any other would leave the user with nothing but what needs no permission.
+    /// `admin` and `user` are the gateway's own words and always good.
     ///
     /// # Errors
-    /// 400 for what is no role's name, 404.
-    pub async fn set_role(&self, by: &str, id: &str, role: &str) -> Result<(), GatewayError> {
+    /// 400 for what is no role's name or is not defined, 404.
+    pub async fn set_role(
+        &self,
+        by: &str,
+        id: &str,
+        role: &str,
+        defined: Option<&[String]>,
+    ) -> Result<(), GatewayError> {
         let good = (1..=MAX_TEXT).contains(&role.len())
             && role.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
         if !good {
             let fault = FieldFault::new("/role", "role", "must be the name of a role", "角色名称无效");
             return Err(GatewayError::invalid(vec![fault]));
+        }
+        let own = [ADMIN_ROLE, DEFAULT_ROLE];
+        if let Some(defined) = defined.filter(|defined| !defined.iter().any(|known| known == role))
+            && !own.contains(&role)
+        {
+            let mut known: Vec<&str> = defined.iter().map(String::as_str).chain(own).collect();
+            known.sort_unstable();
+            known.dedup();
+            let en = match did_you_mean(role, known.iter().copied()) {
+                Some(help) => format!("must be a role that the manifest defines; {help}"),
+                None => "must be a role that the manifest defines".to_owned(),
+            };
+            let zh = format!("角色未在清单中定义；已定义：{}", known.join("、"));
+            return Err(GatewayError::invalid(vec![FieldFault::new("/role", "role_unknown", en, zh)]));
         }
         let now = self.now();
         self.store.set_role(id, role, now).await.map_err(found)?;

@@ -167,7 +167,7 @@ impl Accounts {
     ) -> Result<Self, SetupError> {
         let mailer = Mailer::new(&settings.mail, environment)?;
         if let Err(error) = mailer.check() {
-            tracing::error!("links to a new password cannot be sent: {error}");
+            tracing::warn!("nobody can be sent a link to a new password, and who asks is told so: {error}");
         }
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = settings.password_workers.unwrap_or_else(cores).max(1);

@@ -249,7 +249,8 @@ async fn wechat_users_log_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn administrators_manage_users() {
-    let gateway = Gateway::with(MANIFEST).start().await;
+    let roles = "roles: { editor: { allow: ['document:*'] } }\n";
+    let gateway = Gateway::with(&format!("{roles}{MANIFEST}")).start().await;
     let client = &gateway.client;
     let said = register(client, "ann").await;
     let (token, id) = (text(&said, "access_token"), text(&said["user"], "id"));
@@ -270,6 +271,14 @@ async fn administrators_manage_users() {
         (faulty.code().as_str(), faulty.json()["errors"][0]["pointer"].as_str()),
         ("validation_failed", Some("/role"))
     );
+    let unknown = admin(&gateway, "POST", &format!("users/{id}/role"), json!({ "role": "editr" })).await;
+    assert_eq!(unknown.status, 400);
+    let fault = &unknown.json()["errors"][0];
+    assert_eq!((text(fault, "pointer"), text(fault, "code")), ("/role", "role_unknown"));
+    assert_eq!(text(fault, "detail"), "must be a role that the manifest defines; did you mean `editor`?");
+    assert_eq!(me(client, token).await.status, 200, "nothing was changed");
+    let role = admin(&gateway, "POST", &format!("users/{id}/role"), json!({ "role": "editor" })).await;
+    assert_eq!(role.status, 204);
     let role = admin(&gateway, "POST", &format!("users/{id}/role"), json!({ "role": "admin" })).await;
     assert_eq!(role.status, 204);
     assert_eq!(me(client, token).await.code(), "token_revoked", "a role change ends sessions");
@@ -349,10 +358,11 @@ async fn the_first_administrator_is_made_by_command() {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     };
     assert_eq!(voicegate(&["migrate"]).0, 0);
-    let (code, password) = voicegate(&["admin", "create", "root", "--email", "root@example.com"]);
+    let (code, password, _) = voicegate(&["admin", "create", "root", "--email", "root@example.com"]);
     assert_eq!(code, 0);
     let said = login(&gateway.client, "root", password.trim()).await.json();
     let root = text(&said, "access_token").to_owned();
@@ -378,4 +388,14 @@ async fn the_first_administrator_is_made_by_command() {
     )
     .await;
     assert_eq!(voicegate(&["admin", "role", "nobody", "user"]).0, 1);
+
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/routes.yaml");
+    let told = voicegate(&["admin", "role", "root", "guest", "--config", shipped]);
+    assert_eq!((told.0, told.2.contains("warning")), (0, false), "{}", told.2);
+    let told = voicegate(&["admin", "role", "root", "gest", "--config", shipped]);
+    assert_eq!((told.0, told.2.contains("did you mean `guest`?")), (1, true), "{}", told.2);
+    let told = voicegate(&["admin", "role", "root", "guest", "--config", "nowhere.yaml"]);
+    assert_eq!((told.0, told.2.contains("nothing was changed")), (1, true), "{}", told.2);
+    let told = voicegate(&["admin", "role", "root", "gest"]);
+    assert_eq!((told.0, told.2.contains("warning: no manifest was asked")), (0, true), "{}", told.2);
 }

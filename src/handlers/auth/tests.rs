@@ -487,7 +487,8 @@ async fn a_forgotten_password_is_set_anew_by_a_link_that_works_once() {
 async fn links_cannot_be_asked_for_where_no_mail_can_be_sent() {
     let front = Front::over(House::in_environment(&[], Environment::Production));
     let said = front.post("/auth/password/forgot", json!({ "email": "ann@example.com" })).await;
-    assert_eq!((said.status, said.text("code")), (503, "unavailable"));
+    assert_eq!((said.status, said.text("code")), (503, "mail_unavailable"));
+    assert_eq!(said.headers["retry-after"], "3600", "asking again does not help");
 }
 
 #[tokio::test]
