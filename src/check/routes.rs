@@ -182,6 +182,10 @@ impl<'a> RouteChecker<'a> {
             version: group.version.map(|version| version.name.value.clone()),
             params,
         };
+        misfits(route, &info, &links, out);
+        if out.counts().0 > before {
+            return None;
+        }
         let mut state = DefaultHasher::new();
         (self.manifest.digest(route.span), &group.prefix, &info.version).hash(&mut state);
         // Themselves, not what the manifest says of them: they name another version's prefix.
@@ -267,6 +271,18 @@ fn access(route: &Route, links: &[Link], out: &mut Diagnostics) {
             .note(link.span, format!("`{}` stands here", link.name)),
         ),
         _ => {}
+    }
+}
+
+/// Stages that cannot do for this route what they are for.
+fn misfits(route: &Route, info: &RouteInfo, links: &[Link], out: &mut Diagnostics) {
+    for link in links {
+        let Some(misfit) = link.stage.as_ref().and_then(|stage| stage.misfit(info)) else { continue };
+        out.push(
+            Diagnostic::error(misfit.code, route.route.span, misfit.message)
+                .help(misfit.help)
+                .note(link.span, format!("`{}` stands here", link.name)),
+        );
     }
 }
 
