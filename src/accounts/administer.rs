@@ -1,5 +1,6 @@
 //! What administrators do with users and API keys. Each change is written to the log with who made it (`audit`).
 
+use super::audit::administered;
 use super::login::lock_name;
 use super::{ADMIN_ROLE, Accounts, DEFAULT_ROLE, Registration, digest, fault, secret};
 use crate::diag::did_you_mean;
@@ -61,7 +62,7 @@ impl Accounts {
     pub async fn create_admin(&self, by: &str, admin: NewAdmin) -> Result<User, GatewayError> {
         let NewAdmin { username, email, password } = admin;
         let user = self.create(Registration { username, email, password }, ADMIN_ROLE).await?;
-        audit(by, "create_admin", &user.id, &user.username);
+        administered(by, "create_admin", &user.id, &user.username);
         Ok(user)
     }
 
@@ -108,7 +109,7 @@ impl Accounts {
         }
         let now = self.now();
         self.store.set_role(id, role, now).await.map_err(found)?;
-        audit(by, "set_role", id, role);
+        administered(by, "set_role", id, role);
         self.end_sessions(id, now).await
     }
 
@@ -119,7 +120,7 @@ impl Accounts {
     pub async fn set_disabled(&self, by: &str, id: &str, disabled: bool) -> Result<(), GatewayError> {
         let now = self.now();
         self.store.set_disabled(id, disabled, now).await.map_err(found)?;
-        audit(by, if disabled { "disable" } else { "enable" }, id, "");
+        administered(by, if disabled { "disable" } else { "enable" }, id, "");
         if disabled { self.end_sessions(id, now).await } else { Ok(()) }
     }
 
@@ -138,7 +139,7 @@ impl Accounts {
     /// The store's.
     pub async fn unlock_name(&self, by: &str, tenant: &str, username: &str) -> Result<(), GatewayError> {
         self.store.unlock(tenant, &lock_name(username)).await.map_err(found)?;
-        audit(by, "unlock", username, tenant);
+        administered(by, "unlock", username, tenant);
         Ok(())
     }
 
@@ -149,7 +150,7 @@ impl Accounts {
     pub async fn revoke_sessions(&self, by: &str, id: &str) -> Result<(), GatewayError> {
         self.store.user(id).await.map_err(found)?;
         self.end_sessions(id, self.now()).await?;
-        audit(by, "revoke_sessions", id, "");
+        administered(by, "revoke_sessions", id, "");
         Ok(())
     }
 
@@ -208,7 +209,7 @@ impl Accounts {
             revoked: false,
         };
         self.store.create_api_key(key.clone(), &digest(&secret)).await.map_err(fault)?;
-        audit(by, "create_key", &key.id, &key.name);
+        administered(by, "create_key", &key.id, &key.name);
         Ok(CreatedKey { key, secret })
     }
 
@@ -226,7 +227,7 @@ impl Accounts {
     /// 404.
     pub async fn revoke_key(&self, by: &str, id: &str) -> Result<(), GatewayError> {
         self.store.revoke_api_key(id).await.map_err(found)?;
-        audit(by, "revoke_key", id, "");
+        administered(by, "revoke_key", id, "");
         // After the row: who is let in meanwhile is ended too.
         self.revoke_user(&Identity::of_key(id), self.now()).await
     }
@@ -244,8 +245,4 @@ fn found(error: StoreError) -> GatewayError {
         StoreError::NotFound | StoreError::BadCursor => Kind::NotFound.into(),
         error => fault(error),
     }
-}
-
-fn audit(by: &str, action: &'static str, subject: &str, value: &str) {
-    tracing::warn!(target: "voicegate::audit", by, action, subject, value, "administered");
 }

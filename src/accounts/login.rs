@@ -4,7 +4,7 @@
 //! when there is one, so that guesses sent all at once get no more tries than guesses one by one.
 
 use super::passwords::{Turn, too_long};
-use super::{Accounts, DEFAULT_TENANT, Session, digest, fault, secret};
+use super::{Accounts, DEFAULT_TENANT, Session, audit, digest, fault, secret};
 use crate::error::{GatewayError, Kind};
 use crate::identity::Identity;
 use crate::stores::{Family, Rotation, StoreError, User};
@@ -55,7 +55,9 @@ impl Accounts {
             self.store.unlock(tenant, &name).await.map_err(fault)?;
         }
         self.store.note_login(&user.id, now).await.map_err(fault)?;
-        self.begin(user, channel, now).await
+        let session = self.begin(user, channel, now).await?;
+        audit::own(&session.user.id, "login", channel);
+        Ok(session)
     }
 
     /// Compares a password; a wrong one counts against the name. An unknown user and one without a password take as
@@ -80,7 +82,7 @@ impl Accounts {
                 .await
                 .map_err(fault)?;
             if counted.locked_until.is_some() {
-                tracing::warn!(tenant, name, "locked after too many failed logins");
+                audit::alarm("lock", name, tenant);
             }
             return Err(wrong.into());
         };
@@ -131,11 +133,7 @@ impl Accounts {
                 family
             }
             Rotation::Reused(family) => {
-                tracing::warn!(
-                    user = family.user_id,
-                    family = family.id,
-                    "a refresh token was used twice: its login is ended"
-                );
+                audit::alarm("refresh_token_reused", &family.user_id, login_of(&family.id));
                 self.authority.revoke_login(login_of(&family.id), None, now).await.map_err(fault)?;
                 return Err(Kind::RefreshRefused.into());
             }
@@ -175,6 +173,10 @@ impl Accounts {
             && let Some(login) = identity.token_id.as_deref().filter(|login| refreshed != Some(*login))
         {
             self.authority.revoke_login(login, identity.expires_at, now).await.map_err(fault)?;
+        }
+        let user = identity.map(|identity| &*identity.user_id);
+        if let Some(user) = user.or(family.as_ref().map(|family| &*family.user_id)) {
+            audit::own(user, "logout", "");
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! so that ending the login ends them all; and a refreshed one is for the same front end without another column.
 
 mod administer;
+mod audit;
 mod authority;
 mod login;
 mod mail;
@@ -182,6 +183,12 @@ impl Accounts {
             mails: Arc::new(Semaphore::new(MAILS_AT_ONCE)),
             clock,
         })
+    }
+
+    /// Waits until the links that were asked for are sent or given up. For the way down, when nobody asks any more.
+    pub async fn links_sent(&self) {
+        // Each link under way holds one; a closed semaphore would be nobody's doing.
+        let _ = self.mails.acquire_many(MAILS_AT_ONCE as u32).await;
     }
 
     /// Who an access token is of, if it is valid and not revoked.

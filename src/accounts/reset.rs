@@ -2,7 +2,7 @@
 
 use super::login::lock_name;
 use super::passwords::{faults as password_faults, too_long};
-use super::{Accounts, DEFAULT_TENANT, RESET_TTL, digest, fault, secret};
+use super::{Accounts, DEFAULT_TENANT, RESET_TTL, audit, digest, fault, secret};
 use crate::error::{GatewayError, Kind};
 use crate::identity::Identity;
 use crate::stores::StoreError;
@@ -42,7 +42,7 @@ impl Accounts {
             self.store.unlock(&tenant, &name).await.map_err(fault)?;
         }
         self.store.set_password(&user.id, &hash, now).await.map_err(fault)?;
-        tracing::info!(user = user.id, "password changed; sessions ended");
+        audit::own(&user.id, "change_password", "");
         self.end_sessions(&user.id, now).await
     }
 
@@ -116,7 +116,7 @@ impl Accounts {
         let now = self.now();
         self.store.set_password(&user.id, &hash, now).await.map_err(fault)?;
         self.store.unlock(&user.tenant_id, &lock_name(&user.username)).await.map_err(fault)?;
-        tracing::info!(user = user.id, "password reset; sessions ended");
+        audit::own(&user.id, "reset_password", "");
         self.end_sessions(&user.id, now).await
     }
 }

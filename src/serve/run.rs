@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch as channel;
@@ -239,6 +239,7 @@ impl Running {
             tokio::time::sleep(delay.0).await;
         }
         tracing::info!(grace = %self.settings.shutdown_grace, "draining");
+        let begun = Instant::now();
         self.watcher.abort();
         let close_after = grace.saturating_sub(GOODBYE.min(grace / 2));
         let stages = self.drain.clone();
@@ -253,6 +254,10 @@ impl Running {
         clock.abort();
         bell.abort();
         self.closing.send_replace(true);
+        let left = grace.saturating_sub(begun.elapsed());
+        if tokio::time::timeout(left, shared.accounts.links_sent()).await.is_err() {
+            tracing::warn!("the grace was over before every link to a new password was sent");
+        }
         // The admin listener answers until the end, so that operators can watch.
         let ending = self.admin_drain.clone();
         let short = Grace { close_after: Duration::ZERO, cut_after: Duration::from_millis(200) };
