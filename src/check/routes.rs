@@ -76,7 +76,7 @@ impl CheckedRoute {
 
     /// Whether a caller must say who they are.
     pub fn needs_auth(&self) -> bool {
-        self.links.iter().any(|link| link.name == "auth" || link.name == "api_key")
+        self.links.iter().any(Link::refuses_strangers)
     }
 
     /// Whether it answers with a stream.
@@ -251,16 +251,17 @@ fn not_yet(route: &Route, out: &mut Diagnostics) {
 
 /// Who may call is decided, not forgotten (SECURITY rule 11).
 fn access(route: &Route, links: &[Link], out: &mut Diagnostics) {
-    let auth = links.iter().find(|link| link.name == "auth" || link.name == "api_key");
+    let auth = links.iter().find(|link| link.refuses_strangers());
     match (auth, route.public) {
-        (None, false) => out.push(
-            Diagnostic::error(
-                Code::NOT_PUBLIC,
-                route.route.span,
-                "this route has neither `auth` in its chain nor `public: true`",
-            )
-            .help("add `auth` to its chain, or say `public: true` if anybody may call it"),
-        ),
+        (None, false) => {
+            let message = "this route has neither `auth` in its chain nor `public: true`";
+            let mut fault = Diagnostic::error(Code::NOT_PUBLIC, route.route.span, message)
+                .help("add `auth` to its chain, or say `public: true` if anybody may call it");
+            if let Some(optional) = links.iter().find(|link| super::order::IDENTIFY.contains(&link.name)) {
+                fault = fault.note(optional.span, format!("`{}` here lets strangers pass", optional.name));
+            }
+            out.push(fault);
+        }
         (Some(link), true) => out.push(
             Diagnostic::warning(
                 Code::LOOSENED,

@@ -138,6 +138,8 @@ pub struct Facts {
     pub deadline: Option<Duration>,
     /// The word by which it goes by who is calling (`user`, `tenant`), if it does.
     pub needs_identity: Option<&'static str>,
+    /// Whether it finds out who is calling only where the caller says so, and lets strangers pass.
+    pub lets_strangers_pass: bool,
 }
 
 /// Why a stage and a route do not fit together.
