@@ -163,7 +163,9 @@ kinds! {
     AccountLocked = 423 "account_locked": "Too many failed logins, the account is locked for a while", "登录失败次数过多，账户已被锁定";
     /// WeChat does not answer, or answers badly.
     WechatUnreachable = 502 "wechat_unreachable": "WeChat cannot be reached", "微信服务不可用";
-    /// Something this call needs (the mail server, WeChat) is away or not set up.
+    /// No mail server is set up, so that nobody gets a link to a new password.
+    MailUnavailable = 503 "mail_unavailable": "No e-mail can be sent from here, ask whoever runs this service for a new password", "邮件服务未配置，请联系管理员重置密码";
+    /// Something this call needs (such as WeChat) is away or not set up.
     Unavailable = 503 "unavailable": "This is not available for the moment", "服务暂时不可用，请稍后重试";
 }
 

@@ -3,9 +3,10 @@
 
 use super::database::{DatabaseArgs, run as run_with};
 use super::{FINDINGS, OK, print, say};
-use crate::accounts::{ADMIN_ROLE, Accounts, Authority, NewAdmin, Rules, SetupError};
+use crate::accounts::{ADMIN_ROLE, Accounts, Authority, DEFAULT_ROLE, NewAdmin, Rules, SetupError};
 use crate::error::{GatewayError, Kind, Lang};
 use crate::identity::Identity;
+use crate::manifest;
 use crate::settings::{AccountSettings, Environment};
 use crate::stores::{AnyStore, Stored, User};
 use clap::{Args, Parser, Subcommand};
@@ -60,6 +61,9 @@ enum Act {
         /// Its tenant [default: the default one]
         #[arg(long, default_value = "", hide_default_value = true)]
         tenant: String,
+        /// Manifest that must define the role [default: none is asked]
+        #[arg(long, env = "VOICEGATE_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
     },
 }
 
@@ -107,12 +111,26 @@ async fn act(accounts: &Accounts, act: Act) -> u8 {
             .unlock_name(BY, &tenant, &username)
             .await
             .map(|()| say(&format!("{username} may try again"))),
-        Act::Role { username, role, tenant } => match accounts.user_named(&tenant, &username).await {
-            Ok(user) => accounts.set_role(BY, &user.id, &role).await.map(|()| {
-                say(&format!("{} has the role `{role}` from its next login on", user.username));
-            }),
-            Err(error) => Err(error),
-        },
+        Act::Role { username, role, tenant, config } => {
+            let defined = match config.as_deref().map(roles) {
+                None => None,
+                Some(Ok(defined)) => Some(defined),
+                Some(Err(code)) => return code,
+            };
+            match accounts.user_named(&tenant, &username).await {
+                Ok(user) => accounts.set_role(BY, &user.id, &role, defined.as_deref()).await.map(|()| {
+                    say(&format!("{} has the role `{role}` from its next login on", user.username));
+                    if defined.is_none() && ![ADMIN_ROLE, DEFAULT_ROLE].contains(&&*role) {
+                        say(&format!(
+                            "warning: no manifest was asked whether it defines `{role}`; if none does, {} may do \
+                             nothing that needs a permission. --config routes.yaml asks it",
+                            user.username
+                        ));
+                    }
+                }),
+                Err(error) => Err(error),
+            }
+        }
     };
     match done {
         Ok(()) => OK,
@@ -121,6 +139,22 @@ async fn act(accounts: &Accounts, act: Act) -> u8 {
             FINDINGS
         }
     }
+}
+
+/// The roles that a manifest defines. Only they matter here: what else is wrong with it is not this command's.
+fn roles(config: &Path) -> Result<Vec<String>, u8> {
+    let manifest = manifest::load(config, &|name| std::env::var(name).ok()).manifest;
+    let defined: Vec<String> = manifest.roles.names().map(str::to_owned).collect();
+    if defined.is_empty() {
+        say(&format!(
+            "error: {} defines no roles, or cannot be read: nothing was changed. `voicegate check --config {}` says \
+             what is wrong with it; leave --config and VOICEGATE_CONFIG out to ask none",
+            config.display(),
+            config.display()
+        ));
+        return Err(FINDINGS);
+    }
+    Ok(defined)
 }
 
 /// An error as an operator reads it.
@@ -177,7 +211,13 @@ struct Offline {
 
 #[async_trait::async_trait]
 impl Authority for Offline {
-    fn sign(&self, _user: &User, _channel: &str, _now: SystemTime) -> Result<String, GatewayError> {
+    fn sign(
+        &self,
+        _user: &User,
+        _login: &str,
+        _channel: &str,
+        _now: SystemTime,
+    ) -> Result<String, GatewayError> {
         Err(Kind::Unavailable.into())
     }
 
@@ -189,7 +229,12 @@ impl Authority for Offline {
         None
     }
 
-    async fn revoke_login(&self, _identity: &Identity, _now: SystemTime) -> Stored<()> {
+    async fn revoke_login(
+        &self,
+        _login: &str,
+        _expires_at: Option<SystemTime>,
+        _now: SystemTime,
+    ) -> Stored<()> {
         Ok(())
     }
 
@@ -224,11 +269,16 @@ mod tests {
         assert_eq!(act(&house.accounts, create("root")).await, FINDINGS, "it is there already");
         let user = house.accounts.user_named("", "ROOT").await.unwrap();
         assert_eq!(user.role, ADMIN_ROLE);
-        let role =
-            |role: &str| Act::Role { username: "root".into(), role: role.into(), tenant: String::new() };
+        let role = |role: &str| Act::Role {
+            username: "root".into(),
+            role: role.into(),
+            tenant: String::new(),
+            config: None,
+        };
         assert_eq!(act(&house.accounts, role("user")).await, OK);
         assert_eq!(house.accounts.user_named("", "root").await.unwrap().role, "user");
-        let nobody = Act::Role { username: "nobody".into(), role: "user".into(), tenant: String::new() };
+        let nobody =
+            Act::Role { username: "nobody".into(), role: "user".into(), tenant: String::new(), config: None };
         assert_eq!(act(&house.accounts, nobody).await, FINDINGS);
         let error = house
             .accounts

@@ -5,11 +5,12 @@ use super::admin::Admin;
 use super::drain::{Drain, Grace};
 use super::gateway::Gateway;
 use super::live::{Live, Unsound};
+use super::pulse::{self, Pulse};
 use super::tls::{TlsError, TlsSettings};
 use super::watch;
 use crate::accounts::SetupError;
 use crate::settings::{DoorSettings, Settings};
-use crate::shared::{self, SharedError};
+use crate::shared::{self, SharedError, SharedLimits};
 use crate::state::{Backends, Shared};
 use crate::stores::{self, AnyStore, StoreError, StoreLimits};
 use crate::telemetry::Telemetry;
@@ -18,7 +19,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch as channel;
@@ -49,6 +50,7 @@ pub struct Running {
     admin_drain: Drain,
     watcher: tokio::task::JoinHandle<()>,
     revocations: tokio::task::JoinHandle<()>,
+    pulse: tokio::task::JoinHandle<()>,
     store: AnyStore,
 }
 
@@ -112,6 +114,7 @@ pub async fn start(
     let backends = open(&settings).await?;
     let store = backends.store.clone();
     let shared = Shared::new(settings.clone(), telemetry.clone(), closed, backends);
+    show_connections(&shared);
     let config = settings.config.clone();
     let loading = {
         let shared = shared.clone();
@@ -137,6 +140,10 @@ pub async fn start(
     let admin = spawn(admin_listener, service, admin_limits, None, &admin_drain, Connections::new());
     let watcher = tokio::spawn(watch::watch(live.clone(), settings.reload_poll.0));
     let revocations = tokio::spawn(live.shared().tokens.follow());
+    let stores = Arc::new(Pulse::of(store.clone(), live.shared().shared.clone()));
+    stores.ask().await;
+    live.shared().health.add(stores.clone());
+    let pulse = tokio::spawn(async move { stores.follow(pulse::EVERY).await });
     Ok(Running {
         address,
         admin_address,
@@ -150,6 +157,7 @@ pub async fn start(
         admin_drain,
         watcher,
         revocations,
+        pulse,
         store,
     })
 }
@@ -157,16 +165,28 @@ pub async fn start(
 /// Opens what must be there before anything is served, and reads what is revoked.
 async fn open(settings: &Settings) -> Result<Backends, StartError> {
     let keys = Keys::from_settings(settings).map_err(StartError::Keys)?;
-    let store = stores::open(settings.database().reveal(), &StoreLimits::default())
+    let store = stores::open(settings.database().reveal(), &StoreLimits::from(&settings.stores))
         .await
         .map_err(StartError::Store)?;
     store.migrate().await.map_err(StartError::Store)?;
     let redis = settings.redis();
-    let shared =
-        shared::open(redis.as_ref().map(|url| url.reveal())).await.map_err(StartError::SharedState)?;
+    let limits = SharedLimits::from(&settings.stores);
+    let shared = shared::open(redis.as_ref().map(|url| url.reveal()), &limits)
+        .await
+        .map_err(StartError::SharedState)?;
     let backends = Backends::new(store, shared, keys, settings).map_err(StartError::Accounts)?;
     backends.tokens.load_revocations(SystemTime::now()).await.map_err(StartError::Store)?;
     Ok(backends)
+}
+
+/// Lets metrics show the connections to the stores.
+fn show_connections(shared: &Shared) {
+    let store = shared.store.clone();
+    shared.telemetry.show_database(store.backend(), move || store.connections());
+    let state = shared.shared.clone();
+    if state.backend() == "redis" {
+        shared.telemetry.show_redis(move || state.connections());
+    }
 }
 
 fn spawn<S: accept::Service>(
@@ -219,6 +239,7 @@ impl Running {
             tokio::time::sleep(delay.0).await;
         }
         tracing::info!(grace = %self.settings.shutdown_grace, "draining");
+        let begun = Instant::now();
         self.watcher.abort();
         let close_after = grace.saturating_sub(GOODBYE.min(grace / 2));
         let stages = self.drain.clone();
@@ -233,6 +254,10 @@ impl Running {
         clock.abort();
         bell.abort();
         self.closing.send_replace(true);
+        let left = grace.saturating_sub(begun.elapsed());
+        if tokio::time::timeout(left, shared.accounts.links_sent()).await.is_err() {
+            tracing::warn!("the grace was over before every link to a new password was sent");
+        }
         // The admin listener answers until the end, so that operators can watch.
         let ending = self.admin_drain.clone();
         let short = Grace { close_after: Duration::ZERO, cut_after: Duration::from_millis(200) };
@@ -240,6 +265,7 @@ impl Running {
         let _ = self.admin.await;
         admin_clock.abort();
         self.revocations.abort();
+        self.pulse.abort();
         self.store.close().await;
         self.telemetry.shutdown(FLUSH).await;
         match cut {

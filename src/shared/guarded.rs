@@ -31,9 +31,10 @@ struct Guard {
 }
 
 impl Guarded {
-    /// Guards a backend, which is taken to be there until it fails; it is asked again every `probe`.
-    pub fn new(far: AnyShared, probe: Duration) -> Self {
-        Guarded { guard: Arc::new(Guard { far, near: Memory::new(), away: AtomicBool::new(false), probe }) }
+    /// Guards a backend, which is taken to be there until it fails; then `near` decides, and it is asked again every
+    /// `probe`.
+    pub fn new(far: AnyShared, near: Memory, probe: Duration) -> Self {
+        Guarded { guard: Arc::new(Guard { far, near, away: AtomicBool::new(false), probe }) }
     }
 
     /// Whether this process decides alone.

@@ -1,7 +1,7 @@
 //! State that replicas share: counters, leases, logs of events, word of revocations. In memory where `REDIS_URL` is not set.
 //!
 //! [`SharedState`] is what stages use. To add a backend: one file, one arm in [`open`]; the contract suite in
-//! `tests.rs` then runs over it. Every call has a deadline (Redis 50 ms); time is given by the caller where the
+//! `tests.rs` then runs over it. Every call has a deadline (`REDIS_TIMEOUT`); time is given by the caller where the
 //! backend has none of its own.
 
 mod guarded;
@@ -18,6 +18,7 @@ pub use guarded::Guarded;
 pub use memory::Memory;
 pub use redis::Redis;
 
+use crate::settings::StoreSettings;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -126,6 +127,28 @@ pub trait SharedState: Send + Sync {
     fn connections(&self) -> u32;
 }
 
+/// How much shared state may take: time and memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedLimits {
+    /// How long a call to Redis may take.
+    pub timeout: Duration,
+    /// Keys of limits that are kept in memory, about 100 bytes each; at least some thousands.
+    pub keys: usize,
+}
+
+impl From<&StoreSettings> for SharedLimits {
+    fn from(settings: &StoreSettings) -> Self {
+        SharedLimits { timeout: settings.redis_timeout.0, keys: settings.limiter_keys }
+    }
+}
+
+impl Default for SharedLimits {
+    /// SECURITY rules 17 and 22.
+    fn default() -> Self {
+        SharedLimits { timeout: Duration::from_millis(50), keys: 10_000_000 }
+    }
+}
+
 /// The shared state behind a URL.
 pub type AnyShared = Arc<dyn SharedState>;
 
@@ -138,11 +161,12 @@ const FIRST_CONNECTION: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// [`SharedError::Url`] where the URL is not one.
-pub async fn open(url: Option<&str>) -> Result<AnyShared, SharedError> {
-    let Some(url) = url else { return Ok(Arc::new(Memory::new())) };
-    let redis = Redis::open(url)?;
+pub async fn open(url: Option<&str>, limits: &SharedLimits) -> Result<AnyShared, SharedError> {
+    let memory = Memory::with_room_for(limits.keys);
+    let Some(url) = url else { return Ok(Arc::new(memory)) };
+    let redis = Redis::open(url, limits.timeout)?;
     if !redis.connected(FIRST_CONNECTION).await {
         tracing::warn!("Redis is not there yet: it is taken in when it comes");
     }
-    Ok(Arc::new(Guarded::new(Arc::new(redis), guarded::PROBE)))
+    Ok(Arc::new(Guarded::new(Arc::new(redis), memory, guarded::PROBE)))
 }

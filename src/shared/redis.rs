@@ -20,9 +20,6 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
 
-/// How long a call may take (SECURITY rule 17).
-pub(super) const DEADLINE: Duration = Duration::from_millis(50);
-
 static HIT: LazyLock<(Script, &str)> = LazyLock::new(|| script(include_str!("lua/hit.lua")));
 static ACQUIRE: LazyLock<(Script, &str)> = LazyLock::new(|| script(include_str!("lua/acquire.lua")));
 static RENEW: LazyLock<(Script, &str)> = LazyLock::new(|| script(include_str!("lua/renew.lua")));
@@ -48,12 +45,12 @@ impl Drop for Redis {
 }
 
 impl Redis {
-    /// Begins to connect; returns at once. Needs a Tokio runtime.
+    /// Begins to connect; returns at once. `deadline` is how long a call may take. Needs a Tokio runtime.
     ///
     /// # Errors
     /// [`SharedError::Url`] for a URL that is not one. It is never shown: it may hold a password.
-    pub fn open(url: &str) -> Result<Self, SharedError> {
-        let link = Arc::new(Link::to(url)?);
+    pub fn open(url: &str, deadline: Duration) -> Result<Self, SharedError> {
+        let link = Arc::new(Link::to(url, deadline)?);
         let keeper = tokio::spawn(link.clone().keep()).abort_handle();
         Ok(Redis { link, channels: Mutex::default(), tasks: Mutex::new(vec![keeper]) })
     }

@@ -6,6 +6,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 use tokio::time::sleep;
 
+const LIMITS: SharedLimits = SharedLimits { timeout: Duration::from_millis(50), keys: 10_000 };
+
 /// A backend and its clock: memory is told the time, Redis has its own and must be waited for.
 struct Case {
     shared: AnyShared,
@@ -22,7 +24,7 @@ impl Case {
 
     async fn redis() -> Self {
         let server = RedisServer::start();
-        let redis = Redis::open(&server.url()).unwrap();
+        let redis = Redis::open(&server.url(), LIMITS.timeout).unwrap();
         assert!(redis.connected(Duration::from_secs(10)).await);
         Case { shared: Arc::new(redis), now: None, _server: Some(server) }
     }
@@ -39,7 +41,8 @@ impl Case {
             info.is_ok_and(|info| info.contains("cluster_state:ok"))
         })
         .await;
-        let redis = Redis::open(&server.url().replace("redis://", "redis-cluster://")).unwrap();
+        let redis =
+            Redis::open(&server.url().replace("redis://", "redis-cluster://"), LIMITS.timeout).unwrap();
         assert!(redis.connected(Duration::from_secs(10)).await);
         Case { shared: Arc::new(redis), now: None, _server: Some(server) }
     }
@@ -283,10 +286,10 @@ async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 
 #[tokio::test]
 async fn what_a_url_stands_for() {
-    assert_eq!(open(None).await.unwrap().backend(), "memory");
-    assert!(matches!(open(Some("hush")).await, Err(SharedError::Url)));
+    assert_eq!(open(None, &LIMITS).await.unwrap().backend(), "memory");
+    assert!(matches!(open(Some("hush"), &LIMITS).await, Err(SharedError::Url)));
     let begun = Instant::now();
-    let away = open(Some("redis://:hush@127.0.0.1:1")).await.unwrap();
+    let away = open(Some("redis://:hush@127.0.0.1:1"), &LIMITS).await.unwrap();
     assert_eq!(away.backend(), "redis");
     assert!(begun.elapsed() < SECONDS(2), "a Redis that is away does not hold up the start");
     let Err(error) = away.ping().await else { panic!("there is none") };
@@ -299,7 +302,7 @@ async fn two_replicas_count_as_one() {
     let limit = Limit { limit: 100, per: SECONDS(60) };
     let mut tasks = Vec::new();
     for _ in 0..2 {
-        let replica = open(Some(&server.url())).await.unwrap();
+        let replica = open(Some(&server.url()), &LIMITS).await.unwrap();
         eventually("Redis is there", async || replica.ping().await.is_ok()).await;
         for _ in 0..150 {
             let replica = replica.clone();
@@ -316,7 +319,7 @@ async fn two_replicas_count_as_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_written_for_a_rejected_request_and_everything_expires() {
     let server = RedisServer::start();
-    let case = Redis::open(&server.url()).unwrap();
+    let case = Redis::open(&server.url(), LIMITS.timeout).unwrap();
     assert!(case.connected(SECONDS(10)).await);
     let client = ::redis::Client::open(server.url()).unwrap();
     let mut raw = client.get_multiplexed_async_connection().await.unwrap();
@@ -346,7 +349,7 @@ async fn nothing_is_written_for_a_rejected_request_and_everything_expires() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_hangs_costs_one_deadline_and_comes_back_exact() {
     let server = RedisServer::start();
-    let shared = open(Some(&server.url())).await.unwrap();
+    let shared = open(Some(&server.url()), &LIMITS).await.unwrap();
     eventually("Redis is there", async || shared.ping().await.is_ok()).await;
     let limit = Limit { limit: 10, per: SECONDS(600) };
     let hit = async |key: &str| shared.hit(key, limit, SystemTime::now()).await.unwrap().allowed;
@@ -396,9 +399,22 @@ async fn a_redis_that_hangs_costs_one_deadline_and_comes_back_exact() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_deadline_is_the_one_that_was_set() {
+    let server = RedisServer::start();
+    let shared = Redis::open(&server.url(), MILLIS(300)).unwrap();
+    assert!(shared.connected(SECONDS(10)).await);
+    server.signal("STOP");
+    let begun = Instant::now();
+    let limit = Limit { limit: 10, per: SECONDS(600) };
+    let Err(error) = shared.hit("k", limit, SystemTime::now()).await else { panic!("it hangs") };
+    assert!((MILLIS(300)..SECONDS(1)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!(error.to_string().contains("within 300 ms"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_was_killed_is_found_again() {
     let mut server = RedisServer::start();
-    let shared = open(Some(&server.url())).await.unwrap();
+    let shared = open(Some(&server.url()), &LIMITS).await.unwrap();
     eventually("Redis is there", async || shared.ping().await.is_ok()).await;
     let mut heard = shared.subscribe("c");
     eventually("word comes", async || {

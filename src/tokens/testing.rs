@@ -5,7 +5,7 @@ use super::keys::Keys;
 use crate::identity::{Identity, Proof};
 use crate::shared::{AnyShared, Decision, Lease, Limit, SharedError, SharedState};
 use crate::stores::{
-    AnyStore, ApiKey, ApiKeys, LockState, Lockouts, NewUser, Page, RefreshTokens, Resets, Revocation,
+    AnyStore, ApiKey, ApiKeys, Family, LockState, Lockouts, NewUser, Page, RefreshTokens, Resets, Revocation,
     Revocations, Rotation, Store, StoreError, Stored, User, Users, no_conversations,
 };
 use async_trait::async_trait;
@@ -158,10 +158,17 @@ impl RefreshTokens for FewRows {
     async fn begin_family(&self, _: &str, _: &str, _: &[u8; 32], _: SystemTime, _: SystemTime) -> Stored<()> {
         none()
     }
-    async fn rotate(&self, _: &[u8; 32], _: &[u8; 32], _: SystemTime, _: SystemTime) -> Stored<Rotation> {
+    async fn rotate(
+        &self,
+        _: &[u8; 32],
+        _: &[u8; 32],
+        _: SystemTime,
+        _: Duration,
+        _: SystemTime,
+    ) -> Stored<Rotation> {
         none()
     }
-    async fn end_family_of(&self, _: &[u8; 32], _: SystemTime) -> Stored<Option<String>> {
+    async fn end_family_of(&self, _: &[u8; 32], _: SystemTime) -> Stored<Option<Family>> {
         none()
     }
     async fn end_families(&self, _: &str, _: SystemTime) -> Stored<u64> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use voicegate::demo::Demo;
 
 const MANIFEST: &str = r#"
-auth: { password: { bcrypt_cost: 4 } }
+auth: { refresh_grace: 0s, password: { bcrypt_cost: 4 } }
 chains:
   open: [recovery, request_id]
   own: [{ chain: open }, auth]
@@ -106,27 +106,86 @@ async fn the_seeds_flow_by_hand() {
     assert!(locked.header("retry-after").unwrap().parse::<u32>().unwrap() > 800);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_twenty_refreshes_at_once_one_gets_tokens() {
-    let gateway = Gateway::with(MANIFEST).start().await;
-    let said = register(&gateway.client, "ann").await;
+async fn refresh(client: &Client, said: &Value) -> Answer {
+    post(client, "refresh", json!({ "refresh_token": text(said, "refresh_token") })).await
+}
+
+/// Presents one refresh token twenty times at once.
+async fn refreshed_at_once(client: &Client, said: &Value) -> Vec<Answer> {
     let refreshes: Vec<_> = (0..20)
         .map(|_| {
-            let (client, token) = (gateway.client.clone(), text(&said, "refresh_token").to_owned());
-            tokio::spawn(
-                async move { post(&client, "refresh", json!({ "refresh_token": token })).await.status },
-            )
+            let (client, said) = (client.clone(), said.clone());
+            tokio::spawn(async move { refresh(&client, &said).await })
         })
         .collect();
-    let mut good = 0;
+    let mut answers = Vec::new();
     for refresh in refreshes {
-        match refresh.await.unwrap().as_u16() {
-            200 => good += 1,
-            401 => {}
-            status => panic!("{status}"),
-        }
+        answers.push(refresh.await.unwrap());
     }
-    assert_eq!(good, 1);
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_refreshes_at_once_all_get_tokens_and_the_login_goes_on() {
+    let gateway = Gateway::with(&MANIFEST.replace("refresh_grace: 0s", "refresh_grace: 10s")).start().await;
+    let client = &gateway.client;
+    let said = register(client, "ann").await;
+    for answer in refreshed_at_once(client, &said).await {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let next = refresh(client, &answer.json()).await;
+        assert_eq!(next.status, 200, "what it got works: {}", next.text());
+        assert_eq!(me(client, text(&next.json(), "access_token")).await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_grace_one_of_twenty_gets_tokens() {
+    let gateway = Gateway::with(MANIFEST).start().await;
+    let said = register(&gateway.client, "ann").await;
+    let answers = refreshed_at_once(&gateway.client, &said).await;
+    let count = |status: u16| answers.iter().filter(|answer| answer.status == status).count();
+    assert_eq!((count(200), count(401)), (1, 19), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reuse_after_the_grace_ends_everything_of_the_login() {
+    let gateway = Gateway::with(&MANIFEST.replace("refresh_grace: 0s", "refresh_grace: 300ms")).start().await;
+    let client = &gateway.client;
+    let elsewhere = register(client, "ann").await;
+    let first = login(client, "ann", PASSWORD).await.json();
+    let second = refresh(client, &first).await.json();
+    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    let third = refresh(client, &second).await.json();
+    assert_eq!(refresh(client, &first).await.code(), "invalid_refresh_token");
+    for said in [&second, &third] {
+        assert_eq!(refresh(client, said).await.code(), "invalid_refresh_token", "the family is dead");
+    }
+    for said in [&first, &second, &third] {
+        assert_eq!(me(client, text(said, "access_token")).await.code(), "token_revoked");
+    }
+    assert_eq!(me(client, text(&elsewhere, "access_token")).await.status, 200, "another login goes on");
+    assert_eq!(refresh(client, &elsewhere).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logout_ends_the_tokens_of_every_refresh_before_it() {
+    let gateway = Gateway::with(MANIFEST).start().await;
+    let client = &gateway.client;
+    let elsewhere = register(client, "ann").await;
+    let first = login(client, "ann", PASSWORD).await.json();
+    let second = refresh(client, &first).await.json();
+    let third = refresh(client, &second).await.json();
+    for said in [&first, &second, &third] {
+        assert_eq!(me(client, text(said, "access_token")).await.status, 200);
+    }
+    // With the oldest access token, and the newest refresh token.
+    let body = json!({ "refresh_token": text(&third, "refresh_token") });
+    let token = text(&first, "access_token");
+    assert_eq!(post_as(client, token, "/api/v01/auth/logout", body).await.status, 204);
+    for said in [&first, &second, &third] {
+        assert_eq!(me(client, text(said, "access_token")).await.code(), "token_revoked");
+    }
+    assert_eq!(me(client, text(&elsewhere, "access_token")).await.status, 200, "another login goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,7 +262,8 @@ async fn wechat_users_log_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn administrators_manage_users() {
-    let gateway = Gateway::with(MANIFEST).start().await;
+    let roles = "roles: { editor: { allow: ['document:*'] } }\n";
+    let gateway = Gateway::with(&format!("{roles}{MANIFEST}")).start().await;
     let client = &gateway.client;
     let said = register(client, "ann").await;
     let (token, id) = (text(&said, "access_token"), text(&said["user"], "id"));
@@ -224,6 +284,14 @@ async fn administrators_manage_users() {
         (faulty.code().as_str(), faulty.json()["errors"][0]["pointer"].as_str()),
         ("validation_failed", Some("/role"))
     );
+    let unknown = admin(&gateway, "POST", &format!("users/{id}/role"), json!({ "role": "editr" })).await;
+    assert_eq!(unknown.status, 400);
+    let fault = &unknown.json()["errors"][0];
+    assert_eq!((text(fault, "pointer"), text(fault, "code")), ("/role", "role_unknown"));
+    assert_eq!(text(fault, "detail"), "must be a role that the manifest defines; did you mean `editor`?");
+    assert_eq!(me(client, token).await.status, 200, "nothing was changed");
+    let role = admin(&gateway, "POST", &format!("users/{id}/role"), json!({ "role": "editor" })).await;
+    assert_eq!(role.status, 204);
     let role = admin(&gateway, "POST", &format!("users/{id}/role"), json!({ "role": "admin" })).await;
     assert_eq!(role.status, 204);
     assert_eq!(me(client, token).await.code(), "token_revoked", "a role change ends sessions");
@@ -303,10 +371,11 @@ async fn the_first_administrator_is_made_by_command() {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     };
     assert_eq!(voicegate(&["migrate"]).0, 0);
-    let (code, password) = voicegate(&["admin", "create", "root", "--email", "root@example.com"]);
+    let (code, password, _) = voicegate(&["admin", "create", "root", "--email", "root@example.com"]);
     assert_eq!(code, 0);
     let said = login(&gateway.client, "root", password.trim()).await.json();
     let root = text(&said, "access_token").to_owned();
@@ -332,4 +401,14 @@ async fn the_first_administrator_is_made_by_command() {
     )
     .await;
     assert_eq!(voicegate(&["admin", "role", "nobody", "user"]).0, 1);
+
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/routes.yaml");
+    let told = voicegate(&["admin", "role", "root", "guest", "--config", shipped]);
+    assert_eq!((told.0, told.2.contains("warning")), (0, false), "{}", told.2);
+    let told = voicegate(&["admin", "role", "root", "gest", "--config", shipped]);
+    assert_eq!((told.0, told.2.contains("did you mean `guest`?")), (1, true), "{}", told.2);
+    let told = voicegate(&["admin", "role", "root", "guest", "--config", "nowhere.yaml"]);
+    assert_eq!((told.0, told.2.contains("nothing was changed")), (1, true), "{}", told.2);
+    let told = voicegate(&["admin", "role", "root", "gest"]);
+    assert_eq!((told.0, told.2.contains("warning: no manifest was asked")), (0, true), "{}", told.2);
 }

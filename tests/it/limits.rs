@@ -38,6 +38,8 @@ async fn in_memory_exactly_the_limit_passes() {
     let (count, refused) = passed(&[&gateway], 300).await;
     assert_eq!(count, 100);
     assert_eq!(refused.unwrap().code(), "rate_limited");
+    let rejections = "voicegate_rate_limit_rejections_total{limit=\"default\"}";
+    assert_eq!(gateway.metric(rejections).await, 200.0);
     assert_eq!(gateway.client.get("/b").await.status, 200, "another route counts for itself");
 }
 

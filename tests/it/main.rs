@@ -12,6 +12,7 @@ mod cli;
 mod edge;
 mod goldens;
 mod harness;
+mod journal;
 mod layering;
 mod limits;
 mod operate;

@@ -320,9 +320,9 @@ async fn too_many_logins_at_once_are_sent_away() {
 }
 
 #[tokio::test]
-async fn a_refresh_token_works_once_and_its_reuse_ends_the_family() {
+async fn a_refresh_token_works_once_and_its_reuse_ends_the_login() {
     let front = Front::new();
-    front.register("ann").await;
+    let elsewhere = front.register("ann").await;
     let headers = [("content-type", "application/json"), ("x-channel", "desktop")];
     let body = json!({ "username": "ann", "password": "Correct1horse" }).to_string();
     let first = front.send(Method::POST, "/auth/login", None, &headers, &body).await;
@@ -332,11 +332,32 @@ async fn a_refresh_token_works_once_and_its_reuse_ends_the_family() {
     assert_ne!(second.text("refresh_token"), first.text("refresh_token"));
     assert!(second.text("access_token").contains("|desktop|"), "the channel stays: {}", second.body);
     assert_eq!(front.me(second.text("access_token")).await.status, 200);
+    front.house.pass(11);
     let reused = front.post("/auth/refresh", refresh(&first)).await;
     assert_eq!(reused.refused().1, "invalid_refresh_token");
     assert_eq!(front.post("/auth/refresh", refresh(&second)).await.status, 401, "the family is dead");
     assert_eq!(front.me(second.text("access_token")).await.status, 401, "its access tokens are revoked");
+    assert_eq!(front.me(first.text("access_token")).await.status, 401, "of every refresh");
+    assert_eq!(front.me(elsewhere.text("access_token")).await.status, 200, "other logins go on");
     assert_eq!(front.post("/auth/refresh", json!({ "refresh_token": "vgr_unknown" })).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_refresh_token_sent_again_at_once_gives_tokens_that_end_together() {
+    let front = Front::new();
+    let first = front.register("ann").await;
+    let refresh = |said: &Said| json!({ "refresh_token": said.text("refresh_token") });
+    let one = front.post("/auth/refresh", refresh(&first)).await;
+    front.house.pass(10);
+    let other = front.post("/auth/refresh", refresh(&first)).await;
+    assert_eq!((one.status, other.status), (200, 200));
+    assert_ne!(one.text("refresh_token"), other.text("refresh_token"));
+    let next = front.post("/auth/refresh", refresh(&one)).await;
+    assert_eq!(front.post_as(next.text("access_token"), "/auth/logout", refresh(&next)).await.status, 204);
+    for said in [&first, &one, &other, &next] {
+        assert_eq!(front.me(said.text("access_token")).await.status, 401);
+        assert_eq!(front.post("/auth/refresh", refresh(said)).await.status, 401);
+    }
 }
 
 #[tokio::test]
@@ -466,7 +487,8 @@ async fn a_forgotten_password_is_set_anew_by_a_link_that_works_once() {
 async fn links_cannot_be_asked_for_where_no_mail_can_be_sent() {
     let front = Front::over(House::in_environment(&[], Environment::Production));
     let said = front.post("/auth/password/forgot", json!({ "email": "ann@example.com" })).await;
-    assert_eq!((said.status, said.text("code")), (503, "unavailable"));
+    assert_eq!((said.status, said.text("code")), (503, "mail_unavailable"));
+    assert_eq!(said.headers["retry-after"], "3600", "asking again does not help");
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! The connection to Redis: what a URL stands for, made and kept by tasks of its own, and heard channels.
 
 use super::super::SharedError;
-use super::DEADLINE;
 use arc_swap::ArcSwapOption;
 use futures_util::StreamExt as _;
 use redis::aio::MultiplexedConnection;
@@ -36,6 +35,8 @@ const PIPELINE: usize = 4096;
 /// What the background tasks and the calls share.
 pub(super) struct Link {
     target: Target,
+    /// How long a call may take (SECURITY rule 17).
+    deadline: Duration,
     connection: ArcSwapOption<Connection>,
     /// A call found the connection broken.
     broken: Notify,
@@ -59,9 +60,10 @@ impl Link {
     ///
     /// # Errors
     /// [`SharedError::Url`].
-    pub(super) fn to(url: &str) -> Result<Self, SharedError> {
+    pub(super) fn to(url: &str, deadline: Duration) -> Result<Self, SharedError> {
         Ok(Link {
-            target: target(url)?,
+            target: target(url, deadline)?,
+            deadline,
             connection: ArcSwapOption::empty(),
             broken: Notify::new(),
             connected: watch::Sender::new(false),
@@ -88,7 +90,7 @@ impl Link {
         let Some(connection) = self.connection.load_full() else {
             return Err(SharedError::Unavailable("there is no connection to Redis".to_owned()));
         };
-        match answered(call(&connection), DEADLINE).await {
+        match answered(call(&connection), self.deadline).await {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) => {
                 if error.is_unrecoverable_error() {
@@ -98,7 +100,7 @@ impl Link {
             }
             None => Err(SharedError::Unavailable(format!(
                 "Redis did not answer within {} ms",
-                DEADLINE.as_millis()
+                self.deadline.as_millis()
             ))),
         }
     }
@@ -222,7 +224,7 @@ impl Target {
 }
 
 /// Reads the URLs.
-fn target(text: &str) -> Result<Target, SharedError> {
+fn target(text: &str, deadline: Duration) -> Result<Target, SharedError> {
     let unusable = |_: RedisError| SharedError::Url;
     let cluster =
         text.contains(',') || text.contains("redis-cluster://") || text.contains("rediss-cluster://");
@@ -248,7 +250,7 @@ fn target(text: &str) -> Result<Target, SharedError> {
             let nodes = nodes.map_or_else(|nodes| nodes, Vec::from);
             let client = ClusterClient::builder(infos)
                 .connection_timeout(CONNECT)
-                .response_timeout(DEADLINE)
+                .response_timeout(deadline)
                 .retries(1)
                 .build()
                 .map_err(unusable)?;
@@ -261,6 +263,8 @@ fn target(text: &str) -> Result<Target, SharedError> {
 mod tests {
     use super::*;
     use std::time::Instant;
+
+    const DEADLINE: Duration = Duration::from_millis(50);
 
     #[tokio::test]
     async fn an_answer_that_waits_in_a_process_that_was_busy_counts() {
@@ -286,14 +290,14 @@ mod tests {
 
     #[test]
     fn urls_are_one_server_or_a_cluster_and_never_shown() {
-        let is_cluster = |url: &str| matches!(target(url), Ok(Target::Cluster { .. }));
+        let is_cluster = |url: &str| matches!(target(url, DEADLINE), Ok(Target::Cluster { .. }));
         assert!(!is_cluster("redis://:hush@127.0.0.1:6379/2"));
         assert!(!is_cluster("rediss://127.0.0.1"));
         assert!(is_cluster("redis://127.0.0.1:7000, redis://127.0.0.1:7001"));
         assert!(is_cluster("redis-cluster://127.0.0.1:7000"));
         assert!(is_cluster("rediss-cluster://user:hush@127.0.0.1:7000"));
         for bad in ["", "hush", "http://hush", "redis://:hush@", "redis://a,hush"] {
-            let Err(error) = target(bad) else { panic!("{bad} is taken for a URL") };
+            let Err(error) = target(bad, DEADLINE) else { panic!("{bad} is taken for a URL") };
             assert!(!error.to_string().contains("hush"), "{error}");
         }
     }
