@@ -7,6 +7,7 @@
 
 mod administer;
 mod authority;
+mod delete;
 mod login;
 mod mail;
 mod passwords;

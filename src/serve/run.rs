@@ -5,6 +5,7 @@ use super::admin::Admin;
 use super::drain::{Drain, Grace};
 use super::gateway::Gateway;
 use super::live::{Live, Unsound};
+use super::sweep;
 use super::tls::{TlsError, TlsSettings};
 use super::watch;
 use crate::accounts::SetupError;
@@ -49,6 +50,7 @@ pub struct Running {
     admin_drain: Drain,
     watcher: tokio::task::JoinHandle<()>,
     revocations: tokio::task::JoinHandle<()>,
+    sweeper: tokio::task::JoinHandle<()>,
     store: AnyStore,
 }
 
@@ -137,6 +139,7 @@ pub async fn start(
     let admin = spawn(admin_listener, service, admin_limits, None, &admin_drain, Connections::new());
     let watcher = tokio::spawn(watch::watch(live.clone(), settings.reload_poll.0));
     let revocations = tokio::spawn(live.shared().tokens.follow());
+    let sweeper = tokio::spawn(sweep::run(store.clone(), settings.sweep_interval.0));
     Ok(Running {
         address,
         admin_address,
@@ -150,6 +153,7 @@ pub async fn start(
         admin_drain,
         watcher,
         revocations,
+        sweeper,
         store,
     })
 }
@@ -240,6 +244,7 @@ impl Running {
         let _ = self.admin.await;
         admin_clock.abort();
         self.revocations.abort();
+        self.sweeper.abort();
         self.store.close().await;
         self.telemetry.shutdown(FLUSH).await;
         match cut {
