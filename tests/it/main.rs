@@ -18,6 +18,7 @@ mod operate;
 mod proxying;
 mod reload;
 mod routing;
+mod sessions;
 mod shipped;
 mod shutdown;
 mod streams;
