@@ -157,6 +157,8 @@ kinds! {
     AccountDisabled = 403 "account_disabled": "This account is disabled", "账户已被禁用";
     /// Username or e-mail are taken.
     AccountExists = 409 "account_exists": "Username or e-mail is taken", "用户名或邮箱已存在";
+    /// An `Idempotency-Key` was used for another request.
+    IdempotencyKeyReused = 422 "idempotency_key_reused": "This idempotency key was used for another request", "幂等键已用于其他请求";
     /// The body is of a type that is not read here.
     UnsupportedMediaType = 415 "unsupported_media_type": "This content type is not read here", "不支持的内容类型";
     /// Too many failed logins.
@@ -324,8 +326,8 @@ impl GatewayError {
     fn from_parse_error(error: &poem::Error) -> Option<Self> {
         use poem_openapi::error::{ParseParamError, ParsePathError, ParseRequestPayloadError};
         let parameter = |name: &str| {
-            let en = format!("the parameter `{name}` is missing or not of its type");
-            FieldFault::new("", "parameter", en, format!("参数 `{name}` 缺失或类型错误"))
+            let en = format!("the parameter `{name}` is missing, not of its type, or out of range");
+            FieldFault::new("", "parameter", en, format!("参数 `{name}` 缺失、类型错误或超出范围"))
         };
         let fault = if let Some(fault) = error.downcast_ref::<ParseParamError>() {
             parameter(fault.name)

@@ -113,6 +113,10 @@ pub struct Settings {
     #[arg(long, env = "RELOAD_POLL", default_value = "1s", value_name = "DURATION", value_parser = duration)]
     pub reload_poll: Dur,
 
+    /// How often rows that are over (tokens, keys, deleted accounts) are removed from the database
+    #[arg(long, env = "SWEEP_INTERVAL", default_value = "10m", value_name = "DURATION", value_parser = duration)]
+    pub sweep_interval: Dur,
+
     /// Worker threads [default: one a core]
     #[arg(long, env = "WORKERS", value_name = "N")]
     pub workers: Option<usize>,
@@ -128,6 +132,19 @@ pub struct Settings {
     /// Passwords, e-mail and WeChat.
     #[command(flatten)]
     pub accounts: AccountSettings,
+
+    /// Sessions and messages.
+    #[command(flatten)]
+    pub conversations: ConversationSettings,
+}
+
+/// What conversations go by.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Conversations")]
+pub struct ConversationSettings {
+    /// How long a retry is known by its Idempotency-Key
+    #[arg(long, env = "IDEMPOTENCY_TTL", default_value = "24h", value_name = "DURATION", value_parser = duration)]
+    pub idempotency_ttl: Dur,
 }
 
 /// What accounts need from outside.

@@ -154,6 +154,17 @@ impl Accounts {
         Ok(())
     }
 
+    /// Deletes a user with all that belongs to it.
+    ///
+    /// # Errors
+    /// 404.
+    pub async fn delete_user(&self, by: &str, id: &str) -> Result<(), GatewayError> {
+        let user = self.store.user(id).await.map_err(found)?;
+        self.remove(&user).await?;
+        administered(by, "delete_user", id, &user.username);
+        Ok(())
+    }
+
     /// Makes an API key.
     ///
     /// # Errors

@@ -10,6 +10,7 @@
 mod administer;
 mod audit;
 mod authority;
+mod delete;
 mod login;
 mod mail;
 mod passwords;

@@ -5,12 +5,6 @@ use crate::diag::milestone::{CONVERSATIONS, DOCUMENTS, PROTOCOLS};
 /// Name, and the part of the work that brings it.
 pub const PLANNED: &[(&str, &str)] = &[
     ("auth.ticket", PROTOCOLS),
-    ("sessions.create", CONVERSATIONS),
-    ("sessions.list", CONVERSATIONS),
-    ("sessions.get", CONVERSATIONS),
-    ("sessions.update", CONVERSATIONS),
-    ("sessions.delete", CONVERSATIONS),
-    ("sessions.messages", CONVERSATIONS),
     ("chat.stream", CONVERSATIONS),
     ("chat.cancel", CONVERSATIONS),
     ("gateway.openapi", DOCUMENTS),

@@ -6,6 +6,7 @@ use super::drain::{Drain, Grace};
 use super::gateway::Gateway;
 use super::live::{Live, Unsound};
 use super::pulse::{self, Pulse};
+use super::sweep;
 use super::tls::{TlsError, TlsSettings};
 use super::watch;
 use crate::accounts::SetupError;
@@ -51,6 +52,7 @@ pub struct Running {
     watcher: tokio::task::JoinHandle<()>,
     revocations: tokio::task::JoinHandle<()>,
     pulse: tokio::task::JoinHandle<()>,
+    sweeper: tokio::task::JoinHandle<()>,
     store: AnyStore,
 }
 
@@ -144,6 +146,7 @@ pub async fn start(
     stores.ask().await;
     live.shared().health.add(stores.clone());
     let pulse = tokio::spawn(async move { stores.follow(pulse::EVERY).await });
+    let sweeper = tokio::spawn(sweep::run(store.clone(), settings.sweep_interval.0));
     Ok(Running {
         address,
         admin_address,
@@ -158,6 +161,7 @@ pub async fn start(
         watcher,
         revocations,
         pulse,
+        sweeper,
         store,
     })
 }
@@ -266,6 +270,7 @@ impl Running {
         admin_clock.abort();
         self.revocations.abort();
         self.pulse.abort();
+        self.sweeper.abort();
         self.store.close().await;
         self.telemetry.shutdown(FLUSH).await;
         match cut {

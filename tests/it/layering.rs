@@ -12,7 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["manifest"],
     &["stores", "shared", "sse"],
     &["tokens"],
-    &["accounts"],
+    &["accounts", "conversations"],
     &["state"],
     &["endpoint"],
     &["upstream"],

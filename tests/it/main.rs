@@ -20,6 +20,7 @@ mod proxying;
 mod reload;
 mod replicas;
 mod routing;
+mod sessions;
 mod shipped;
 mod shutdown;
 mod streams;

@@ -412,6 +412,68 @@ async fn guessing_the_old_password_locks_too() {
     assert_eq!(front.post_as(said.text("access_token"), "/auth/password/change", guess).await.status, 423);
 }
 
+#[tokio::test]
+async fn an_account_is_deleted_with_its_password_and_its_name_is_free() {
+    let front = Front::new();
+    let said = front.register("ann").await;
+    let token = said.text("access_token");
+    let delete = async |body: &str| {
+        let headers: &[_] = if body.is_empty() { &[] } else { &[("content-type", "application/json")] };
+        front.send(Method::DELETE, "/auth/me", Some(token), headers, body).await
+    };
+    let nobody = front.send(Method::DELETE, "/auth/me", None, &[], "").await;
+    assert_eq!(nobody.refused().1, "no_token");
+    for missing in ["", "{}", r#"{"password": null}"#] {
+        assert_eq!(delete(missing).await.refused().2, ["/password: required"], "{missing}");
+    }
+    let long = json!({ "password": "x".repeat(73) }).to_string();
+    assert_eq!(delete(&long).await.refused().2, ["/password: password_too_long"]);
+    assert_eq!(delete(r#"{"password": "wrong"}"#).await.refused().1, "invalid_credentials");
+    assert_eq!(front.me(token).await.status, 200);
+
+    assert_eq!(delete(r#"{"password": "Correct1horse"}"#).await.status, 204);
+    assert_eq!(front.me(token).await.status, 401);
+    assert_eq!(delete(r#"{"password": "Correct1horse"}"#).await.status, 401);
+    let refresh = json!({ "refresh_token": said.text("refresh_token") });
+    assert_eq!(front.post("/auth/refresh", refresh).await.status, 401);
+    assert_eq!(front.login("ann", "Correct1horse").await.status, 401);
+    let again = front.register("ANN").await;
+    assert_ne!(again.body["user"]["id"], said.body["user"]["id"]);
+}
+
+#[tokio::test]
+async fn guessing_at_a_deletion_locks_too() {
+    let front = Front::new();
+    let said = front.register("ann").await;
+    let delete = async |password: &str| {
+        let (headers, body) = ([("content-type", "application/json")], json!({ "password": password }));
+        let token = Some(said.text("access_token"));
+        front.send(Method::DELETE, "/auth/me", token, &headers, &body.to_string()).await.status
+    };
+    for _ in 0..5 {
+        assert_eq!(delete("wrong").await, 401);
+    }
+    assert_eq!(delete("Correct1horse").await, 423);
+    front.house.pass(900);
+    assert_eq!(delete("Correct1horse").await, 204);
+    // Nothing is left of the lock for whoever takes the name next.
+    front.register("ann").await;
+    for _ in 0..4 {
+        assert_eq!(front.login("ann", "wrong").await.status, 401);
+    }
+    assert_eq!(front.login("ann", "Correct1horse").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_account_without_a_password_is_deleted_without_one() {
+    let front = Front::new();
+    let said = front.register("ann").await;
+    front.house.store.alter("ann", |user| user.password_hash = None);
+    let token = Some(said.text("access_token"));
+    assert_eq!(front.send(Method::DELETE, "/auth/me", token, &[], "").await.status, 204);
+    assert_eq!(front.me(said.text("access_token")).await.status, 401);
+}
+
 /// Takes one message by SMTP and gives the reset token in it.
 async fn mailbox(listener: tokio::net::TcpListener) -> String {
     let (mut stream, _) = listener.accept().await.unwrap();
