@@ -17,7 +17,7 @@ use voicegate::compile::{Parts, RoutingTable, compile};
 use voicegate::handlers::Handlers;
 use voicegate::manifest::load;
 use voicegate::settings::Settings;
-use voicegate::shared;
+use voicegate::shared::{self, SharedLimits};
 use voicegate::state::{Backends, Shared};
 use voicegate::stores::{self, StoreLimits};
 use voicegate::telemetry::Telemetry;
@@ -63,7 +63,7 @@ fn parts() -> Parts {
     let backends = async {
         let store =
             stores::open("sqlite::memory:", &StoreLimits::default()).await.expect("a store in memory");
-        (store, shared::open(None).await.expect("shared state in memory"))
+        (store, shared::open(None, &SharedLimits::default()).await.expect("shared state in memory"))
     };
     let (store, state) = tokio::runtime::Handle::current().block_on(backends);
     let keys = Keys::new(b"of a bench", &[]);

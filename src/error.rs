@@ -163,17 +163,19 @@ kinds! {
     TurnCancelled = 409 "turn_cancelled": "This answer was stopped", "回答已被取消";
     /// A stream's events are not kept any more.
     StreamGone = 410 "stream_gone": "This stream cannot be resumed", "该数据流已无法恢复";
-    /// A retry key was used for another request.
-    RetryKeyReused = 422 "idempotency_key_reused": "This Idempotency-Key belongs to another request", "该幂等键已用于其他请求";
     /// Username or e-mail are taken.
     AccountExists = 409 "account_exists": "Username or e-mail is taken", "用户名或邮箱已存在";
+    /// An `Idempotency-Key` was used for another request.
+    IdempotencyKeyReused = 422 "idempotency_key_reused": "This idempotency key was used for another request", "幂等键已用于其他请求";
     /// The body is of a type that is not read here.
     UnsupportedMediaType = 415 "unsupported_media_type": "This content type is not read here", "不支持的内容类型";
     /// Too many failed logins.
     AccountLocked = 423 "account_locked": "Too many failed logins, the account is locked for a while", "登录失败次数过多，账户已被锁定";
     /// WeChat does not answer, or answers badly.
     WechatUnreachable = 502 "wechat_unreachable": "WeChat cannot be reached", "微信服务不可用";
-    /// Something this call needs (the mail server, WeChat) is away or not set up.
+    /// No mail server is set up, so that nobody gets a link to a new password.
+    MailUnavailable = 503 "mail_unavailable": "No e-mail can be sent from here, ask whoever runs this service for a new password", "邮件服务未配置，请联系管理员重置密码";
+    /// Something this call needs (such as WeChat) is away or not set up.
     Unavailable = 503 "unavailable": "This is not available for the moment", "服务暂时不可用，请稍后重试";
 }
 
@@ -332,8 +334,8 @@ impl GatewayError {
     fn from_parse_error(error: &poem::Error) -> Option<Self> {
         use poem_openapi::error::{ParseParamError, ParsePathError, ParseRequestPayloadError};
         let parameter = |name: &str| {
-            let en = format!("the parameter `{name}` is missing or not of its type");
-            FieldFault::new("", "parameter", en, format!("参数 `{name}` 缺失或类型错误"))
+            let en = format!("the parameter `{name}` is missing, not of its type, or out of range");
+            FieldFault::new("", "parameter", en, format!("参数 `{name}` 缺失、类型错误或超出范围"))
         };
         let fault = if let Some(fault) = error.downcast_ref::<ParseParamError>() {
             parameter(fault.name)

@@ -55,7 +55,7 @@ pub enum End {
     StreamLimit = 3,
     /// The gateway went down.
     Shutdown = 4,
-    /// The caller's token ended while a stream was under way.
+    /// The caller's token expired or was revoked.
     Reauth = 5,
 }
 

@@ -18,7 +18,7 @@ pub struct Identity {
     pub channel: Option<String>,
     /// WeChat's id of the user.
     pub openid: Option<String>,
-    /// What ends it when revoked: the `jti` of the login it stems from, kept by renewed tokens.
+    /// What ends it when revoked: the login it stems from, which renewed and refreshed tokens keep.
     pub token_id: Option<String>,
     /// When the login it stems from was; what a revocation of all that a user has goes by.
     pub issued_at: Option<SystemTime>,

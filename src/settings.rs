@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Settings of `serve`.
 #[derive(Debug, Clone, Args)]
@@ -113,6 +113,10 @@ pub struct Settings {
     #[arg(long, env = "RELOAD_POLL", default_value = "1s", value_name = "DURATION", value_parser = duration)]
     pub reload_poll: Dur,
 
+    /// How often rows that are over (tokens, keys, deleted accounts) are removed from the database
+    #[arg(long, env = "SWEEP_INTERVAL", default_value = "10m", value_name = "DURATION", value_parser = duration)]
+    pub sweep_interval: Dur,
+
     /// Worker threads [default: one a core]
     #[arg(long, env = "WORKERS", value_name = "N")]
     pub workers: Option<usize>,
@@ -121,19 +125,27 @@ pub struct Settings {
     #[command(flatten)]
     pub door: DoorSettings,
 
+    /// Limits of the stores.
+    #[command(flatten)]
+    pub stores: StoreSettings,
+
     /// Passwords, e-mail and WeChat.
     #[command(flatten)]
     pub accounts: AccountSettings,
 
-    /// Answers that are being written.
+    /// Sessions and messages.
     #[command(flatten)]
-    pub turns: TurnSettings,
+    pub conversations: ConversationSettings,
 }
 
-/// How answers that are being written are kept.
+/// What conversations go by.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Conversations")]
-pub struct TurnSettings {
+pub struct ConversationSettings {
+    /// How long a retry is known by its Idempotency-Key
+    #[arg(long, env = "IDEMPOTENCY_TTL", default_value = "24h", value_name = "DURATION", value_parser = duration)]
+    pub idempotency_ttl: Dur,
+
     /// How often what a running answer said is saved: so much is lost at most when the process is killed
     #[arg(long, env = "TURN_CHECKPOINT", default_value = "1s", value_name = "DURATION", value_parser = duration)]
     pub turn_checkpoint: Dur,
@@ -297,6 +309,36 @@ pub struct DoorSettings {
     pub max_h2_streams: u32,
 }
 
+/// How much the database and Redis may take: connections, time, memory.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Stores")]
+pub struct StoreSettings {
+    /// Connections to the database; on SQLite, of readers, and no more of them than there are cores
+    #[arg(long, env = "DB_MAX_CONNECTIONS", default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub db_max_connections: u32,
+
+    /// How long a call waits for a connection to the database
+    #[arg(long, env = "DB_ACQUIRE_TIMEOUT", default_value = "2s", value_name = "DURATION", value_parser = duration)]
+    pub db_acquire_timeout: Dur,
+
+    /// How long one statement may run, held by PostgreSQL itself; on SQLite, how long it waits for another process
+    #[arg(long, env = "DB_STATEMENT_TIMEOUT", default_value = "3s", value_name = "DURATION", value_parser = duration)]
+    pub db_statement_timeout: Dur,
+
+    /// How long a call to the database may take in all
+    #[arg(long, env = "DB_CALL_TIMEOUT", default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    pub db_call_timeout: Dur,
+
+    /// How long a call to Redis may take, until this process decides alone. There is no pool to size: calls share one
+    /// connection without waiting for each other
+    #[arg(long, env = "REDIS_TIMEOUT", default_value = "50ms", value_name = "DURATION", value_parser = duration)]
+    pub redis_timeout: Dur,
+
+    /// Callers whose rate limits are counted in memory, about 100 bytes each; beyond, the stalest are forgotten
+    #[arg(long, env = "LIMITER_KEYS", default_value_t = 10_000_000, value_name = "N")]
+    pub limiter_keys: usize,
+}
+
 /// Kind of installation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Environment {
@@ -401,6 +443,11 @@ fn bracketed(host: &str) -> String {
         Ok(address) => format!("[{address}]"),
         Err(_) => host.to_owned(),
     }
+}
+
+/// The URL of a SQLite file, whatever its path is made of.
+pub fn sqlite_url(path: &Path) -> Secret {
+    Secret(format!("sqlite://{}", escaped(&path.to_string_lossy())))
 }
 
 /// The database by its URL, else by the original's variables, else a file here; its password is in it.

@@ -1,7 +1,7 @@
 //! What the process has and every routing table shares: settings, telemetry, and what is known of its health.
 
 use crate::accounts::{Accounts, SetupError};
-use crate::conversations::{TurnSettings, Turns};
+use crate::conversations::Turns;
 use crate::settings::Settings;
 use crate::shared::AnyShared;
 use crate::stores::AnyStore;
@@ -79,12 +79,8 @@ impl Shared {
         backends: Backends,
     ) -> Arc<Self> {
         let Backends { store, shared, tokens, accounts } = backends;
-        let kept = TurnSettings {
-            checkpoint: settings.turns.turn_checkpoint.0,
-            lease: settings.turns.turn_lease.0,
-            resume_memory: settings.turns.resume_memory.0,
-        };
-        let turns = Turns::new(store.clone(), shared.clone(), kept, closing.clone());
+        let turns =
+            Turns::new(store.clone(), shared.clone(), settings.conversations.clone(), closing.clone());
         Arc::new(Shared {
             settings,
             telemetry,
@@ -250,7 +246,10 @@ impl HealthBoard {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::shared::SharedLimits;
+    use crate::stores::StoreLimits;
     use clap::Parser;
+    use std::time::Duration;
 
     #[derive(Parser)]
     struct Cli {
@@ -272,5 +271,33 @@ pub(crate) mod tests {
         let shared: AnyShared = Arc::new(crate::shared::Memory::default());
         let keys = Keys::new(crate::tokens::testing::SECRET.as_bytes(), &[]);
         Backends::new(store, shared, keys, settings).unwrap()
+    }
+
+    #[test]
+    fn limits_of_stores_are_as_documented() {
+        let parse = |flags: &[&str]| Cli::parse_from(std::iter::once(&"test").chain(flags)).settings;
+        let settings = parse(&[]).stores;
+        assert_eq!(StoreLimits::from(&settings), StoreLimits::default());
+        assert_eq!(SharedLimits::from(&settings), SharedLimits::default());
+        let settings = parse(&[
+            "--db-max-connections=7",
+            "--db-acquire-timeout=1s",
+            "--db-statement-timeout=4s",
+            "--db-call-timeout=6s",
+            "--redis-timeout=20ms",
+            "--limiter-keys=50000",
+        ]);
+        let second = Duration::from_secs(1);
+        let limits = StoreLimits {
+            max_connections: 7,
+            acquire_timeout: second,
+            statement_timeout: 4 * second,
+            call_timeout: 6 * second,
+            ..StoreLimits::default()
+        };
+        assert_eq!(StoreLimits::from(&settings.stores), limits);
+        let limits = SharedLimits { timeout: Duration::from_millis(20), keys: 50_000 };
+        assert_eq!(SharedLimits::from(&settings.stores), limits);
+        assert!(Cli::try_parse_from(["test", "--db-max-connections=0"]).is_err());
     }
 }

@@ -9,6 +9,10 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Dur(pub Duration);
 
+/// A duration such as [`Dur`]'s, or `0s`, where that switches something off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DurOrZero(pub Duration);
+
 /// A size in bytes such as `512B`, `8KiB`, `1MiB`, `10MB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Size(pub u64);
@@ -18,6 +22,8 @@ pub struct Size(pub u64);
 pub struct Percent(pub f64);
 
 const DURATION_FORM: &str = "a duration with its unit, such as `500ms`, `30s`, `5m`, `24h` or `7d`";
+const DURATION_OR_ZERO_FORM: &str =
+    "a duration with its unit, such as `500ms`, `30s` or `5m`, or `0s` for none";
 const SIZE_FORM: &str = "a size with its unit, such as `512B`, `8KiB` or `1MiB`";
 const PERCENT_FORM: &str = "a share from `0%` to `100%`";
 
@@ -29,26 +35,38 @@ impl Dur {
 
     /// Reads the form above; `None` if it is not one.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut total = Duration::ZERO;
-        let mut rest = text.trim();
-        if rest.is_empty() {
-            return None;
-        }
-        while !rest.is_empty() {
-            let (number, unit, behind) = quantity(rest)?;
-            let millis = match unit {
-                "ms" => 1,
-                "s" => 1000,
-                "m" => 60_000,
-                "h" => 3_600_000,
-                "d" => 86_400_000,
-                _ => return None,
-            };
-            total = total.checked_add(Duration::from_millis(number.checked_mul(millis)?))?;
-            rest = behind;
-        }
-        (!total.is_zero()).then_some(Dur(total))
+        sum(text).filter(|total| !total.is_zero()).map(Dur)
     }
+}
+
+impl DurOrZero {
+    /// Reads the form above; `None` if it is not one.
+    pub fn parse(text: &str) -> Option<Self> {
+        sum(text).map(DurOrZero)
+    }
+}
+
+/// Numbers with units of time, added up.
+fn sum(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let (number, unit, behind) = quantity(rest)?;
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::from_millis(number.checked_mul(millis)?))?;
+        rest = behind;
+    }
+    Some(total)
 }
 
 impl fmt::Display for Dur {
@@ -141,6 +159,7 @@ macro_rules! from_text {
 }
 
 from_text!(Dur, DURATION_FORM, "Duration", r"^(\d+(ms|s|m|h|d))+$|\$\{");
+from_text!(DurOrZero, DURATION_OR_ZERO_FORM, "DurationOrZero", r"^(\d+(ms|s|m|h|d))+$|\$\{");
 from_text!(Size, SIZE_FORM, "Size", r"^\d+(B|KiB|MiB|GiB|[kK]B|MB|GB)$|\$\{");
 from_text!(Percent, PERCENT_FORM, "Percent", r"^\d+(\.\d+)?\s*%$|\$\{");
 
@@ -156,6 +175,9 @@ mod tests {
         for bad in ["30", "s", "", "0s", "-1s", "1.5s", "30 parsecs", "99999999999999999999s"] {
             assert_eq!(Dur::parse(bad), None, "{bad}");
         }
+        assert_eq!(DurOrZero::parse("0s"), Some(DurOrZero(Duration::ZERO)));
+        assert_eq!(DurOrZero::parse("1m30s"), Some(DurOrZero(Duration::from_secs(90))));
+        assert_eq!(DurOrZero::parse("0"), None);
         assert_eq!(Dur::secs(5400).to_string(), "1h30m");
         assert_eq!(Dur(Duration::from_millis(1500)).to_string(), "1s500ms");
     }

@@ -1,7 +1,9 @@
 //! What administrators do with users and API keys. Each change is written to the log with who made it (`audit`).
 
+use super::audit::administered;
 use super::login::lock_name;
-use super::{ADMIN_ROLE, Accounts, Registration, digest, fault, secret};
+use super::{ADMIN_ROLE, Accounts, DEFAULT_ROLE, Registration, digest, fault, secret};
+use crate::diag::did_you_mean;
 use crate::error::{FieldFault, GatewayError, Kind};
 use crate::identity::Identity;
 use crate::stores::{ApiKey, Page, StoreError, User};
@@ -60,7 +62,7 @@ impl Accounts {
     pub async fn create_admin(&self, by: &str, admin: NewAdmin) -> Result<User, GatewayError> {
         let NewAdmin { username, email, password } = admin;
         let user = self.create(Registration { username, email, password }, ADMIN_ROLE).await?;
-        audit(by, "create_admin", &user.id, &user.username);
+        administered(by, "create_admin", &user.id, &user.username);
         Ok(user)
     }
 
@@ -72,20 +74,42 @@ impl Accounts {
         self.store.user_by_name(tenant, username).await.map_err(found)
     }
 
-    /// Gives a user a role, and ends its sessions: tokens say the role they were signed with.
+    /// Gives a user a role, and ends its sessions: tokens say the role they were signed with. `defined` are the roles of
+    /// the manifest, where that is known: any other would leave the user with nothing but what needs no permission.
+    /// `admin` and `user` are the gateway's own words and always good.
     ///
     /// # Errors
-    /// 400 for what is no role's name, 404.
-    pub async fn set_role(&self, by: &str, id: &str, role: &str) -> Result<(), GatewayError> {
+    /// 400 for what is no role's name or is not defined, 404.
+    pub async fn set_role(
+        &self,
+        by: &str,
+        id: &str,
+        role: &str,
+        defined: Option<&[String]>,
+    ) -> Result<(), GatewayError> {
         let good = (1..=MAX_TEXT).contains(&role.len())
             && role.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
         if !good {
             let fault = FieldFault::new("/role", "role", "must be the name of a role", "角色名称无效");
             return Err(GatewayError::invalid(vec![fault]));
         }
+        let own = [ADMIN_ROLE, DEFAULT_ROLE];
+        if let Some(defined) = defined.filter(|defined| !defined.iter().any(|known| known == role))
+            && !own.contains(&role)
+        {
+            let mut known: Vec<&str> = defined.iter().map(String::as_str).chain(own).collect();
+            known.sort_unstable();
+            known.dedup();
+            let en = match did_you_mean(role, known.iter().copied()) {
+                Some(help) => format!("must be a role that the manifest defines; {help}"),
+                None => "must be a role that the manifest defines".to_owned(),
+            };
+            let zh = format!("角色未在清单中定义；已定义：{}", known.join("、"));
+            return Err(GatewayError::invalid(vec![FieldFault::new("/role", "role_unknown", en, zh)]));
+        }
         let now = self.now();
         self.store.set_role(id, role, now).await.map_err(found)?;
-        audit(by, "set_role", id, role);
+        administered(by, "set_role", id, role);
         self.end_sessions(id, now).await
     }
 
@@ -96,7 +120,7 @@ impl Accounts {
     pub async fn set_disabled(&self, by: &str, id: &str, disabled: bool) -> Result<(), GatewayError> {
         let now = self.now();
         self.store.set_disabled(id, disabled, now).await.map_err(found)?;
-        audit(by, if disabled { "disable" } else { "enable" }, id, "");
+        administered(by, if disabled { "disable" } else { "enable" }, id, "");
         if disabled { self.end_sessions(id, now).await } else { Ok(()) }
     }
 
@@ -115,7 +139,7 @@ impl Accounts {
     /// The store's.
     pub async fn unlock_name(&self, by: &str, tenant: &str, username: &str) -> Result<(), GatewayError> {
         self.store.unlock(tenant, &lock_name(username)).await.map_err(found)?;
-        audit(by, "unlock", username, tenant);
+        administered(by, "unlock", username, tenant);
         Ok(())
     }
 
@@ -126,7 +150,18 @@ impl Accounts {
     pub async fn revoke_sessions(&self, by: &str, id: &str) -> Result<(), GatewayError> {
         self.store.user(id).await.map_err(found)?;
         self.end_sessions(id, self.now()).await?;
-        audit(by, "revoke_sessions", id, "");
+        administered(by, "revoke_sessions", id, "");
+        Ok(())
+    }
+
+    /// Deletes a user with all that belongs to it.
+    ///
+    /// # Errors
+    /// 404.
+    pub async fn delete_user(&self, by: &str, id: &str) -> Result<(), GatewayError> {
+        let user = self.store.user(id).await.map_err(found)?;
+        self.remove(&user).await?;
+        administered(by, "delete_user", id, &user.username);
         Ok(())
     }
 
@@ -185,7 +220,7 @@ impl Accounts {
             revoked: false,
         };
         self.store.create_api_key(key.clone(), &digest(&secret)).await.map_err(fault)?;
-        audit(by, "create_key", &key.id, &key.name);
+        administered(by, "create_key", &key.id, &key.name);
         Ok(CreatedKey { key, secret })
     }
 
@@ -203,7 +238,7 @@ impl Accounts {
     /// 404.
     pub async fn revoke_key(&self, by: &str, id: &str) -> Result<(), GatewayError> {
         self.store.revoke_api_key(id).await.map_err(found)?;
-        audit(by, "revoke_key", id, "");
+        administered(by, "revoke_key", id, "");
         // After the row: who is let in meanwhile is ended too.
         self.revoke_user(&Identity::of_key(id), self.now()).await
     }
@@ -221,8 +256,4 @@ fn found(error: StoreError) -> GatewayError {
         StoreError::NotFound | StoreError::BadCursor => Kind::NotFound.into(),
         error => fault(error),
     }
-}
-
-fn audit(by: &str, action: &'static str, subject: &str, value: &str) {
-    tracing::warn!(target: "voicegate::audit", by, action, subject, value, "administered");
 }

@@ -10,8 +10,8 @@ use std::time::SystemTime;
 
 #[async_trait::async_trait]
 impl Authority for Tokens {
-    fn sign(&self, user: &User, channel: &str, now: SystemTime) -> Result<String, GatewayError> {
-        Ok(self.issue(user, Some(channel), now).token)
+    fn sign(&self, user: &User, login: &str, channel: &str, now: SystemTime) -> Result<String, GatewayError> {
+        Ok(self.issue_within(user, login, Some(channel), now).token)
     }
 
     fn rules(&self) -> Rules {
@@ -19,6 +19,7 @@ impl Authority for Tokens {
         Rules {
             access_ttl: policy.access_ttl,
             refresh_ttl: policy.refresh_ttl,
+            refresh_grace: policy.refresh_grace,
             bcrypt_cost: policy.password.bcrypt_cost,
             min_length: policy.password.min_length,
             require: policy.password.require.clone(),
@@ -32,8 +33,8 @@ impl Authority for Tokens {
         self.verify(token, now).ok()
     }
 
-    async fn revoke_login(&self, identity: &Identity, now: SystemTime) -> Stored<()> {
-        Tokens::revoke_login(self, identity, now).await
+    async fn revoke_login(&self, login: &str, expires_at: Option<SystemTime>, now: SystemTime) -> Stored<()> {
+        self.end_login(login, expires_at, now).await
     }
 
     async fn revoke_user(&self, user_id: &str, now: SystemTime) -> Stored<()> {

@@ -4,10 +4,10 @@
 //! when there is one, so that guesses sent all at once get no more tries than guesses one by one.
 
 use super::passwords::{Turn, too_long};
-use super::{Accounts, DEFAULT_TENANT, Session, digest, fault, secret};
+use super::{Accounts, DEFAULT_TENANT, Session, audit, digest, fault, secret};
 use crate::error::{GatewayError, Kind};
 use crate::identity::Identity;
-use crate::stores::{Rotation, StoreError, User};
+use crate::stores::{Family, Rotation, StoreError, User};
 
 /// Who wants to log in.
 pub struct Credentials {
@@ -55,7 +55,9 @@ impl Accounts {
             self.store.unlock(tenant, &name).await.map_err(fault)?;
         }
         self.store.note_login(&user.id, now).await.map_err(fault)?;
-        self.begin(user, channel, now).await
+        let session = self.begin(user, channel, now).await?;
+        audit::own(&session.user.id, "login", channel);
+        Ok(session)
     }
 
     /// Compares a password; a wrong one counts against the name. An unknown user and one without a password take as
@@ -80,7 +82,7 @@ impl Accounts {
                 .await
                 .map_err(fault)?;
             if counted.locked_until.is_some() {
-                tracing::warn!(tenant, name, "locked after too many failed logins");
+                audit::alarm("lock", name, tenant);
             }
             return Err(wrong.into());
         };
@@ -105,25 +107,34 @@ impl Accounts {
         }
     }
 
-    /// Uses up a refresh token and gives a new session in its place.
+    /// Uses up a refresh token and gives new tokens of the same login in its place; also for one that was used within
+    /// the grace, because the answer may have got lost, or two tabs asked together.
     ///
     /// # Errors
-    /// 401 for one that is unknown, over, ended or was used: then its family is ended, and what access tokens the user
-    /// has are revoked, since one of two holders is a thief. 403 where the account is disabled.
+    /// 401 for one that is unknown, over, ended or was used before that: then the login is ended with every token of
+    /// it, since one of two holders is a thief. 403 where the account is disabled.
     pub async fn refresh(&self, refresh_token: &str) -> Result<Session, GatewayError> {
         let rules = self.authority.rules();
         let now = self.now();
         let next = secret("vgr_");
         let rotation = self
             .store
-            .rotate(&digest(refresh_token), &digest(&next), now + rules.refresh_ttl, now)
+            .rotate(&digest(refresh_token), &digest(&next), now + rules.refresh_ttl, rules.refresh_grace, now)
             .await
             .map_err(fault)?;
-        let (user_id, family) = match rotation {
-            Rotation::Rotated { user_id, family } => (user_id, family),
-            Rotation::Reused { user_id, family } => {
-                tracing::warn!(user = user_id, family, "a refresh token was used twice: its family is ended");
-                self.revoke_user(&user_id, now).await?;
+        let Family { id: family, user_id } = match rotation {
+            Rotation::Rotated(family) => family,
+            Rotation::Repeated(family) => {
+                tracing::info!(
+                    user = family.user_id,
+                    family = family.id,
+                    "a refresh token came again within the grace"
+                );
+                family
+            }
+            Rotation::Reused(family) => {
+                audit::alarm("refresh_token_reused", &family.user_id, login_of(&family.id));
+                self.authority.revoke_login(login_of(&family.id), None, now).await.map_err(fault)?;
                 return Err(Kind::RefreshRefused.into());
             }
             Rotation::Refused => return Err(Kind::RefreshRefused.into()),
@@ -138,26 +149,42 @@ impl Accounts {
             Err(error) => return Err(fault(error)),
         };
         let channel = family.split_once(':').map_or("web", |(channel, _)| channel);
-        let access_token = self.authority.sign(&user, channel, now)?;
+        let access_token = self.authority.sign(&user, login_of(&family), channel, now)?;
         Ok(Session { access_token, refresh_token: next, expires_in: rules.access_ttl, user })
     }
 
-    /// Ends the family of a refresh token, and the access token the caller came with. An unknown refresh token is no
-    /// error: it is as good as ended.
+    /// Ends the login of a refresh token and that of the access token the caller came with, mostly one and the same,
+    /// with every token of it. An unknown refresh token is no error: it is as good as ended.
     pub async fn logout(
         &self,
         identity: Option<&Identity>,
         refresh_token: Option<&str>,
     ) -> Result<(), GatewayError> {
         let now = self.now();
+        let mut family = None;
         if let Some(token) = refresh_token {
-            self.store.end_family_of(&digest(token), now).await.map_err(fault)?;
+            family = self.store.end_family_of(&digest(token), now).await.map_err(fault)?;
         }
-        if let Some(identity) = identity {
-            self.authority.revoke_login(identity, now).await.map_err(fault)?;
+        let refreshed = family.as_ref().map(|family| login_of(&family.id));
+        if let Some(login) = refreshed {
+            self.authority.revoke_login(login, None, now).await.map_err(fault)?;
+        }
+        if let Some(identity) = identity
+            && let Some(login) = identity.token_id.as_deref().filter(|login| refreshed != Some(*login))
+        {
+            self.authority.revoke_login(login, identity.expires_at, now).await.map_err(fault)?;
+        }
+        let user = identity.map(|identity| &*identity.user_id);
+        if let Some(user) = user.or(family.as_ref().map(|family| &*family.user_id)) {
+            audit::own(user, "logout", "");
         }
         Ok(())
     }
+}
+
+/// The login that a family stems from.
+fn login_of(family: &str) -> &str {
+    family.split_once(':').map_or(family, |(_, login)| login)
 }
 
 /// The name that failures are counted on: without case, and without what hides beside it.

@@ -2,7 +2,7 @@
 //!
 //! With `SMTP_URL` it is sent by SMTP. Without, in development, the link is written to the log, so that the flow can
 //! be tried with nothing installed; in production that would be a way in for whoever reads logs, so asking for a link
-//! is refused there, and said at start.
+//! is refused there (503), and said at start.
 
 use crate::settings::{Environment, MailSettings};
 use lettre::message::{Mailbox, header::ContentType};

@@ -2,11 +2,15 @@
 //!
 //! The rules are here, HTTP is in `handlers/auth.rs` and `serve/admin`, rows are in `stores`. Every operation answers
 //! with a [`GatewayError`] that may be sent as it is. Access tokens are signed by an [`Authority`]; refresh tokens are
-//! opaque, 256 bits, kept as SHA-256 only (SECURITY rule 7). A family of refresh tokens is named `channel:uuid`, so
-//! that a refreshed access token is for the same front end without another column.
+//! opaque, 256 bits, kept as SHA-256 only (SECURITY rule 7).
+//!
+//! A family of refresh tokens is named `channel:login`. The login is the `sid` of every access token that it ever gives,
+//! so that ending the login ends them all; and a refreshed one is for the same front end without another column.
 
 mod administer;
+mod audit;
 mod authority;
+mod delete;
 mod login;
 mod mail;
 mod passwords;
@@ -55,6 +59,8 @@ pub struct Rules {
     pub access_ttl: Duration,
     /// Lifetime of a refresh token.
     pub refresh_ttl: Duration,
+    /// How long a used refresh token is taken again.
+    pub refresh_grace: Duration,
     /// bcrypt's cost.
     pub bcrypt_cost: u32,
     /// Characters a password needs at least.
@@ -75,6 +81,7 @@ impl Default for Rules {
         Rules {
             access_ttl: Duration::from_secs(24 * 3600),
             refresh_ttl: Duration::from_secs(7 * 24 * 3600),
+            refresh_grace: Duration::from_secs(10),
             bcrypt_cost: 10,
             min_length: 8,
             require: vec![CharacterClass::Lower, CharacterClass::Upper, CharacterClass::Digit],
@@ -88,20 +95,20 @@ impl Default for Rules {
 /// Who signs, verifies and revokes access tokens, and says what the manifest wants.
 #[async_trait::async_trait]
 pub trait Authority: Send + Sync {
-    /// Signs an access token for a user and a front end.
+    /// Signs an access token for a user and a front end, of the login of this name.
     ///
     /// # Errors
     /// Where there are no keys.
-    fn sign(&self, user: &User, channel: &str, now: SystemTime) -> Result<String, GatewayError>;
+    fn sign(&self, user: &User, login: &str, channel: &str, now: SystemTime) -> Result<String, GatewayError>;
     /// The rules of the manifest that serves.
     fn rules(&self) -> Rules;
     /// Who an access token is of, if it is valid and not revoked.
     fn identify(&self, token: &str, now: SystemTime) -> Option<Arc<Identity>>;
-    /// Ends the login that an access token stems from, on every replica.
+    /// Ends every access token of a login, on every replica; `expires_at` is when one of them ends, where that is known.
     ///
     /// # Errors
     /// The store's.
-    async fn revoke_login(&self, identity: &Identity, now: SystemTime) -> Stored<()>;
+    async fn revoke_login(&self, login: &str, expires_at: Option<SystemTime>, now: SystemTime) -> Stored<()>;
     /// Ends every access token a user has by now, on every replica.
     ///
     /// # Errors
@@ -162,7 +169,7 @@ impl Accounts {
     ) -> Result<Self, SetupError> {
         let mailer = Mailer::new(&settings.mail, environment)?;
         if let Err(error) = mailer.check() {
-            tracing::error!("links to a new password cannot be sent: {error}");
+            tracing::warn!("nobody can be sent a link to a new password, and who asks is told so: {error}");
         }
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = settings.password_workers.unwrap_or_else(cores).max(1);
@@ -177,6 +184,12 @@ impl Accounts {
             mails: Arc::new(Semaphore::new(MAILS_AT_ONCE)),
             clock,
         })
+    }
+
+    /// Waits until the links that were asked for are sent or given up. For the way down, when nobody asks any more.
+    pub async fn links_sent(&self) {
+        // Each link under way holds one; a closed semaphore would be nobody's doing.
+        let _ = self.mails.acquire_many(MAILS_AT_ONCE as u32).await;
     }
 
     /// Who an access token is of, if it is valid and not revoked.
@@ -204,9 +217,10 @@ impl Accounts {
     /// Begins a session: a family of refresh tokens, and an access token.
     async fn begin(&self, user: User, channel: &str, now: SystemTime) -> Result<Session, GatewayError> {
         let rules = self.authority.rules();
-        let access_token = self.authority.sign(&user, channel, now)?;
+        let login = uuid::Uuid::new_v4().to_string();
+        let access_token = self.authority.sign(&user, &login, channel, now)?;
         let refresh_token = secret("vgr_");
-        let family = format!("{channel}:{}", uuid::Uuid::new_v4());
+        let family = format!("{channel}:{login}");
         let hash = digest(&refresh_token);
         self.store
             .begin_family(&user.id, &family, &hash, now + rules.refresh_ttl, now)

@@ -1,7 +1,7 @@
 //! Registering: what may be chosen, and what is the server's (SECURITY rule 9).
 
 use super::passwords::faults as password_faults;
-use super::{Accounts, DEFAULT_ROLE, DEFAULT_TENANT, Session, fault};
+use super::{Accounts, DEFAULT_ROLE, DEFAULT_TENANT, Session, audit, fault};
 use crate::error::{FieldFault, GatewayError, Kind};
 use crate::stores::{NewUser, StoreError, User};
 
@@ -22,7 +22,9 @@ impl Accounts {
     /// 400 naming each failed rule, 409 where username or e-mail are taken, 503 where hashing is overloaded.
     pub async fn register(&self, asked: Registration, channel: &str) -> Result<Session, GatewayError> {
         let user = self.create(asked, DEFAULT_ROLE).await?;
-        self.begin(user, channel, self.now()).await
+        let session = self.begin(user, channel, self.now()).await?;
+        audit::own(&session.user.id, "register", channel);
+        Ok(session)
     }
 
     /// Makes a user with a role.

@@ -2,11 +2,15 @@
 
 use super::login::lock_name;
 use super::passwords::{faults as password_faults, too_long};
-use super::{Accounts, DEFAULT_TENANT, RESET_TTL, digest, fault, secret};
+use super::{Accounts, DEFAULT_TENANT, RESET_TTL, audit, digest, fault, secret};
 use crate::error::{GatewayError, Kind};
 use crate::identity::Identity;
 use crate::stores::StoreError;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// When a caller may ask again where there is no mail server: setting one up takes a restart.
+const NO_MAIL: Duration = Duration::from_secs(3600);
 
 impl Accounts {
     /// Sets a new password where the old one is right, and ends every session.
@@ -38,7 +42,7 @@ impl Accounts {
             self.store.unlock(&tenant, &name).await.map_err(fault)?;
         }
         self.store.set_password(&user.id, &hash, now).await.map_err(fault)?;
-        tracing::info!(user = user.id, "password changed; sessions ended");
+        audit::own(&user.id, "change_password", "");
         self.end_sessions(&user.id, now).await
     }
 
@@ -46,15 +50,16 @@ impl Accounts {
     /// and sending go on behind it.
     ///
     /// # Errors
-    /// 503 where no mail can be sent at all.
+    /// 503 where no mail can be sent at all: whoever waits for a link that never comes is worse off, and since everybody is
+    /// told so, nobody learns whose the address is.
     pub fn forgot_password(
         self: &Arc<Self>,
         email: String,
         tenant_id: Option<String>,
     ) -> Result<(), GatewayError> {
-        if let Err(error) = self.mailer.check() {
-            tracing::error!("somebody asks for a link to a new password: {error}");
-            return Err(Kind::Unavailable.into());
+        // Said in the log once, at start.
+        if self.mailer.check().is_err() {
+            return Err(GatewayError { retry_after: Some(NO_MAIL), ..Kind::MailUnavailable.into() });
         }
         let Ok(place) = self.mails.clone().try_acquire_owned() else {
             tracing::error!("a link to a new password is not sent: too many are being sent already");
@@ -111,7 +116,7 @@ impl Accounts {
         let now = self.now();
         self.store.set_password(&user.id, &hash, now).await.map_err(fault)?;
         self.store.unlock(&user.tenant_id, &lock_name(&user.username)).await.map_err(fault)?;
-        tracing::info!(user = user.id, "password reset; sessions ended");
+        audit::own(&user.id, "reset_password", "");
         self.end_sessions(&user.id, now).await
     }
 }

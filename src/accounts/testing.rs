@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 #[derive(Default)]
 struct Rows {
     users: Vec<User>,
-    tokens: HashMap<[u8; 32], (String, SystemTime, bool)>,
+    tokens: HashMap<[u8; 32], (String, SystemTime, Option<SystemTime>)>,
     families: HashMap<String, (String, bool)>,
     failures: HashMap<(String, String), (Vec<SystemTime>, Option<SystemTime>)>,
     resets: HashMap<[u8; 32], (String, SystemTime)>,
@@ -147,7 +147,7 @@ impl RefreshTokens for Fake {
     ) -> Stored<()> {
         let mut rows = self.rows()?;
         rows.families.insert(family.to_owned(), (user_id.to_owned(), false));
-        rows.tokens.insert(*hash, (family.to_owned(), expires_at, false));
+        rows.tokens.insert(*hash, (family.to_owned(), expires_at, None));
         Ok(())
     }
     async fn rotate(
@@ -155,6 +155,7 @@ impl RefreshTokens for Fake {
         hash: &[u8; 32],
         next: &[u8; 32],
         next_expires_at: SystemTime,
+        grace: Duration,
         now: SystemTime,
     ) -> Stored<Rotation> {
         let mut rows = self.rows()?;
@@ -167,21 +168,22 @@ impl RefreshTokens for Fake {
         if *ended || *expires_at <= now {
             return Ok(Rotation::Refused);
         }
-        let user_id = user_id.clone();
-        if *used {
+        let found = Family { id: family.clone(), user_id: user_id.clone() };
+        let first = used.is_none();
+        if used.is_some_and(|at| grace.is_zero() || at + grace < now) {
             *ended = true;
-            return Ok(Rotation::Reused { user_id, family });
+            return Ok(Rotation::Reused(found));
         }
-        *used = true;
-        rows.tokens.insert(*next, (family.clone(), next_expires_at, false));
-        Ok(Rotation::Rotated { user_id, family })
+        used.get_or_insert(now);
+        rows.tokens.insert(*next, (family, next_expires_at, None));
+        Ok(if first { Rotation::Rotated(found) } else { Rotation::Repeated(found) })
     }
-    async fn end_family_of(&self, hash: &[u8; 32], _now: SystemTime) -> Stored<Option<String>> {
+    async fn end_family_of(&self, hash: &[u8; 32], _now: SystemTime) -> Stored<Option<Family>> {
         let mut rows = self.rows()?;
         let Some((family, ..)) = rows.tokens.get(hash).cloned() else { return Ok(None) };
         let (user_id, ended) = rows.families.get_mut(&family).unwrap();
         *ended = true;
-        Ok(Some(user_id.clone()))
+        Ok(Some(Family { id: family, user_id: user_id.clone() }))
     }
     async fn end_families(&self, user_id: &str, _now: SystemTime) -> Stored<u64> {
         let mut rows = self.rows()?;
@@ -300,28 +302,26 @@ impl Store for Fake {
     async fn close(&self) {}
 }
 
-/// An authority whose tokens are readable: `jti|user|role|channel|tenant`.
+/// An authority whose tokens are readable: `login|user|role|channel|tenant`.
 #[derive(Default)]
 pub(crate) struct Plain {
     pub(crate) rules: Mutex<Rules>,
     pub(crate) revoked: Mutex<Vec<String>>,
-    count: AtomicU64,
 }
 
 #[async_trait]
 impl Authority for Plain {
-    fn sign(&self, user: &User, channel: &str, _now: SystemTime) -> Result<String, GatewayError> {
-        let jti = self.count.fetch_add(1, Ordering::Relaxed);
-        Ok(format!("t{jti}|{}|{}|{channel}|{}", user.id, user.role, user.tenant_id))
+    fn sign(&self, user: &User, login: &str, channel: &str, _: SystemTime) -> Result<String, GatewayError> {
+        Ok(format!("{login}|{}|{}|{channel}|{}", user.id, user.role, user.tenant_id))
     }
     fn rules(&self) -> Rules {
         self.rules.lock().unwrap().clone()
     }
     fn identify(&self, token: &str, now: SystemTime) -> Option<Arc<Identity>> {
         let parts: Vec<&str> = token.split('|').collect();
-        let [jti, user, role, channel, tenant] = parts[..] else { return None };
+        let [login, user, role, channel, tenant] = parts[..] else { return None };
         let revoked = self.revoked.lock().unwrap();
-        let alive = !revoked.iter().any(|subject| subject == jti || subject == &format!("user:{user}"));
+        let alive = !revoked.iter().any(|subject| subject == login || subject == &format!("user:{user}"));
         alive.then(|| {
             Arc::new(Identity {
                 user_id: user.into(),
@@ -330,15 +330,15 @@ impl Authority for Plain {
                 scopes: Vec::new(),
                 channel: Some(channel.to_owned()),
                 openid: None,
-                token_id: Some(jti.to_owned()),
+                token_id: Some(login.to_owned()),
                 issued_at: Some(now),
                 expires_at: Some(now + Duration::from_secs(60)),
                 proof: Proof::Token,
             })
         })
     }
-    async fn revoke_login(&self, identity: &Identity, _: SystemTime) -> Stored<()> {
-        self.revoked.lock().unwrap().extend(identity.token_id.clone());
+    async fn revoke_login(&self, login: &str, _: Option<SystemTime>, _: SystemTime) -> Stored<()> {
+        self.revoked.lock().unwrap().push(login.to_owned());
         Ok(())
     }
     async fn revoke_user(&self, user_id: &str, _: SystemTime) -> Stored<()> {

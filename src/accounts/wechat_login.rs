@@ -1,6 +1,6 @@
 //! Logging in with WeChat. At the first login a user is made and bound to the openid.
 
-use super::{Accounts, DEFAULT_ROLE, DEFAULT_TENANT, Session, fault};
+use super::{Accounts, DEFAULT_ROLE, DEFAULT_TENANT, Session, audit, fault};
 use crate::error::{GatewayError, Kind};
 use crate::stores::{NewUser, StoreError, User};
 
@@ -29,7 +29,9 @@ impl Accounts {
         }
         let now = self.now();
         self.store.note_login(&user.id, now).await.map_err(fault)?;
-        self.begin(user, CHANNEL, now).await
+        let session = self.begin(user, CHANNEL, now).await?;
+        audit::own(&session.user.id, "login", CHANNEL);
+        Ok(session)
     }
 
     async fn bind(&self, tenant: &str, openid: String) -> Result<User, GatewayError> {

@@ -23,6 +23,14 @@ pub struct Link {
     pub stage: Option<Arc<dyn Stage>>,
 }
 
+impl Link {
+    /// Whether nobody passes it without saying who they are.
+    pub fn refuses_strangers(&self) -> bool {
+        let lets_pass = || self.stage.as_ref().is_some_and(|stage| stage.facts().lets_strangers_pass);
+        super::order::IDENTIFY.contains(&self.name) && !lets_pass()
+    }
+}
+
 /// Resolves chains of one manifest; each named one once.
 pub struct Chains<'a> {
     manifest: &'a Manifest,

@@ -29,6 +29,7 @@ pub struct Checked {
     upstreams: Vec<Arc<UpstreamSpec>>,
     routes: Vec<Arc<CheckedRoute>>,
     auth: Arc<AuthPolicy>,
+    roles: Vec<String>,
     counts: Counts,
 }
 
@@ -86,6 +87,11 @@ impl Checked {
     /// What it says of tokens and passwords.
     pub fn auth(&self) -> &Arc<AuthPolicy> {
         &self.auth
+    }
+
+    /// The names of the roles that it defines.
+    pub fn roles(&self) -> &[String] {
+        &self.roles
     }
 
     /// How much there is.
@@ -148,6 +154,7 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
         upstreams: upstreams.len(),
         chains: manifest.chains.0.len(),
     };
+    let roles = manifest.roles.names().map(str::to_owned).collect();
     let info = manifest.info;
     let checked = (!out.has_errors()).then(|| Checked {
         api_version: info.as_ref().map(|info| info.version.clone()).unwrap_or_default(),
@@ -156,6 +163,7 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
         upstreams,
         routes,
         auth: Arc::new(auth),
+        roles,
         counts,
     });
     Outcome { checked, diagnostics, sources }

@@ -86,7 +86,7 @@ pub const IDENTIFY: &[&str] = &["auth", "api_key"];
 pub fn check(links: &[Link], out: &mut Diagnostics) {
     for (at, link) in links.iter().enumerate() {
         let Some(word) = link.stage.as_ref().and_then(|stage| stage.facts().needs_identity) else { continue };
-        let known = links[..at].iter().any(|outer| IDENTIFY.contains(&outer.name));
+        let known = links[..at].iter().any(Link::refuses_strangers);
         let later = links[at..].iter().find(|inner| IDENTIFY.contains(&inner.name));
         if let (false, Some(inner)) = (known, later) {
             let message = format!("`{}` counts by `{word}` before `{}`", link.name, inner.name);
@@ -97,6 +97,20 @@ pub fn check(links: &[Link], out: &mut Diagnostics) {
                         inner.name
                     ))
                     .note(inner.span, format!("`{}` stands here, further in", inner.name)),
+            );
+        }
+    }
+    for (at, link) in links.iter().enumerate() {
+        let optional = link.stage.as_ref().is_some_and(|stage| stage.facts().lets_strangers_pass);
+        if let Some(auth) = links[..at].iter().find(|outer| optional && outer.refuses_strangers()) {
+            let message = format!("an optional `{}` stands behind `{}`", link.name, auth.name);
+            out.push(
+                Diagnostic::error(Code::STAGE_ORDER, link.span, message)
+                    .help(format!(
+                        "put it before `{}`, which refuses callers that bring nothing else",
+                        auth.name
+                    ))
+                    .note(auth.span, format!("`{}` stands here, further out", auth.name)),
             );
         }
     }

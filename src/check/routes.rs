@@ -76,7 +76,7 @@ impl CheckedRoute {
 
     /// Whether a caller must say who they are.
     pub fn needs_auth(&self) -> bool {
-        self.links.iter().any(|link| link.name == "auth" || link.name == "api_key")
+        self.links.iter().any(Link::refuses_strangers)
     }
 
     /// Whether it answers with a stream.
@@ -182,6 +182,10 @@ impl<'a> RouteChecker<'a> {
             version: group.version.map(|version| version.name.value.clone()),
             params,
         };
+        misfits(route, &info, &links, out);
+        if out.counts().0 > before {
+            return None;
+        }
         let mut state = DefaultHasher::new();
         (self.manifest.digest(route.span), &group.prefix, &info.version).hash(&mut state);
         // Themselves, not what the manifest says of them: they name another version's prefix.
@@ -247,16 +251,17 @@ fn not_yet(route: &Route, out: &mut Diagnostics) {
 
 /// Who may call is decided, not forgotten (SECURITY rule 11).
 fn access(route: &Route, links: &[Link], out: &mut Diagnostics) {
-    let auth = links.iter().find(|link| link.name == "auth" || link.name == "api_key");
+    let auth = links.iter().find(|link| link.refuses_strangers());
     match (auth, route.public) {
-        (None, false) => out.push(
-            Diagnostic::error(
-                Code::NOT_PUBLIC,
-                route.route.span,
-                "this route has neither `auth` in its chain nor `public: true`",
-            )
-            .help("add `auth` to its chain, or say `public: true` if anybody may call it"),
-        ),
+        (None, false) => {
+            let message = "this route has neither `auth` in its chain nor `public: true`";
+            let mut fault = Diagnostic::error(Code::NOT_PUBLIC, route.route.span, message)
+                .help("add `auth` to its chain, or say `public: true` if anybody may call it");
+            if let Some(optional) = links.iter().find(|link| super::order::IDENTIFY.contains(&link.name)) {
+                fault = fault.note(optional.span, format!("`{}` here lets strangers pass", optional.name));
+            }
+            out.push(fault);
+        }
         (Some(link), true) => out.push(
             Diagnostic::warning(
                 Code::LOOSENED,
@@ -267,6 +272,18 @@ fn access(route: &Route, links: &[Link], out: &mut Diagnostics) {
             .note(link.span, format!("`{}` stands here", link.name)),
         ),
         _ => {}
+    }
+}
+
+/// Stages that cannot do for this route what they are for.
+fn misfits(route: &Route, info: &RouteInfo, links: &[Link], out: &mut Diagnostics) {
+    for link in links {
+        let Some(misfit) = link.stage.as_ref().and_then(|stage| stage.misfit(info)) else { continue };
+        out.push(
+            Diagnostic::error(misfit.code, route.route.span, misfit.message)
+                .help(misfit.help)
+                .note(link.span, format!("`{}` stands here", link.name)),
+        );
     }
 }
 

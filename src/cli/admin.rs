@@ -2,15 +2,17 @@
 //! database; a gateway need not run, and one that runs learns of it within a second.
 
 use super::database::{DatabaseArgs, run as run_with};
-use super::{FINDINGS, OK, print, say};
-use crate::accounts::{ADMIN_ROLE, Accounts, Authority, NewAdmin, Rules, SetupError};
+use super::{FINDINGS, OK, USAGE, print, say};
+use crate::accounts::{ADMIN_ROLE, Accounts, Authority, DEFAULT_ROLE, NewAdmin, Rules, SetupError};
+use crate::conversations::Export;
 use crate::error::{GatewayError, Kind, Lang};
 use crate::identity::Identity;
+use crate::manifest;
 use crate::settings::{AccountSettings, Environment};
 use crate::stores::{AnyStore, Stored, User};
 use clap::{Args, Parser, Subcommand};
 use rand::Rng;
-use std::io::Read;
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -60,6 +62,28 @@ enum Act {
         /// Its tenant [default: the default one]
         #[arg(long, default_value = "", hide_default_value = true)]
         tenant: String,
+        /// Manifest that must define the role [default: none is asked]
+        #[arg(long, env = "VOICEGATE_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Writes a user's sessions with all their messages to stdout, as JSON
+    Export {
+        /// Whatever the case
+        username: String,
+        /// Its tenant [default: the default one]
+        #[arg(long, default_value = "", hide_default_value = true)]
+        tenant: String,
+    },
+    /// Deletes a user with all that belongs to it, for good
+    Delete {
+        /// Whatever the case
+        username: String,
+        /// Its tenant [default: the default one]
+        #[arg(long, default_value = "", hide_default_value = true)]
+        tenant: String,
+        /// Does not ask; needed where there is no terminal to ask on
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -73,7 +97,7 @@ pub(super) fn run(command: Admin) -> u8 {
             }
         };
         let code = match accounts(&store) {
-            Ok(accounts) => act(&accounts, command.act).await,
+            Ok(accounts) => act(&accounts, &store, command.act).await,
             Err(error) => {
                 say(&format!("error: {error}"));
                 FINDINGS
@@ -84,7 +108,7 @@ pub(super) fn run(command: Admin) -> u8 {
     })
 }
 
-async fn act(accounts: &Accounts, act: Act) -> u8 {
+async fn act(accounts: &Accounts, store: &AnyStore, act: Act) -> u8 {
     let done = match act {
         Act::Create { username, email, password_file } => {
             let (password, made) = match password_file.as_deref().map(read_password) {
@@ -107,12 +131,52 @@ async fn act(accounts: &Accounts, act: Act) -> u8 {
             .unlock_name(BY, &tenant, &username)
             .await
             .map(|()| say(&format!("{username} may try again"))),
-        Act::Role { username, role, tenant } => match accounts.user_named(&tenant, &username).await {
-            Ok(user) => accounts.set_role(BY, &user.id, &role).await.map(|()| {
-                say(&format!("{} has the role `{role}` from its next login on", user.username));
-            }),
+        Act::Role { username, role, tenant, config } => {
+            let defined = match config.as_deref().map(roles) {
+                None => None,
+                Some(Ok(defined)) => Some(defined),
+                Some(Err(code)) => return code,
+            };
+            match accounts.user_named(&tenant, &username).await {
+                Ok(user) => accounts.set_role(BY, &user.id, &role, defined.as_deref()).await.map(|()| {
+                    say(&format!("{} has the role `{role}` from its next login on", user.username));
+                    if defined.is_none() && ![ADMIN_ROLE, DEFAULT_ROLE].contains(&&*role) {
+                        say(&format!(
+                            "warning: no manifest was asked whether it defines `{role}`; if none does, {} may do \
+                             nothing that needs a permission. --config routes.yaml asks it",
+                            user.username
+                        ));
+                    }
+                }),
+                Err(error) => Err(error),
+            }
+        }
+        Act::Export { username, tenant } => match accounts.user_named(&tenant, &username).await {
+            Ok(user) => match export(store, &user).await {
+                Ok(written) => return written,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         },
+        Act::Delete { username, tenant, yes } => {
+            if !yes && !std::io::stdin().is_terminal() {
+                say(
+                    "error: what is deleted does not come back, and there is no terminal to ask on: add --yes",
+                );
+                return USAGE;
+            }
+            match accounts.user_named(&tenant, &username).await {
+                Ok(user) if yes || confirmed(&user) => accounts
+                    .delete_user(BY, &user.id)
+                    .await
+                    .map(|()| say(&format!("{} is gone", user.username))),
+                Ok(_) => {
+                    say("nothing was deleted");
+                    return FINDINGS;
+                }
+                Err(error) => Err(error),
+            }
+        }
     };
     match done {
         Ok(()) => OK,
@@ -121,6 +185,45 @@ async fn act(accounts: &Accounts, act: Act) -> u8 {
             FINDINGS
         }
     }
+}
+
+/// The roles that a manifest defines. Only they matter here: what else is wrong with it is not this command's.
+fn roles(config: &Path) -> Result<Vec<String>, u8> {
+    let manifest = manifest::load(config, &|name| std::env::var(name).ok()).manifest;
+    let defined: Vec<String> = manifest.roles.names().map(str::to_owned).collect();
+    if defined.is_empty() {
+        say(&format!(
+            "error: {} defines no roles, or cannot be read: nothing was changed. `voicegate check --config {}` says \
+             what is wrong with it; leave --config and VOICEGATE_CONFIG out to ask none",
+            config.display(),
+            config.display()
+        ));
+        return Err(FINDINGS);
+    }
+    Ok(defined)
+}
+
+/// Writes all that a user said and was told to stdout, page by page.
+async fn export(store: &AnyStore, user: &User) -> Result<u8, GatewayError> {
+    let mut export = Export::begin(store.clone(), user, SystemTime::now()).await?;
+    while let Some(piece) = export.piece().await? {
+        // Unlike talk, a document that is cut off is worth nothing.
+        if let Err(error) = std::io::stdout().lock().write_all(&piece) {
+            say(&format!("error: the export is not whole: {error}"));
+            return Ok(FINDINGS);
+        }
+    }
+    Ok(OK)
+}
+
+/// Asks on the terminal.
+fn confirmed(user: &User) -> bool {
+    say(&format!(
+        "This deletes {} ({}) with all sessions and messages, for good. Type the name to go on:",
+        user.username, user.id
+    ));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).is_ok() && answer.trim() == user.username
 }
 
 /// An error as an operator reads it.
@@ -177,7 +280,13 @@ struct Offline {
 
 #[async_trait::async_trait]
 impl Authority for Offline {
-    fn sign(&self, _user: &User, _channel: &str, _now: SystemTime) -> Result<String, GatewayError> {
+    fn sign(
+        &self,
+        _user: &User,
+        _login: &str,
+        _channel: &str,
+        _now: SystemTime,
+    ) -> Result<String, GatewayError> {
         Err(Kind::Unavailable.into())
     }
 
@@ -189,7 +298,12 @@ impl Authority for Offline {
         None
     }
 
-    async fn revoke_login(&self, _identity: &Identity, _now: SystemTime) -> Stored<()> {
+    async fn revoke_login(
+        &self,
+        _login: &str,
+        _expires_at: Option<SystemTime>,
+        _now: SystemTime,
+    ) -> Stored<()> {
         Ok(())
     }
 
@@ -220,16 +334,22 @@ mod tests {
             email: "root@example.com".to_owned(),
             password_file: None,
         };
-        assert_eq!(act(&house.accounts, create("root")).await, OK);
-        assert_eq!(act(&house.accounts, create("root")).await, FINDINGS, "it is there already");
+        let store: AnyStore = house.store.clone();
+        assert_eq!(act(&house.accounts, &store, create("root")).await, OK);
+        assert_eq!(act(&house.accounts, &store, create("root")).await, FINDINGS, "it is there already");
         let user = house.accounts.user_named("", "ROOT").await.unwrap();
         assert_eq!(user.role, ADMIN_ROLE);
-        let role =
-            |role: &str| Act::Role { username: "root".into(), role: role.into(), tenant: String::new() };
-        assert_eq!(act(&house.accounts, role("user")).await, OK);
+        let role = |role: &str| Act::Role {
+            username: "root".into(),
+            role: role.into(),
+            tenant: String::new(),
+            config: None,
+        };
+        assert_eq!(act(&house.accounts, &store, role("user")).await, OK);
         assert_eq!(house.accounts.user_named("", "root").await.unwrap().role, "user");
-        let nobody = Act::Role { username: "nobody".into(), role: "user".into(), tenant: String::new() };
-        assert_eq!(act(&house.accounts, nobody).await, FINDINGS);
+        let nobody =
+            Act::Role { username: "nobody".into(), role: "user".into(), tenant: String::new(), config: None };
+        assert_eq!(act(&house.accounts, &store, nobody).await, FINDINGS);
         let error = house
             .accounts
             .create_admin(BY, NewAdmin { username: "x".into(), email: "x".into(), password: "x".into() });

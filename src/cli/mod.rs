@@ -42,7 +42,7 @@ enum Command {
     Schema,
     /// Brings the database's schema up to date; `serve` does so by itself
     Migrate(database::DatabaseArgs),
-    /// Makes the first administrator, unlocks names, gives roles
+    /// Makes the first administrator, unlocks names, gives roles, exports and deletes users
     Admin(admin::Admin),
     /// Prints completions for a shell
     Completions(completions::Completions),

@@ -1,14 +1,14 @@
 //! `voicegate serve`: runs the gateway; with `--demo`, with everything it needs in the same process.
 
 use super::{FINDINGS, OK, say};
-use crate::demo::Demo;
+use crate::demo::{Demo, Folder};
 use crate::serve::run::{Signals, StartError, start, until_told};
-use crate::settings::Settings;
+use crate::settings::{Settings, sqlite_url};
 use crate::telemetry::Telemetry;
 use crate::telemetry::logs::{self, LogGuard};
 use clap::Args;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Arguments of `serve`.
@@ -85,39 +85,23 @@ async fn serve(command: Serve, log: &LogGuard) -> u8 {
         }
     };
     tracing::info!(address = %running.address, admin = %running.admin_address, "listening");
-    if demo {
+    if let Some(kept) = &kept {
         let config = running.live.config().display().to_string();
-        say(&what_to_try(&running.address.to_string(), &running.admin_address.to_string(), &config));
+        let (address, admin) = (running.address.to_string(), running.admin_address.to_string());
+        say(&what_to_try(&address, &admin, &config, kept.database.as_deref()));
     }
     until_told(running, signals).await;
     drop(kept);
     OK
 }
 
-/// The stand-in services, and the folder of the manifest where none is at hand.
+/// The stand-in services, and the folder of what is not at hand.
 struct Demonstration {
     _services: Demo,
     _folder: Option<Folder>,
+    /// Where users are, if they go with the demo.
+    database: Option<PathBuf>,
 }
-
-/// A folder that goes with its holder.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// The shipped manifest, for a demo that is started anywhere.
-const SHIPPED: &[(&str, &str)] = &[
-    ("routes.yaml", include_str!("../../routes.yaml")),
-    ("policies/auth.yaml", include_str!("../../policies/auth.yaml")),
-    ("policies/rbac.yaml", include_str!("../../policies/rbac.yaml")),
-    ("policies/chains.yaml", include_str!("../../policies/chains.yaml")),
-    ("policies/cors.yaml", include_str!("../../policies/cors.yaml")),
-    ("policies/rate-limits.yaml", include_str!("../../policies/rate-limits.yaml")),
-];
 
 async fn demonstration(
     settings: &mut Settings,
@@ -131,32 +115,49 @@ async fn demonstration(
         wechat.wechat_app_secret = Some("demo".into());
         wechat.wechat_api_url = services.url();
     }
-    let mut folder = None;
-    if !settings.config.exists() && settings.config.as_os_str() == "routes.yaml" {
-        let path = std::env::temp_dir().join(format!("voicegate-demo-{}", uuid::Uuid::new_v4()));
-        std::fs::create_dir_all(path.join("policies"))?;
-        for (name, text) in SHIPPED {
-            std::fs::write(path.join(name), text)?;
+    let without_manifest = !settings.config.exists() && settings.config.as_os_str() == "routes.yaml";
+    let without_database = settings.database_url.is_none() && settings.original.postgres_host.is_none();
+    let folder = match without_manifest || without_database {
+        true => Some(Folder::make(&std::env::temp_dir())?),
+        false => None,
+    };
+    let mut database = None;
+    if let Some(folder) = &folder {
+        if without_manifest {
+            settings.config = folder.write_manifest()?;
         }
-        settings.config = path.join("routes.yaml");
-        folder = Some(Folder(path));
+        if without_database {
+            let path = folder.path().join("voicegate.db");
+            settings.database_url = Some(sqlite_url(&path));
+            database = Some(path);
+        }
     }
-    Ok(Demonstration { _services: services, _folder: folder })
+    Ok(Demonstration { _services: services, _folder: folder, database })
 }
 
-fn what_to_try(address: &str, admin: &str, config: &str) -> String {
+fn what_to_try(address: &str, admin: &str, config: &str, database: Option<&Path>) -> String {
+    let users = match database {
+        Some(path) => {
+            format!("Users are kept in {} until it stops; DATABASE_URL keeps them.\n", path.display())
+        }
+        None => String::new(),
+    };
     format!(
         r#"
 voicegate is up, with a stand-in for the algorithm service behind it. Try:
 
   curl http://{address}/health
-  curl -N http://{address}/api/v2/chat/stream -H 'Content-Type: application/json' \
+  curl http://{address}/api/v01/auth/register -H 'Content-Type: application/json' \
+       -d '{{"username": "ann", "email": "ann@example.com", "password": "Gateway1"}}'
+  TOKEN=$(curl -s http://{address}/api/v01/auth/login -H 'Content-Type: application/json' \
+       -d '{{"username": "ann", "password": "Gateway1"}}' | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+  curl -N http://{address}/api/v2/chat/stream -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
        -d '{{"query": "Tell me about gateways", "session_id": "demo"}}'
   curl -i http://{address}/nowhere -H 'Accept-Language: zh'
   curl 'http://{admin}/readyz?verbose'
   curl http://{admin}/metrics
 
 Edit {config} while it runs: it is taken over when you save. Ctrl-C stops.
-"#
+{users}"#
     )
 }

@@ -1,17 +1,27 @@
-//! Conversations: questions, their answers, and what becomes of them. Rules without HTTP.
+//! Conversations: sessions, what was said in them, and answers on their way.
 //!
-//! `turns` holds every turn of this process and speaks with the other replicas, `turn` brings one home, `log` keeps its events,
-//! `reply` gathers what was said, `tail` is what one reader sees of it.
+//! The rules are here, HTTP is in `handlers`, rows are in `stores`. Every operation answers with a [`GatewayError`]
+//! that may be sent as it is. Everything belongs to an [`Owner`](crate::stores::Owner); what is somebody else's is not
+//! found, in the same words as what was never there.
+//!
+//! `turns` holds every turn of this process and speaks with the other replicas, `turn` brings one home, `log` keeps
+//! its events, `reply` gathers what was said, `tail` is what one reader sees of it.
 
+mod export;
 mod log;
 mod reply;
+mod retry;
+mod sessions;
 mod tail;
 mod turn;
 mod turns;
 
+pub use export::Export;
+pub use retry::IdempotencyKey;
+pub use sessions::{Clock, DEFAULT_TITLE, Listing, Sessions, author_word, owner, status_word, timestamp};
 pub use tail::Tail;
 pub use turn::{Answer, TurnLimits};
-pub use turns::{Question, Stopped, TurnSettings, Turns};
+pub use turns::{Question, Stopped, Turns};
 
 use crate::error::{GatewayError, Kind};
 use crate::stores::StoreError;

@@ -157,12 +157,23 @@ struct Remote {
 }
 
 impl Remote {
+    /// What is left cannot be told.
+    fn broke(&mut self) -> Option<Result<Bytes, End>> {
+        self.over = true;
+        self.held.clear();
+        Some(Ok(Bytes::from_static(sse::INTERRUPTED.as_bytes())))
+    }
+
     async fn next(&mut self) -> Option<Result<Bytes, End>> {
         loop {
             if self.over {
                 return None;
             }
             if let Some((number, event)) = self.held.pop_front() {
+                if number > self.read + 1 {
+                    tracing::warn!(turn = %self.turn, "events of an answer on another replica are gone");
+                    return self.broke();
+                }
                 self.read = number;
                 if event.is_empty() {
                     self.over = true;
@@ -187,9 +198,7 @@ impl Remote {
                 && self.silent > DOUBT
             {
                 // Its replica died before it could say that nothing follows.
-                self.over = true;
-                self.held.clear();
-                return Some(Ok(Bytes::from_static(sse::INTERRUPTED.as_bytes())));
+                return self.broke();
             }
             sleep(LOOK).await;
         }

@@ -12,6 +12,7 @@ use super::turn::{Answer, Ending, Stop, Turn, TurnLimits, read_out, refused};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::End;
 use crate::manifest::model::OnDisconnect;
+use crate::settings::ConversationSettings;
 use crate::shared::AnyShared;
 use crate::stores::{AnyStore, MessageStatus, NewTurn, Once, Owner, RetryKey, StoreError, TurnRef};
 use bytes::Bytes;
@@ -30,19 +31,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const STOPPING: Duration = Duration::from_secs(3);
 /// Between attempts to store a message, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How often, and how far apart, events are offered to shared state that does not take them.
+const MIRROR_ATTEMPTS: u32 = 40;
+const MIRROR_RETRY: Duration = Duration::from_millis(250);
 /// How often turns of dead replicas are looked for, in checkpoints.
 const RECOVER_EVERY: u32 = 5;
-
-/// How turns are kept.
-#[derive(Debug, Clone, Copy)]
-pub struct TurnSettings {
-    /// How often what was said is saved while a turn runs.
-    pub checkpoint: Duration,
-    /// How long a replica without a word is taken for alive.
-    pub lease: Duration,
-    /// Bytes of events of turns that are over, kept for those who come back.
-    pub resume_memory: u64,
-}
 
 /// A question.
 #[derive(Debug, Clone)]
@@ -70,7 +63,7 @@ pub struct Stopped {
 pub struct Turns {
     pub(super) store: AnyStore,
     pub(super) shared: AnyShared,
-    settings: TurnSettings,
+    settings: ConversationSettings,
     replica: OnceLock<String>,
     turns: Mutex<HashMap<String, Known>>,
     /// Number of turns whose message is not stored yet.
@@ -111,7 +104,7 @@ impl Turns {
     pub fn new(
         store: AnyStore,
         shared: AnyShared,
-        settings: TurnSettings,
+        settings: ConversationSettings,
         closing: watch::Receiver<bool>,
     ) -> Arc<Self> {
         Arc::new(Turns {
@@ -135,7 +128,7 @@ impl Turns {
     }
 
     fn alive_until(&self, now: SystemTime) -> SystemTime {
-        now + self.settings.lease
+        now + self.settings.turn_lease.0
     }
 
     /// How many turns run whose message is not stored yet.
@@ -189,7 +182,7 @@ impl Turns {
                 let _ = tell.send(self.again(&owner, &turn, limits).await);
                 return;
             }
-            Ok(Once::Mismatch) => return drop(tell.send(Err(Kind::RetryKeyReused.into()))),
+            Ok(Once::Mismatch) => return drop(tell.send(Err(Kind::IdempotencyKeyReused.into()))),
             Err(error) => return drop(tell.send(Err(error))),
         };
         let turn = Turn::new(turn, owner, limits);
@@ -273,7 +266,7 @@ impl Turns {
             Some(known) if kept => known.over = Some(Instant::now()),
             _ => drop(turns.remove(&turn.id)),
         }
-        bound(&mut turns, self.settings.resume_memory);
+        bound(&mut turns, self.settings.resume_memory.0);
     }
 
     async fn store(self: Arc<Self>, turn: Arc<Turn>, status: MessageStatus, running: Running) {
@@ -306,9 +299,15 @@ impl Turns {
         tokio::spawn(async move {
             let mut batch = Vec::new();
             while events.recv_many(&mut batch, 256).await > 0 {
-                if let Err(error) = shared.append_events(&key, &batch, ttl).await {
-                    tracing::warn!(%error, "a running answer cannot be read on other replicas");
-                    return;
+                // What may have been appended can be appended again.
+                let mut attempts = 0;
+                while let Err(error) = shared.append_events(&key, &batch, ttl).await {
+                    attempts += 1;
+                    if attempts == MIRROR_ATTEMPTS {
+                        tracing::warn!(%error, "a running answer cannot be read on other replicas any more");
+                        return;
+                    }
+                    sleep(MIRROR_RETRY).await;
                 }
                 batch.clear();
             }
@@ -441,7 +440,7 @@ impl Turns {
     /// dead replicas; until it is dropped.
     pub async fn keep(self: Arc<Self>) {
         let mut stops = self.shared.subscribe(STOP);
-        let mut tick = tokio::time::interval(self.settings.checkpoint);
+        let mut tick = tokio::time::interval(self.settings.turn_checkpoint.0);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rounds: u32 = 0;
         loop {

@@ -10,6 +10,7 @@
 mod algorithm;
 mod chat;
 mod echo;
+mod folder;
 mod ledger;
 mod reply;
 mod script;
@@ -33,6 +34,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use algorithm::Algorithm;
+pub use folder::Folder;
 pub use ledger::{Connections, Stats, Streams};
 
 /// How long requests in flight may still run when a [`Demo`] is dropped without [`Demo::stop`].

@@ -101,6 +101,8 @@ codes! {
         "The second would undo or repeat the first. Use `with:` to change a stage's body for one route.";
     BUFFERS_STREAM = 53: "a stage would hold back a stream",
         "Streams pass byte by byte; compressing, buffering or a total deadline breaks them.";
+    NO_PERMISSION = 54: "a route's permission cannot be derived",
+        "`rbac` without a body takes the resource from the first static segment of the path behind the version's prefix. Where there is none, nobody could ever pass.";
     DEADLINES = 60: "deadlines contradict each other",
         "A limit that always fires before another makes the other useless, or cuts what should live.";
     UNSAFE_RETRY = 61: "a retry of an unsafe method",

@@ -2,8 +2,6 @@
 
 /// Tokens, roles, tenants, limits, stores.
 pub const IDENTITY: &str = "Identity, access and limits";
-/// Sessions, messages, chat streams.
-pub const CONVERSATIONS: &str = "Conversations";
 /// WebSocket, gRPC, transformation, validation.
 pub const PROTOCOLS: &str = "Every protocol";
 /// Breaker, retry, fallback, cache, canary.

@@ -1,6 +1,6 @@
 //! `auth.*`: registering, logging in, tokens, passwords. The rules are [`crate::accounts`]'.
 
-use super::input::Input;
+use super::input::{Input, Optional};
 use crate::accounts::{Accounts, Credentials, Registration, Session};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
@@ -54,7 +54,8 @@ struct LoginRequest {
 /// A refresh token to be exchanged.
 #[derive(Object)]
 struct RefreshRequest {
-    /// As given by the last login or refresh; works once.
+    /// As given by the last login or refresh; works once. Sent again within seconds (`auth.refresh_grace`), as by two
+    /// tabs at once, it works again; sent again later, it ends the login.
     refresh_token: String,
 }
 
@@ -90,6 +91,13 @@ struct PasswordResetRequest {
     token: String,
     /// The one that shall be.
     password: String,
+}
+
+/// The end of one's own account.
+#[derive(Object)]
+struct DeleteAccountRequest {
+    /// The one that is valid now; not needed where none was set (WeChat).
+    password: Option<String>,
 }
 
 /// A mini program's login.
@@ -239,6 +247,18 @@ impl AuthApi {
         Ok(MeResponse::Ok(Json(user.into()), no_store()))
     }
 
+    /// Delete the caller's account with all that belongs to it; ends every session
+    #[oai(path = "/auth/me", method = "delete", operation_id = "auth.delete")]
+    async fn delete(
+        &self,
+        request: &Request,
+        body: Optional<DeleteAccountRequest>,
+    ) -> poem::Result<DoneResponse> {
+        let password = body.0.and_then(|body| body.password);
+        self.accounts.delete_own(caller(request)?, password).await?;
+        Ok(DoneResponse::Done)
+    }
+
     /// Change the caller's password; ends every session
     #[oai(path = "/auth/password/change", method = "post", operation_id = "auth.password_change")]
     async fn password_change(
@@ -283,7 +303,7 @@ fn channel(headers: &HeaderMap) -> &'static str {
 }
 
 /// The caller, who must be a user of this gateway with a token of its own.
-fn caller(request: &Request) -> Result<&Identity, GatewayError> {
+pub(super) fn caller(request: &Request) -> Result<&Identity, GatewayError> {
     match Exchange::of(request).identity() {
         Some(identity) if identity.proof == Proof::Token => Ok(identity),
         Some(_) => Err(GatewayError::new(Kind::Forbidden, "this call is for users who logged in here")),
@@ -292,7 +312,7 @@ fn caller(request: &Request) -> Result<&Identity, GatewayError> {
 }
 
 /// Answers with tokens or personal data are nobody's to keep (RFC 6749, section 5.1).
-fn no_store() -> String {
+pub(super) fn no_store() -> String {
     "no-store".to_owned()
 }
 

@@ -2,16 +2,14 @@
 
 mod events;
 
+use super::auth::caller;
 use super::input::Input;
-use super::retry::retry_key;
 use super::{Behind, ChatLimits};
-use crate::conversations::{Answer, Question, TurnLimits};
+use crate::conversations::{Answer, IdempotencyKey, Question, TurnLimits, owner};
 use crate::error::{FieldFault, GatewayError, Kind};
 use crate::exchange::Exchange;
-use crate::identity::{Identity, Proof};
 use crate::sse::is_event_stream;
 use crate::state::Shared;
-use crate::stores::Owner;
 use crate::upstream::{SendOptions, Upstream, UpstreamBody, set_identity};
 use bytes::Bytes;
 use events::Events;
@@ -26,7 +24,7 @@ use poem_openapi::{ApiResponse, Object, OpenApi};
 use serde_json::json;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Longest question, in characters (seed).
 const MAX_QUERY: usize = 2000;
@@ -130,15 +128,16 @@ impl ChatApi {
     ) -> poem::Result<StreamResponse> {
         let StreamChatRequest { session_id, query } = body.0;
         let exchange = Exchange::of(request);
-        let owner = owner(exchange)?;
+        let owner = owner(caller(request)?);
         let (behind, limits) = behind(request)?;
         check(&session_id, &query)?;
         let turns = &self.shared.turns;
         let tail = match request.header("last-event-id").map(str::trim).filter(|id| !id.is_empty()) {
             Some(id) => turns.resume(&owner, &session_id, id, limits).await?,
             None => {
-                let asked = [session_id.as_bytes(), query.as_bytes()];
-                let retry = retry_key(request.headers(), &asked)?;
+                let remembered = SystemTime::now() + self.shared.settings.conversations.idempotency_ttl.0;
+                let retry = IdempotencyKey::of(request.headers())?
+                    .map(|key| key.for_request(&["chat.stream", &session_id, &query], remembered));
                 let upstream = behind.upstream.clone();
                 let options = SendOptions { first_byte: Some(limits.times.first_event), stream: true };
                 let call = call(
@@ -168,7 +167,7 @@ impl ChatApi {
     ) -> poem::Result<CancelResponse> {
         let CancelChatRequest { session_id, stream_id } = body.0;
         let exchange = Exchange::of(request);
-        let owner = owner(exchange)?;
+        let owner = owner(caller(request)?);
         let is_id = |id: &str| (1..=MAX_ID).contains(&id.len());
         if !is_id(&session_id) || !stream_id.as_deref().is_none_or(is_id) {
             return Err(GatewayError::from(Kind::NotRunning).into());
@@ -191,17 +190,6 @@ impl ChatApi {
             status: status.to_owned(),
             stream_ids: stopped.turns,
         })))
-    }
-}
-
-/// Whose sessions are meant.
-fn owner(exchange: &Exchange) -> Result<Owner, GatewayError> {
-    match exchange.identity().map(Arc::as_ref) {
-        Some(Identity { proof: Proof::Token, tenant_id, user_id, .. }) => {
-            Ok(Owner { tenant_id: tenant_id.clone(), user_id: user_id.clone() })
-        }
-        Some(_) => Err(GatewayError::new(Kind::Forbidden, "sessions belong to users who logged in here")),
-        None => Err(Kind::NoToken.into()),
     }
 }
 

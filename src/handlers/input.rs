@@ -2,7 +2,8 @@
 //!
 //! poem-openapi stops at the first fault and quotes the value. [`Input`] documents itself like `Json`, but on failure
 //! compares the body with the type's own schema and refuses with one [`FieldFault`] a field, with its JSON Pointer and
-//! without the value. With `STRICT`, fields that the type does not have are faults too (SECURITY rule 9).
+//! without the value. With `STRICT`, fields that the type does not have are faults too (SECURITY rule 9). [`Optional`] is a
+//! body that may be left out.
 
 use crate::error::{FieldFault, GatewayError};
 use poem::{FromRequest, Request, RequestBody};
@@ -34,16 +35,51 @@ impl<'a, T: ParseFromJSON, const STRICT: bool> ApiExtractor<'a> for Input<T, STR
         body: &mut RequestBody,
         _options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        use poem_openapi::error::ContentTypeError;
-        match request.content_type() {
-            Some(given) if <Json<T> as Payload>::check_content_type(given) => {}
-            Some(given) => {
-                return Err(ContentTypeError::NotSupported { content_type: given.to_owned() }.into());
-            }
-            None => return Err(ContentTypeError::ExpectContentType.into()),
-        }
+        check_type::<T>(request)?;
         let text = <Vec<u8> as FromRequest>::from_request(request, body).await?;
         Ok(Input(read::<T>(&text, STRICT)?))
+    }
+}
+
+/// A JSON body that may be left out.
+pub(super) struct Optional<T>(pub Option<T>);
+
+impl<'a, T: ParseFromJSON> ApiExtractor<'a> for Optional<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let meta = <Json<T> as ApiExtractor>::request_meta();
+        meta.map(|meta| MetaRequest { required: false, ..meta })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let text = <Vec<u8> as FromRequest>::from_request(request, body).await?;
+        if text.is_empty() {
+            return Ok(Optional(None));
+        }
+        check_type::<T>(request)?;
+        Ok(Optional(Some(read::<T>(&text, false)?)))
+    }
+}
+
+/// Refuses what does not say that it is JSON.
+fn check_type<T: ParseFromJSON>(request: &Request) -> poem::Result<()> {
+    use poem_openapi::error::ContentTypeError;
+    match request.content_type() {
+        Some(given) if <Json<T> as Payload>::check_content_type(given) => Ok(()),
+        Some(given) => Err(ContentTypeError::NotSupported { content_type: given.to_owned() }.into()),
+        None => Err(ContentTypeError::ExpectContentType.into()),
     }
 }
 

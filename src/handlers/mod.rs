@@ -10,13 +10,14 @@ mod chat;
 mod gateway;
 mod input;
 mod planned;
-mod retry;
+mod sessions;
 
 pub use auth::AuthApi;
 pub use chat::ChatApi;
 pub use gateway::GatewayApi;
 pub(crate) use input::read as read_json;
 pub use planned::PLANNED;
+pub use sessions::SessionsApi;
 
 use crate::exchange::Exchange;
 use crate::manifest::model::OnDisconnect;
@@ -29,10 +30,10 @@ use poem::endpoint::BoxEndpoint;
 use poem::{Endpoint, IntoEndpoint, Request, Response};
 use poem_openapi::{OpenApi, OpenApiService};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Every group. The type of the one service.
-type Groups = (GatewayApi, AuthApi, ChatApi);
+type Groups = (GatewayApi, AuthApi, SessionsApi, ChatApi);
 
 /// One native operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,9 +104,12 @@ pub struct Handlers {
 impl Handlers {
     /// Builds the one service.
     pub fn new(shared: &Arc<Shared>) -> Self {
+        let Shared { store, accounts, settings, .. } = &**shared;
+        let clock = Arc::new(SystemTime::now);
         let groups: Groups = (
             GatewayApi::new(shared.clone()),
-            AuthApi::new(shared.accounts.clone()),
+            AuthApi::new(accounts.clone()),
+            SessionsApi::new(store.clone(), accounts.clone(), &settings.conversations, clock),
             ChatApi::new(shared.clone()),
         );
         let service = OpenApiService::new(groups, "voicegate", env!("CARGO_PKG_VERSION"));

@@ -1,16 +1,7 @@
 //! Operations that are part of the contract and not built yet: naming one is refused with what it waits for.
 
-use crate::diag::milestone::{CONVERSATIONS, DOCUMENTS, PROTOCOLS};
+use crate::diag::milestone::{DOCUMENTS, PROTOCOLS};
 
 /// Name, and the part of the work that brings it.
-pub const PLANNED: &[(&str, &str)] = &[
-    ("auth.ticket", PROTOCOLS),
-    ("sessions.create", CONVERSATIONS),
-    ("sessions.list", CONVERSATIONS),
-    ("sessions.get", CONVERSATIONS),
-    ("sessions.update", CONVERSATIONS),
-    ("sessions.delete", CONVERSATIONS),
-    ("sessions.messages", CONVERSATIONS),
-    ("gateway.openapi", DOCUMENTS),
-    ("gateway.docs", DOCUMENTS),
-];
+pub const PLANNED: &[(&str, &str)] =
+    &[("auth.ticket", PROTOCOLS), ("gateway.openapi", DOCUMENTS), ("gateway.docs", DOCUMENTS)];

@@ -106,7 +106,9 @@ impl Admin {
         }
         let by = self.authorise(&request)?;
         let (head, body) = request.into_parts();
-        call.perform(&self.live.shared().accounts, &by, method, head.uri.query(), body).await
+        let serving = self.live.table().checked().clone();
+        let accounts = &self.live.shared().accounts;
+        call.perform(accounts, serving.roles(), &by, method, head.uri.query(), body).await
     }
 
     /// Who is calling: whoever has the admin token, or a user with the role `admin` and an access token.

@@ -5,11 +5,13 @@ use super::admin::Admin;
 use super::drain::{Drain, Grace};
 use super::gateway::Gateway;
 use super::live::{Live, Unsound};
+use super::pulse::{self, Pulse};
+use super::sweep;
 use super::tls::{TlsError, TlsSettings};
 use super::watch;
 use crate::accounts::SetupError;
 use crate::settings::{DoorSettings, Settings};
-use crate::shared::{self, SharedError};
+use crate::shared::{self, SharedError, SharedLimits};
 use crate::state::{Backends, Shared};
 use crate::stores::{self, AnyStore, StoreError, StoreLimits};
 use crate::telemetry::Telemetry;
@@ -51,6 +53,8 @@ pub struct Running {
     watcher: tokio::task::JoinHandle<()>,
     revocations: tokio::task::JoinHandle<()>,
     turns: tokio::task::JoinHandle<()>,
+    pulse: tokio::task::JoinHandle<()>,
+    sweeper: tokio::task::JoinHandle<()>,
     store: AnyStore,
 }
 
@@ -114,6 +118,7 @@ pub async fn start(
     let backends = open(&settings).await?;
     let store = backends.store.clone();
     let shared = Shared::new(settings.clone(), telemetry.clone(), closed, backends);
+    show_connections(&shared);
     let config = settings.config.clone();
     let loading = {
         let shared = shared.clone();
@@ -143,6 +148,11 @@ pub async fn start(
     let admin = spawn(admin_listener, service, admin_limits, None, &admin_drain, Connections::new());
     let watcher = tokio::spawn(watch::watch(live.clone(), settings.reload_poll.0));
     let revocations = tokio::spawn(live.shared().tokens.follow());
+    let stores = Arc::new(Pulse::of(store.clone(), live.shared().shared.clone()));
+    stores.ask().await;
+    live.shared().health.add(stores.clone());
+    let pulse = tokio::spawn(async move { stores.follow(pulse::EVERY).await });
+    let sweeper = tokio::spawn(sweep::run(store.clone(), settings.sweep_interval.0));
     Ok(Running {
         address,
         admin_address,
@@ -157,6 +167,8 @@ pub async fn start(
         watcher,
         revocations,
         turns,
+        pulse,
+        sweeper,
         store,
     })
 }
@@ -164,16 +176,28 @@ pub async fn start(
 /// Opens what must be there before anything is served, and reads what is revoked.
 async fn open(settings: &Settings) -> Result<Backends, StartError> {
     let keys = Keys::from_settings(settings).map_err(StartError::Keys)?;
-    let store = stores::open(settings.database().reveal(), &StoreLimits::default())
+    let store = stores::open(settings.database().reveal(), &StoreLimits::from(&settings.stores))
         .await
         .map_err(StartError::Store)?;
     store.migrate().await.map_err(StartError::Store)?;
     let redis = settings.redis();
-    let shared =
-        shared::open(redis.as_ref().map(|url| url.reveal())).await.map_err(StartError::SharedState)?;
+    let limits = SharedLimits::from(&settings.stores);
+    let shared = shared::open(redis.as_ref().map(|url| url.reveal()), &limits)
+        .await
+        .map_err(StartError::SharedState)?;
     let backends = Backends::new(store, shared, keys, settings).map_err(StartError::Accounts)?;
     backends.tokens.load_revocations(SystemTime::now()).await.map_err(StartError::Store)?;
     Ok(backends)
+}
+
+/// Lets metrics show the connections to the stores.
+fn show_connections(shared: &Shared) {
+    let store = shared.store.clone();
+    shared.telemetry.show_database(store.backend(), move || store.connections());
+    let state = shared.shared.clone();
+    if state.backend() == "redis" {
+        shared.telemetry.show_redis(move || state.connections());
+    }
 }
 
 fn spawn<S: accept::Service>(
@@ -201,7 +225,7 @@ fn limits(door: &DoorSettings) -> Limits {
 
 /// How rows name this process: what one in its place will be called too.
 fn replica(settings: &Settings, address: SocketAddr) -> String {
-    settings.turns.replica.clone().unwrap_or_else(|| {
+    settings.conversations.replica.clone().unwrap_or_else(|| {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
         let host = host.ok().or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
         format!("{}:{}", host.trim(), address.port())
@@ -259,6 +283,10 @@ impl Running {
             );
         }
         self.turns.abort();
+        let left = grace.saturating_sub(begun.elapsed());
+        if tokio::time::timeout(left, shared.accounts.links_sent()).await.is_err() {
+            tracing::warn!("the grace was over before every link to a new password was sent");
+        }
         // The admin listener answers until the end, so that operators can watch.
         let ending = self.admin_drain.clone();
         let short = Grace { close_after: Duration::ZERO, cut_after: Duration::from_millis(200) };
@@ -266,6 +294,8 @@ impl Running {
         let _ = self.admin.await;
         admin_clock.abort();
         self.revocations.abort();
+        self.pulse.abort();
+        self.sweeper.abort();
         self.store.close().await;
         self.telemetry.shutdown(FLUSH).await;
         match cut {

@@ -4,11 +4,12 @@
 //! with half their number, slots are this process's own. A failure opens the circuit: from then on nobody waits for
 //! the backend; a task asks it once a second and closes the circuit when it answers. So a backend that hangs costs
 //! each request that was under way one deadline, and later ones nothing. Publishing fails meanwhile: who tells of
-//! revocations has the database for that.
+//! revocations has the database for that. Event logs fail too: what only this replica knew would be of no use to another.
 
 use super::memory::{HERE, Memory};
 use super::{AnyShared, Decision, Lease, Limit, SharedError, SharedState};
 use async_trait::async_trait;
+use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -30,9 +31,10 @@ struct Guard {
 }
 
 impl Guarded {
-    /// Guards a backend, which is taken to be there until it fails; it is asked again every `probe`.
-    pub fn new(far: AnyShared, probe: Duration) -> Self {
-        Guarded { guard: Arc::new(Guard { far, near: Memory::new(), away: AtomicBool::new(false), probe }) }
+    /// Guards a backend, which is taken to be there until it fails; then `near` decides, and it is asked again every
+    /// `probe`.
+    pub fn new(far: AnyShared, near: Memory, probe: Duration) -> Self {
+        Guarded { guard: Arc::new(Guard { far, near, away: AtomicBool::new(false), probe }) }
     }
 
     /// Whether this process decides alone.
@@ -129,6 +131,24 @@ impl SharedState for Guarded {
 
     fn subscribe(&self, channel: &str) -> broadcast::Receiver<String> {
         self.guard.far.subscribe(channel)
+    }
+
+    async fn append_events(
+        &self,
+        log: &str,
+        events: &[(u64, Bytes)],
+        ttl: Duration,
+    ) -> Result<(), SharedError> {
+        self.far(self.guard.far.append_events(log, events, ttl)).await
+    }
+
+    async fn read_events(
+        &self,
+        log: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Bytes)>, SharedError> {
+        self.far(self.guard.far.read_events(log, after, limit)).await
     }
 
     async fn ping(&self) -> Result<(), SharedError> {

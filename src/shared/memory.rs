@@ -1,22 +1,22 @@
 //! Shared state within one process: for one replica, for tests, and for the time that Redis is away.
 //!
 //! Bounded. A limiter's key is kept as a 128-bit hash (keyed at random, so that nobody can make keys collide) with a
-//! window of 24 bytes: at most 100 bytes a key with the table's slack. There is room for ten million; beyond
-//! that the stalest go. Windows that are over go with the traffic: a hit now and then sweeps one shard, each once a
+//! window of 24 bytes: at most 100 bytes a key with the table's slack. There is room for as many as `LIMITER_KEYS`
+//! says; beyond that the stalest go. Windows that are over go with the traffic: a hit now and then sweeps one shard, each once a
 //! minute. No lock is held for longer than it takes to go through one of a thousand shards.
 
+use super::logs::Logs;
 use super::window::Window;
-use super::{Decision, Lease, Limit, SharedError, SharedState};
+use super::{Decision, Lease, Limit, SharedError, SharedLimits, SharedState};
 use async_trait::async_trait;
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::broadcast;
 
-/// Keys of limits that are kept.
-pub(super) const MAX_KEYS: usize = 10_000_000;
 const SHARDS: usize = 1024;
 /// Each shard is swept once in this time, in milliseconds.
 const SWEEP: u64 = 60_000;
@@ -35,6 +35,7 @@ pub struct Memory {
     sweep_at: AtomicU64,
     sweep_next: AtomicUsize,
     leases: Mutex<HashMap<String, Vec<(String, u64)>>>,
+    logs: Logs,
     channels: Mutex<HashMap<String, broadcast::Sender<String>>>,
 }
 
@@ -72,9 +73,9 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// With room for ten million keys of limits.
+    /// With room for the default number of keys of limits.
     pub fn new() -> Self {
-        Memory::with_room_for(MAX_KEYS)
+        Memory::with_room_for(SharedLimits::default().keys)
     }
 
     /// With room for about so many keys of limits.
@@ -86,6 +87,7 @@ impl Memory {
             sweep_at: AtomicU64::new(0),
             sweep_next: AtomicUsize::new(0),
             leases: Mutex::default(),
+            logs: Logs::default(),
             channels: Mutex::default(),
         }
     }
@@ -217,6 +219,25 @@ impl SharedState for Memory {
         channels.entry(channel.to_owned()).or_insert_with(|| broadcast::Sender::new(BACKLOG)).subscribe()
     }
 
+    async fn append_events(
+        &self,
+        log: &str,
+        events: &[(u64, Bytes)],
+        ttl: Duration,
+    ) -> Result<(), SharedError> {
+        self.logs.append(log, events, ttl, Instant::now());
+        Ok(())
+    }
+
+    async fn read_events(
+        &self,
+        log: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Bytes)>, SharedError> {
+        Ok(self.logs.read(log, after, limit, Instant::now()))
+    }
+
     async fn ping(&self) -> Result<(), SharedError> {
         Ok(())
     }
@@ -277,9 +298,10 @@ mod tests {
     #[test]
     fn ten_million_keys_fit_their_budget() {
         // What a table of the full size takes, without filling one.
-        let most = MAX_KEYS / SHARDS;
+        let keys = SharedLimits::default().keys;
+        let most = keys / SHARDS;
         let buckets = (most * 8 / 7).next_power_of_two();
-        assert!(buckets * (size_of::<(Hashed, Window)>() + 1) * SHARDS <= 100 * MAX_KEYS);
+        assert!(buckets * (size_of::<(Hashed, Window)>() + 1) * SHARDS <= 100 * keys);
     }
 
     #[test]

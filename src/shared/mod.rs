@@ -1,10 +1,11 @@
-//! State that replicas share: counters, leases, word of revocations. In memory where `REDIS_URL` is not set.
+//! State that replicas share: counters, leases, logs of events, word of revocations. In memory where `REDIS_URL` is not set.
 //!
 //! [`SharedState`] is what stages use. To add a backend: one file, one arm in [`open`]; the contract suite in
-//! `tests.rs` then runs over it. Every call has a deadline (Redis 50 ms); time is given by the caller where the
+//! `tests.rs` then runs over it. Every call has a deadline (`REDIS_TIMEOUT`); time is given by the caller where the
 //! backend has none of its own.
 
 mod guarded;
+mod logs;
 mod memory;
 mod redis;
 #[cfg(test)]
@@ -17,7 +18,9 @@ pub use guarded::Guarded;
 pub use memory::Memory;
 pub use redis::Redis;
 
+use crate::settings::StoreSettings;
 use async_trait::async_trait;
+use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -66,6 +69,10 @@ pub struct Lease {
     pub holder: String,
 }
 
+/// Events that a log keeps: about 1 MB of a chat's tokens. The oldest go first; Redis keeps up to a hundred more,
+/// since it drops them by the block.
+pub const MAX_EVENTS: usize = 8192;
+
 /// State that replicas share.
 #[async_trait]
 pub trait SharedState: Send + Sync {
@@ -92,30 +99,54 @@ pub trait SharedState: Send + Sync {
     async fn publish(&self, channel: &str, message: &str) -> Result<(), SharedError>;
     /// Hears what is told from now on; reconnects by itself. In memory, what this process tells.
     fn subscribe(&self, channel: &str) -> tokio::sync::broadcast::Receiver<String>;
-    /// TEMP
+    /// Appends numbered events to a log, in one round trip, and keeps the log for `ttl` from now. Numbers ascend and
+    /// begin at 1; those that are not greater than the log's last are left out, so that an append whose fate is not
+    /// known can be repeated. The newest [`MAX_EVENTS`] are kept. A log that is not there begins with this, but for
+    /// an append of nothing, which only renews.
+    ///
+    /// While Redis is away this fails at once: a log that no other replica sees would be of no use.
     async fn append_events(
         &self,
-        _log: &str,
-        _events: &[(u64, bytes::Bytes)],
-        _ttl: Duration,
-    ) -> Result<(), SharedError> {
-        Ok(())
-    }
-    /// TEMP
+        log: &str,
+        events: &[(u64, Bytes)],
+        ttl: Duration,
+    ) -> Result<(), SharedError>;
+    /// Events of a log with a greater number than `after`, ascending, at most `limit` (a few hundred at once come well
+    /// within the deadline); none where the log is not known. Never waits for more.
     async fn read_events(
         &self,
-        _log: &str,
-        _after: u64,
-        _limit: usize,
-    ) -> Result<Vec<(u64, bytes::Bytes)>, SharedError> {
-        Ok(Vec::new())
-    }
+        log: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Bytes)>, SharedError>;
     /// Whether it answers.
     async fn ping(&self) -> Result<(), SharedError>;
     /// Which it is: `memory` or `redis`.
     fn backend(&self) -> &'static str;
     /// Connections in use, for metrics.
     fn connections(&self) -> u32;
+}
+
+/// How much shared state may take: time and memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedLimits {
+    /// How long a call to Redis may take.
+    pub timeout: Duration,
+    /// Keys of limits that are kept in memory, about 100 bytes each; at least some thousands.
+    pub keys: usize,
+}
+
+impl From<&StoreSettings> for SharedLimits {
+    fn from(settings: &StoreSettings) -> Self {
+        SharedLimits { timeout: settings.redis_timeout.0, keys: settings.limiter_keys }
+    }
+}
+
+impl Default for SharedLimits {
+    /// SECURITY rules 17 and 22.
+    fn default() -> Self {
+        SharedLimits { timeout: Duration::from_millis(50), keys: 10_000_000 }
+    }
 }
 
 /// The shared state behind a URL.
@@ -130,11 +161,12 @@ const FIRST_CONNECTION: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// [`SharedError::Url`] where the URL is not one.
-pub async fn open(url: Option<&str>) -> Result<AnyShared, SharedError> {
-    let Some(url) = url else { return Ok(Arc::new(Memory::new())) };
-    let redis = Redis::open(url)?;
+pub async fn open(url: Option<&str>, limits: &SharedLimits) -> Result<AnyShared, SharedError> {
+    let memory = Memory::with_room_for(limits.keys);
+    let Some(url) = url else { return Ok(Arc::new(memory)) };
+    let redis = Redis::open(url, limits.timeout)?;
     if !redis.connected(FIRST_CONNECTION).await {
         tracing::warn!("Redis is not there yet: it is taken in when it comes");
     }
-    Ok(Arc::new(Guarded::new(Arc::new(redis), guarded::PROBE)))
+    Ok(Arc::new(Guarded::new(Arc::new(redis), memory, guarded::PROBE)))
 }

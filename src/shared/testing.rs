@@ -15,7 +15,7 @@ pub(crate) struct RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        self.signal("CONT");
+        // Ends a stopped one too.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -29,14 +29,12 @@ impl RedisServer {
     /// A Cluster of one server, which has no slots yet.
     #[allow(dead_code, reason = "the integration tests, which use this file too, have no need of it")]
     pub(crate) fn start_cluster() -> Self {
-        let bus = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus.to_string()])
+        RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()])
     }
 
     fn start_with(flags: &[&str]) -> Self {
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>();
-        let (port, folder) = (free(), tempfile::tempdir().unwrap());
+        let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
         let process = spawn(port, &flags, folder.path());
         RedisServer { port, process, flags, folder }
     }
@@ -62,6 +60,10 @@ impl RedisServer {
     pub(crate) fn restart(&mut self) {
         self.process = spawn(self.port, &self.flags, self.folder.path());
     }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn spawn(port: u16, flags: &[String], folder: &Path) -> Child {

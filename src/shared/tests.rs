@@ -6,6 +6,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 use tokio::time::sleep;
 
+const LIMITS: SharedLimits = SharedLimits { timeout: Duration::from_millis(50), keys: 10_000 };
+
 /// A backend and its clock: memory is told the time, Redis has its own and must be waited for.
 struct Case {
     shared: AnyShared,
@@ -22,7 +24,7 @@ impl Case {
 
     async fn redis() -> Self {
         let server = RedisServer::start();
-        let redis = Redis::open(&server.url()).unwrap();
+        let redis = Redis::open(&server.url(), LIMITS.timeout).unwrap();
         assert!(redis.connected(Duration::from_secs(10)).await);
         Case { shared: Arc::new(redis), now: None, _server: Some(server) }
     }
@@ -39,7 +41,8 @@ impl Case {
             info.is_ok_and(|info| info.contains("cluster_state:ok"))
         })
         .await;
-        let redis = Redis::open(&server.url().replace("redis://", "redis-cluster://")).unwrap();
+        let redis =
+            Redis::open(&server.url().replace("redis://", "redis-cluster://"), LIMITS.timeout).unwrap();
         assert!(redis.connected(Duration::from_secs(10)).await);
         Case { shared: Arc::new(redis), now: None, _server: Some(server) }
     }
@@ -94,6 +97,10 @@ contracts! {
     slots_are_taken_and_given_back;
     slots_run_out;
     word_reaches_every_subscriber;
+    events_are_read_after_a_number;
+    an_append_can_be_repeated;
+    a_log_ends_unless_it_is_renewed;
+    a_log_keeps_its_newest_events;
 }
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
@@ -192,6 +199,83 @@ async fn word_reaches_every_subscriber(case: Case) {
     assert!(other.try_recv().is_err());
 }
 
+fn event(number: u64) -> (u64, Bytes) {
+    (number, Bytes::from(format!("event {number}")))
+}
+
+async fn events_are_read_after_a_number(case: Case) {
+    let read = async |log: &str, after, limit| case.shared.read_events(log, after, limit).await.unwrap();
+    assert_eq!(read("a", 0, 10).await, []);
+    let append = async |log: &str, events: &[(u64, Bytes)]| {
+        case.shared.append_events(log, events, SECONDS(60)).await.unwrap();
+    };
+    append("a", &[event(1), event(2)]).await;
+    append("a", &[event(5)]).await;
+    append("{a}", &[event(9)]).await;
+    assert_eq!(read("a", 0, 10).await, [event(1), event(2), event(5)]);
+    assert_eq!(read("a", 0, 2).await, [event(1), event(2)]);
+    assert_eq!(read("a", 2, 10).await, [event(5)]);
+    assert_eq!(read("a", 3, 10).await, [event(5)], "a number that there is no event of");
+    for after in [5, 6, u64::MAX] {
+        assert_eq!(read("a", after, 10).await, []);
+    }
+    assert_eq!(read("a", 0, 0).await, []);
+    assert_eq!(read("{a}", 0, 10).await, [event(9)]);
+    // Any bytes, and numbers that a double cannot tell apart.
+    let far = u64::MAX - 1;
+    let odd: Vec<_> =
+        [&b""[..], b"\0\r\n", b"\xff\xfe", "\u{6587}".as_bytes()].map(Bytes::from_static).into();
+    let odd: Vec<_> = (far - 3..=far).zip(odd).collect();
+    append("a", &odd).await;
+    assert_eq!(read("a", 5, 10).await, odd);
+    assert_eq!(read("a", far - 1, 10).await, odd[3..]);
+}
+
+async fn an_append_can_be_repeated(case: Case) {
+    let append = async |events: &[(u64, Bytes)]| {
+        case.shared.append_events("a", events, SECONDS(60)).await.unwrap();
+    };
+    append(&[event(9), event(10)]).await;
+    append(&[event(9), event(10), event(11)]).await;
+    append(&[(11, Bytes::from_static(b"another")), event(0), event(3), event(100)]).await;
+    let read = case.shared.read_events("a", 0, 10).await.unwrap();
+    assert_eq!(read, [event(9), event(10), event(11), event(100)]);
+}
+
+async fn a_log_ends_unless_it_is_renewed(case: Case) {
+    let append = async |events: &[(u64, Bytes)]| {
+        case.shared.append_events("a", events, MILLIS(600)).await.unwrap();
+    };
+    let count = async || case.shared.read_events("a", 0, 10).await.unwrap().len();
+    append(&[]).await;
+    assert_eq!(count().await, 0);
+    append(&[event(7)]).await;
+    for renewal in [&[event(8)][..], &[], &[event(8)]] {
+        // Logs go by the real clock everywhere.
+        sleep(MILLIS(350)).await;
+        assert!(count().await > 0);
+        append(renewal).await;
+    }
+    sleep(MILLIS(650)).await;
+    assert_eq!(count().await, 0);
+    append(&[event(1)]).await;
+    assert_eq!(count().await, 1, "it begins anew");
+}
+
+async fn a_log_keeps_its_newest_events(case: Case) {
+    let events = MAX_EVENTS as u64 + 500;
+    for begin in (1..=events).step_by(250) {
+        let some: Vec<_> = (begin..=events).take(250).map(event).collect();
+        case.shared.append_events("a", &some, SECONDS(60)).await.unwrap();
+    }
+    let first = case.shared.read_events("a", 0, 1).await.unwrap()[0].0;
+    assert!((400..=501).contains(&first), "{first}");
+    assert_eq!(
+        case.shared.read_events("a", events - 2, 9).await.unwrap(),
+        [event(events - 1), event(events)]
+    );
+}
+
 async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + SECONDS(20);
     while !condition().await {
@@ -202,10 +286,10 @@ async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 
 #[tokio::test]
 async fn what_a_url_stands_for() {
-    assert_eq!(open(None).await.unwrap().backend(), "memory");
-    assert!(matches!(open(Some("hush")).await, Err(SharedError::Url)));
+    assert_eq!(open(None, &LIMITS).await.unwrap().backend(), "memory");
+    assert!(matches!(open(Some("hush"), &LIMITS).await, Err(SharedError::Url)));
     let begun = Instant::now();
-    let away = open(Some("redis://:hush@127.0.0.1:1")).await.unwrap();
+    let away = open(Some("redis://:hush@127.0.0.1:1"), &LIMITS).await.unwrap();
     assert_eq!(away.backend(), "redis");
     assert!(begun.elapsed() < SECONDS(2), "a Redis that is away does not hold up the start");
     let Err(error) = away.ping().await else { panic!("there is none") };
@@ -218,7 +302,7 @@ async fn two_replicas_count_as_one() {
     let limit = Limit { limit: 100, per: SECONDS(60) };
     let mut tasks = Vec::new();
     for _ in 0..2 {
-        let replica = open(Some(&server.url())).await.unwrap();
+        let replica = open(Some(&server.url()), &LIMITS).await.unwrap();
         eventually("Redis is there", async || replica.ping().await.is_ok()).await;
         for _ in 0..150 {
             let replica = replica.clone();
@@ -235,13 +319,14 @@ async fn two_replicas_count_as_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_written_for_a_rejected_request_and_everything_expires() {
     let server = RedisServer::start();
-    let case = Redis::open(&server.url()).unwrap();
+    let case = Redis::open(&server.url(), LIMITS.timeout).unwrap();
     assert!(case.connected(SECONDS(10)).await);
     let client = ::redis::Client::open(server.url()).unwrap();
     let mut raw = client.get_multiplexed_async_connection().await.unwrap();
     let limit = Limit { limit: 1, per: SECONDS(60) };
     let _ = case.hit("k", limit, SystemTime::now()).await.unwrap();
     let _ = case.acquire("k", 1, SECONDS(30), SystemTime::now()).await.unwrap();
+    case.append_events("k", &[event(1)], SECONDS(20)).await.unwrap();
     let dirty = async |raw: &mut ::redis::aio::MultiplexedConnection| -> u64 {
         let info: String = ::redis::cmd("INFO").arg("persistence").query_async(raw).await.unwrap();
         let line = info.lines().find_map(|line| line.strip_prefix("rdb_changes_since_last_save:"));
@@ -253,7 +338,9 @@ async fn nothing_is_written_for_a_rejected_request_and_everything_expires() {
         assert!(case.acquire("k", 1, SECONDS(30), SystemTime::now()).await.unwrap().is_none());
     }
     assert_eq!(dirty(&mut raw).await, before);
-    for (key, most) in [("voicegate:limit:{k}", 120_000), ("voicegate:lease:{k}", 30_000)] {
+    let kept =
+        [("voicegate:limit:{k}", 120_000), ("voicegate:lease:{k}", 30_000), ("voicegate:log:{k}", 20_000)];
+    for (key, most) in kept {
         let left: i64 = ::redis::cmd("PTTL").arg(key).query_async(&mut raw).await.unwrap();
         assert!(left > 0 && left <= most, "{key}: {left}");
     }
@@ -262,7 +349,7 @@ async fn nothing_is_written_for_a_rejected_request_and_everything_expires() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_hangs_costs_one_deadline_and_comes_back_exact() {
     let server = RedisServer::start();
-    let shared = open(Some(&server.url())).await.unwrap();
+    let shared = open(Some(&server.url()), &LIMITS).await.unwrap();
     eventually("Redis is there", async || shared.ping().await.is_ok()).await;
     let limit = Limit { limit: 10, per: SECONDS(600) };
     let hit = async |key: &str| shared.hit(key, limit, SystemTime::now()).await.unwrap().allowed;
@@ -287,6 +374,14 @@ async fn a_redis_that_hangs_costs_one_deadline_and_comes_back_exact() {
     let lease = shared.acquire("slots", 1, SECONDS(60), SystemTime::now()).await.unwrap().unwrap();
     assert!(shared.acquire("slots", 1, SECONDS(60), SystemTime::now()).await.unwrap().is_none());
     assert!(shared.publish("c", "m").await.is_err());
+    // A log that only this replica knew would be of no use to another.
+    let begun = Instant::now();
+    for _ in 0..50 {
+        let appended = shared.append_events("log", &[event(1)], SECONDS(60)).await;
+        assert!(matches!(appended, Err(SharedError::Unavailable(_))));
+        assert!(shared.read_events("log", 0, 10).await.is_err());
+    }
+    assert!(begun.elapsed() < SECONDS(1), "{:?}", begun.elapsed());
     server.signal("CONT");
     // The key is spent here and not in Redis: who lets it pass is Redis.
     eventually("Redis decides again", async || hit("k").await).await;
@@ -304,9 +399,22 @@ async fn a_redis_that_hangs_costs_one_deadline_and_comes_back_exact() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_deadline_is_the_one_that_was_set() {
+    let server = RedisServer::start();
+    let shared = Redis::open(&server.url(), MILLIS(300)).unwrap();
+    assert!(shared.connected(SECONDS(10)).await);
+    server.signal("STOP");
+    let begun = Instant::now();
+    let limit = Limit { limit: 10, per: SECONDS(600) };
+    let Err(error) = shared.hit("k", limit, SystemTime::now()).await else { panic!("it hangs") };
+    assert!((MILLIS(300)..SECONDS(1)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!(error.to_string().contains("within 300 ms"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_was_killed_is_found_again() {
     let mut server = RedisServer::start();
-    let shared = open(Some(&server.url())).await.unwrap();
+    let shared = open(Some(&server.url()), &LIMITS).await.unwrap();
     eventually("Redis is there", async || shared.ping().await.is_ok()).await;
     let mut heard = shared.subscribe("c");
     eventually("word comes", async || {

@@ -23,12 +23,13 @@ pub const INTERRUPTED: &str =
 pub const IDLE: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"stream_idle\"}\n\n";
 /// The stream lasted too long.
 pub const TOO_LONG: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"stream_too_long\"}\n\n";
-/// The caller's token ran out: log in again, or renew it, and come back.
-pub const TOKEN_EXPIRED: &str = "event: reauth\ndata: {\"type\":\"reauth\",\"code\":\"token_expired\"}\n\n";
-/// The caller's token was taken back.
-pub const TOKEN_REVOKED: &str = "event: reauth\ndata: {\"type\":\"reauth\",\"code\":\"token_revoked\"}\n\n";
 /// The gateway goes down.
 pub const SHUTTING_DOWN: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"shutting_down\"}\n\n";
+
+/// The caller's token has expired: it may come back with another.
+pub const TOKEN_EXPIRED: &str = "event: reauth\ndata: {\"type\":\"reauth\",\"code\":\"token_expired\"}\n\n";
+/// The caller's token was revoked: it may come back after another login.
+pub const TOKEN_REVOKED: &str = "event: reauth\ndata: {\"type\":\"reauth\",\"code\":\"token_revoked\"}\n\n";
 
 /// Headers that keep everybody on the way from holding the stream back.
 pub fn set_headers(headers: &mut HeaderMap) {

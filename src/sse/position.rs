@@ -39,6 +39,21 @@ impl Position {
         ended
     }
 
+    /// Goes on by these bytes, but no further than to the next place where something may be put in: how many bytes that
+    /// takes (all, if there is none), and the number of events that ended in them.
+    pub fn read_to_boundary(&mut self, bytes: &[u8]) -> (usize, u64) {
+        let mut ended = 0;
+        for (at, &byte) in bytes.iter().enumerate() {
+            ended += self.read(&[byte]);
+            // A LF behind a CR still belongs to the line.
+            let split = self.after_cr && bytes.get(at + 1) == Some(&b'\n');
+            if self.is_boundary() && !split {
+                return (at + 1, ended);
+            }
+        }
+        (bytes.len(), ended)
+    }
+
     /// Whether something may be put in here without touching an event.
     pub fn is_boundary(self) -> bool {
         !self.in_line && !self.in_event

@@ -5,9 +5,12 @@
 //! that is over or taken back: 401 `invalid_api_key`. What was looked up is remembered for a second, so that a key
 //! taken back stops within that time; while the database is away, keys that are not remembered get 503.
 //!
+//! With `optional: true` callers without a key go on, to `auth` further in: so one route takes either. Who brings both is
+//! known by the key; a bad key is refused, and not made up for by a good token.
+//!
 //! The header is taken off the request: upstreams learn who calls, not by which key.
 
-use super::{Body, BuildCx, Layer, Next, Probe, Stage, StageCx, StageDecl, Verdict, sealed};
+use super::{Body, BuildCx, Facts, Layer, Next, Probe, Stage, StageCx, StageDecl, Verdict, sealed};
 use crate::diag::{Code, Diagnostic};
 use crate::error::Kind;
 use crate::exchange::Exchange;
@@ -30,6 +33,9 @@ use std::time::{Duration, SystemTime};
 pub struct ApiKey {
     /// Header that carries the key (default `X-API-Key`).
     pub header: Option<Spanned<String>>,
+    /// Whether callers without a key go on, to be asked for a token by `auth` behind it (default false).
+    #[serde(default)]
+    pub optional: bool,
 }
 
 /// How long a key is good after it was taken back.
@@ -59,12 +65,13 @@ impl StageDecl for ApiKey {
                 }
             },
         };
-        Some(Arc::new(Checked { header }))
+        Some(Arc::new(Checked { header, optional: self.optional }))
     }
 }
 
 struct Checked {
     header: HeaderName,
+    optional: bool,
 }
 
 impl Stage for Checked {
@@ -73,16 +80,23 @@ impl Stage for Checked {
     }
 
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {
-        let header = self.header.clone();
+        let (header, optional) = (self.header.clone(), self.optional);
         let shared = cx.shared.clone();
         Layer::Around(Box::new(move |next| {
-            sealed(Gate { header, shared, known: Cache::new(CAPACITY), next })
+            sealed(Gate { header, optional, shared, known: Cache::new(CAPACITY), next })
         }))
+    }
+
+    fn facts(&self) -> Facts {
+        Facts { lets_strangers_pass: self.optional, ..Facts::default() }
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {
         match probe.headers.contains_key(&self.header) {
             true => Verdict::Passes("if the key is good".to_owned()),
+            false if self.optional => {
+                Verdict::Passes("no key: who calls is for others to find out".to_owned())
+            }
             false => Verdict::Refuses(401, format!("no `{}`", self.header)),
         }
     }
@@ -90,6 +104,7 @@ impl Stage for Checked {
 
 struct Gate {
     header: HeaderName,
+    optional: bool,
     shared: Arc<Shared>,
     known: Cache<Arc<Identity>>,
     next: Next,
@@ -101,6 +116,9 @@ impl Endpoint for Gate {
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let exchange = Exchange::of(&request).clone();
         let key = request.headers_mut().remove(&self.header);
+        if key.is_none() && self.optional {
+            return self.next.call(request).await;
+        }
         let key = key.filter(|key| !key.is_empty() && key.len() <= LONGEST).ok_or_else(refused)?;
         let hash: [u8; 32] = Sha256::digest(key.as_bytes()).into();
         exchange.identified(self.caller(&hash, exchange.at).await?);
@@ -207,6 +225,27 @@ mod tests {
             (caller.scopes.as_slice(), caller.proof),
             (&["document:read".to_owned()][..], Proof::ApiKey)
         );
+    }
+
+    #[tokio::test]
+    async fn an_optional_key_may_be_left_out_and_must_be_good() {
+        let (shared, _close) = shared(&[]);
+        shared.store.create_api_key(row("1", None), &Sha256::digest("good").into()).await.unwrap();
+        let inner = target(|request| async move {
+            let known = Exchange::of(&request).identity().is_some();
+            Ok(Response::builder().body(known.to_string()))
+        });
+        let next = fold_around(&check("api_key: { optional: true }", "").sound(), &shared, inner);
+        for (key, wanted) in [(None, (200, "false")), (Some("good"), (200, "true"))] {
+            let headers: Vec<_> = key.map(|key| ("x-api-key", key)).into_iter().collect();
+            let response = send(&next, request(Method::GET, &headers)).await;
+            let status = response.status().as_u16();
+            assert_eq!((status, &*response.into_body().into_string().await.unwrap()), wanted, "{key:?}");
+        }
+        for bad in ["", "unknown"] {
+            let response = send(&next, request(Method::GET, &[("x-api-key", bad)])).await;
+            assert_eq!(code(response).await, "invalid_api_key", "{bad:?}");
+        }
     }
 
     #[test]

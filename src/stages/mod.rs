@@ -118,6 +118,11 @@ pub trait Stage: Send + Sync {
         Facts::default()
     }
 
+    /// Why it cannot do for this route what it is for, though both are sound by themselves.
+    fn misfit(&self, _route: &RouteInfo) -> Option<Misfit> {
+        None
+    }
+
     /// What it would do with a request, offline (`voicegate explain`).
     fn explain(&self, _probe: &Probe<'_>) -> Verdict {
         Verdict::Passes(String::new())
@@ -133,6 +138,19 @@ pub struct Facts {
     pub deadline: Option<Duration>,
     /// The word by which it goes by who is calling (`user`, `tenant`), if it does.
     pub needs_identity: Option<&'static str>,
+    /// Whether it finds out who is calling only where the caller says so, and lets strangers pass.
+    pub lets_strangers_pass: bool,
+}
+
+/// Why a stage and a route do not fit together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// What kind of fault it is.
+    pub code: Code,
+    /// The sentence.
+    pub message: &'static str,
+    /// The way out.
+    pub help: &'static str,
 }
 
 /// What a build may look at.

@@ -23,7 +23,7 @@ use crate::exchange::Exchange;
 use crate::manifest::model;
 use crate::manifest::{List, Spanned};
 use crate::shared::{AnyShared, Decision, Limit};
-use crate::telemetry::Throttle;
+use crate::telemetry::{LimitMetrics, Throttle};
 use crate::units::Dur;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use poem::{Endpoint, Request, Response};
@@ -141,16 +141,15 @@ impl Stage for Compiled {
         let Limit { limit, per } = self.limit;
         let definition = format!("{limit}/{}", per.as_millis());
         let (keys, label) = match &self.name {
-            Some(name) => (self.callers.keys(name, &definition, cx.route), quoted(name)),
+            Some(name) => (self.callers.keys(name, &definition, cx.route), name.clone()),
             None => {
                 let host = cx.route.host.as_deref().unwrap_or_default();
                 let definition = format!("{definition} {} {host}{}", cx.route.method, cx.route.template);
-                (
-                    self.callers.keys("route", &definition, cx.route),
-                    quoted(&format!("{limit}-per-{}", Dur(per))),
-                )
+                (self.callers.keys("route", &definition, cx.route), format!("{limit}-per-{}", Dur(per)))
             }
         };
+        let metrics = cx.shared.telemetry.limit(&label);
+        let label = quoted(&label);
         let guards = cx.operation.is_some_and(|operation| operation.starts_with("auth."));
         let policy = format!("{label};q={limit};w={}", seconds(per));
         let limiter = Limiter {
@@ -164,6 +163,7 @@ impl Stage for Compiled {
             limit_header: limit.into(),
             policy_header: HeaderValue::try_from(policy).unwrap_or_else(|_| limit.into()),
             throttle: Throttle::default(),
+            metrics,
         };
         Layer::Around(Box::new(move |next| sealed(Limited { limiter, next })))
     }
@@ -202,6 +202,7 @@ struct Limiter {
     limit_header: HeaderValue,
     policy_header: HeaderValue,
     throttle: Throttle,
+    metrics: LimitMetrics,
 }
 
 /// On a response: the requests left by the tightest limit whose fields it carries.
@@ -220,10 +221,11 @@ impl Endpoint for Limited {
         let Some(decision) = decision else { return self.next.call(request).await };
         let mut response = match decision.allowed {
             true => self.next.call(request).await?,
-            false => exchange.refuse(&GatewayError {
-                retry_after: Some(decision.retry_after),
-                ..Kind::RateLimited.into()
-            }),
+            false => {
+                self.limiter.metrics.rejected();
+                let retry_after = Some(decision.retry_after);
+                exchange.refuse(&GatewayError { retry_after, ..Kind::RateLimited.into() })
+            }
         };
         self.limiter.tell(&decision, &mut response);
         Ok(response)

@@ -3,17 +3,17 @@
 //! The permission is the stage's body (`rbac: session:read`), or derived from the route: the resource is the first
 //! static segment behind the version's prefix, in the singular (`/sessions/:id` → `session`, `/capabilities` →
 //! `capability`), the action is `read` for GET, HEAD and OPTIONS and `write` for every other method. A route without a
-//! static segment gives no permission, and lets nobody pass.
+//! static segment gives no permission, which is a fault.
 //!
 //! A route needs one permission, known when it is compiled; so roles are compiled to the set of those that have it, one
 //! bit a role, inheritance and wildcards resolved. A caller's scopes narrow their role and never widen it; `api:read`, as
 //! the original writes scopes, stands for reading anything. An API key has no role: its permissions are all it has.
 //! A role that the manifest does not define may nothing.
 
-use super::{Body, BuildCx, Hook, Layer, Probe, Stage, StageCx, StageDecl, Stop, Verdict};
+use super::{Body, BuildCx, Hook, Layer, Misfit, Probe, Stage, StageCx, StageDecl, Stop, Verdict};
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::error::Kind;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, RouteInfo};
 use crate::identity::{Identity, Proof};
 use crate::manifest::{Manifest, Spanned};
 use http::Method;
@@ -148,6 +148,13 @@ struct Checked {
 }
 
 impl Checked {
+    /// What the permission of a route is about, by its path.
+    fn resource_of(&self, route: &RouteInfo) -> Option<String> {
+        let version = route.version.as_deref();
+        let prefix = self.prefixes.iter().find(|(name, _)| Some(name.as_str()) == version);
+        resource(&route.template, prefix.map_or("", |(_, prefix)| prefix.as_str()))
+    }
+
     fn demand(&self, permission: String) -> Demand {
         Demand { holders: self.roles.holders(&permission), permission }
     }
@@ -161,26 +168,24 @@ impl Stage for Checked {
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {
         let demands = match &self.permission {
             Some(permission) => Demands::One(self.demand(permission.clone())),
-            None => {
-                let version = cx.route.version.as_deref();
-                let prefix = self.prefixes.iter().find(|(name, _)| Some(name.as_str()) == version);
-                let prefix = prefix.map_or("", |(_, prefix)| prefix.as_str());
-                match resource(&cx.route.template, prefix) {
-                    Some(resource) => Demands::ByMethod {
-                        read: self.demand(format!("{resource}:read")),
-                        write: self.demand(format!("{resource}:write")),
-                    },
-                    None => {
-                        tracing::warn!(
-                            route = cx.route.template,
-                            "`rbac` cannot derive a permission from this path, and refuses everybody: name one"
-                        );
-                        Demands::Nobody
-                    }
-                }
-            }
+            None => match self.resource_of(cx.route) {
+                Some(resource) => Demands::ByMethod {
+                    read: self.demand(format!("{resource}:read")),
+                    write: self.demand(format!("{resource}:write")),
+                },
+                // Such a route does not pass the check; deny by default all the same.
+                None => Demands::Nobody,
+            },
         };
         Layer::Hook(Box::new(demands))
+    }
+
+    fn misfit(&self, route: &RouteInfo) -> Option<Misfit> {
+        (self.permission.is_none() && self.resource_of(route).is_none()).then_some(Misfit {
+            code: Code::NO_PERMISSION,
+            message: "`rbac` cannot derive a permission from this path: it has no static segment",
+            help: "name the permission, such as `with: { rbac: file:read }`",
+        })
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {
@@ -279,7 +284,6 @@ fn singular(word: &str) -> String {
 mod tests {
     use super::super::testing::{answering, check, code, fold_around_route, request_as, send};
     use super::*;
-    use crate::exchange::RouteInfo;
     use crate::state::tests::shared;
     use crate::tokens::testing::identity;
     use poem::Response;

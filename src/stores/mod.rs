@@ -33,6 +33,7 @@ pub use rows::folded;
 #[cfg(test)]
 pub(crate) use absent::no_conversations;
 
+use crate::settings::StoreSettings;
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -144,23 +145,24 @@ pub trait Users: Send + Sync {
     async fn sweep_deleted_users(&self) -> Stored<u64>;
 }
 
+/// The refresh tokens that stem from one login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Family {
+    /// Its name.
+    pub id: String,
+    /// Whose it is.
+    pub user_id: String,
+}
+
 /// What came of presenting a refresh token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rotation {
     /// It was good and is used up now; the new one stands in its place.
-    Rotated {
-        /// Whose it is.
-        user_id: String,
-        /// Chain of tokens from one login.
-        family: String,
-    },
-    /// It was used before: the family is ended.
-    Reused {
-        /// Whose it was.
-        user_id: String,
-        /// The ended family.
-        family: String,
-    },
+    Rotated(Family),
+    /// It was used a moment ago, within the grace; the new one stands beside the others that it was exchanged for.
+    Repeated(Family),
+    /// It was used before that: the family is ended.
+    Reused(Family),
     /// It is unknown, over, or ended.
     Refused,
 }
@@ -178,16 +180,19 @@ pub trait RefreshTokens: Send + Sync {
         now: SystemTime,
     ) -> Stored<()>;
     /// Uses one up and puts another in its place, in one transaction whose decision is one conditional UPDATE: of any
-    /// number of parallel calls with the same token exactly one rotates. Reuse ends the family.
+    /// number of parallel calls with the same token exactly one rotates. The others find it used: up to `grace` after
+    /// that moment they repeat, and their token stands beside the first's; afterwards it is reuse, which ends the family
+    /// with every token of it. A grace of zero makes any second call reuse.
     async fn rotate(
         &self,
         token_hash: &[u8; 32],
         next_hash: &[u8; 32],
         next_expires_at: SystemTime,
+        grace: Duration,
         now: SystemTime,
     ) -> Stored<Rotation>;
-    /// Ends the family of a token; its user, if the token is known.
-    async fn end_family_of(&self, token_hash: &[u8; 32], now: SystemTime) -> Stored<Option<String>>;
+    /// Ends the family of a token; which, if the token is known.
+    async fn end_family_of(&self, token_hash: &[u8; 32], now: SystemTime) -> Stored<Option<Family>>;
     /// Ends every family of a user; how many.
     async fn end_families(&self, user_id: &str, now: SystemTime) -> Stored<u64>;
     /// Removes what is over since before `before`; how many.
@@ -329,6 +334,18 @@ pub struct StoreLimits {
     pub call_timeout: Duration,
     /// How long [`Store::migrate`] may take, waiting for other replicas included.
     pub migrate_timeout: Duration,
+}
+
+impl From<&StoreSettings> for StoreLimits {
+    fn from(settings: &StoreSettings) -> Self {
+        StoreLimits {
+            max_connections: settings.db_max_connections,
+            acquire_timeout: settings.db_acquire_timeout.0,
+            statement_timeout: settings.db_statement_timeout.0,
+            call_timeout: settings.db_call_timeout.0,
+            ..StoreLimits::default()
+        }
+    }
 }
 
 impl Default for StoreLimits {

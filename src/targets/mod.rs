@@ -5,6 +5,7 @@
 //! their name on. `forward` holds the header rules that `proxy` and `sse` share, `template` renders paths.
 
 mod forward;
+mod notice;
 mod proxy;
 mod redirect;
 mod respond;

@@ -1,5 +1,6 @@
 //! `upstream:`, the request passed on and the response passed back, both as they come.
 
+use super::notice::Notice;
 use super::sse::{self, EventStream};
 use super::template::Template;
 use super::{Target, TargetCx, forward};
@@ -195,10 +196,10 @@ impl Endpoint for Streaming {
             return Ok(finished(response.map(BoxBody::new)));
         }
         set_headers(response.headers_mut());
-        let closing = self.running.shared.closing.clone();
+        let notice = Notice::new(&self.running.shared, exchange.identity().map(AsRef::as_ref));
         let open = self.metrics.open();
         let response = response
-            .map(|body| BoxBody::new(EventStream::new(body, exchange, open, self.times, began, closing)));
+            .map(|body| BoxBody::new(EventStream::new(body, exchange, open, self.times, began, notice)));
         Ok(finished(response))
     }
 }

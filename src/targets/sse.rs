@@ -5,11 +5,19 @@
 //! aborted, so that half an event is never mistaken for a whole one; only an upstream's own end is a clean end.
 //! Limits go by events: comments of the upstream keep nothing alive. Format: WHATWG HTML, section 9.2.
 //!
+//! When the caller's token expires or is revoked, the stream says so (`reauth`) where the event under way ends, and
+//! ends; one that takes longer than [`LAST_EVENT`] is aborted. When the gateway goes down, its own grace is the bound.
+//!
 //! A response that is no event stream (an error, mostly) passes like any other, with the upstream's own deadlines.
 
+use super::notice::{Leave, Notice};
 use crate::exchange::{End, Exchange};
-use crate::sse::{self, HEARTBEAT, IDLE, INTERRUPTED, Position, SHUTTING_DOWN, StreamTimes, TOO_LONG};
+use crate::sse::{
+    self, HEARTBEAT, IDLE, INTERRUPTED, Position, SHUTTING_DOWN, StreamTimes, TOKEN_EXPIRED, TOKEN_REVOKED,
+    TOO_LONG,
+};
 use crate::telemetry::OpenStream;
+use crate::tokens::TokenError;
 use crate::upstream::UpstreamBody;
 use bytes::Bytes;
 use http::Response;
@@ -17,8 +25,8 @@ use http_body::{Body, Frame};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
-use tokio::sync::watch;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 /// Whether a response is an event stream that can be read here.
@@ -26,7 +34,10 @@ pub(super) fn is_stream(response: &Response<UpstreamBody>) -> bool {
     sse::is_event_stream(response.status(), response.headers()) && !response.body().is_end_stream()
 }
 
-type Closing = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+/// How long the event under way may still take when the caller's time is over.
+const LAST_EVENT: Duration = Duration::from_secs(1);
+
+type Out = Poll<Option<io::Result<Frame<Bytes>>>>;
 
 pin_project_lite::pin_project! {
     /// The body of a watched event stream.
@@ -48,30 +59,29 @@ pin_project_lite::pin_project! {
         last_bytes: Instant,
         // Whether bytes came since the clock was last read.
         moved: bool,
-        closing: watch::Receiver<bool>,
-        closed: Closing,
-        must_close: bool,
-        // Who waits in `closed`.
-        waker: Option<Waker>,
+        notice: Notice,
+        leave: Option<Leaving>,
     }
 }
 
+/// The word that came of the stream's end.
+#[derive(Clone, Copy)]
+struct Leaving {
+    why: Leave,
+    /// When it ends even inside an event.
+    at_last: Option<Instant>,
+}
+
 impl EventStream {
-    /// Watches `body` from `began` (when its request came), counted by `open`; `closing` tells of the gateway's end.
+    /// Watches `body` from `began` (when its request came), counted by `open`; `notice` tells when it has to end.
     pub(super) fn new(
         body: UpstreamBody,
         exchange: Arc<Exchange>,
         open: OpenStream,
         times: StreamTimes,
         began: Instant,
-        closing: watch::Receiver<bool>,
+        notice: Notice,
     ) -> Self {
-        let mut word = closing.clone();
-        let closed = async move {
-            if word.wait_for(|closing| *closing).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
         EventStream {
             open,
             upstream: Some(body),
@@ -83,15 +93,13 @@ impl EventStream {
             last_event: None,
             last_bytes: Instant::now(),
             moved: false,
-            closing,
-            closed: Box::pin(closed),
-            must_close: false,
-            waker: None,
+            notice,
+            leave: None,
         }
     }
 
     /// Ends the stream: with an event where none is under way, else with an abort.
-    fn end(self: Pin<&mut Self>, end: End, event: &'static str) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn end(self: Pin<&mut Self>, end: End, event: &'static str) -> Out {
         let mut this = self.project();
         // Closes the upstream's connection.
         this.upstream.set(None);
@@ -105,11 +113,30 @@ impl EventStream {
         }))
     }
 
+    /// Ends the stream if word of that has come, now or before, and no event is under way or took too long.
+    fn poll_leave(mut self: Pin<&mut Self>, heard: Option<Leave>) -> Out {
+        let this = self.as_mut().project();
+        if let Some(why) = heard {
+            let at_last = matches!(why, Leave::Reauth(_)).then(|| Instant::now() + LAST_EVENT);
+            *this.leave = Some(Leaving { why, at_last });
+        }
+        match *this.leave {
+            Some(Leaving { why, at_last })
+                if this.position.is_boundary() || at_last.is_some_and(|end| Instant::now() >= end) =>
+            {
+                let event = match why {
+                    Leave::Shutdown => SHUTTING_DOWN,
+                    Leave::Reauth(TokenError::Expired) => TOKEN_EXPIRED,
+                    Leave::Reauth(_) => TOKEN_REVOKED,
+                };
+                self.end(why.end(), event)
+            }
+            _ => Poll::Pending,
+        }
+    }
+
     /// Nothing has come: is it time for something? Wakes the task when it will be.
-    fn poll_silence(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_silence(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Out {
         let this = self.as_mut().project();
         if std::mem::take(this.moved) {
             *this.last_bytes = Instant::now();
@@ -117,14 +144,9 @@ impl EventStream {
                 *this.last_event = Some(*this.last_bytes);
             }
         }
-        // Waiting takes a lock that all streams share: only when there is news, or another task to wake.
-        let news = !matches!(this.closing.has_changed(), Ok(false));
-        if news || this.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
-            *this.must_close = *this.must_close || this.closed.as_mut().poll(cx).is_ready();
-            *this.waker = Some(cx.waker().clone());
-        }
-        if *this.must_close && this.position.is_boundary() {
-            return self.end(End::Shutdown, SHUTTING_DOWN);
+        let heard = this.notice.listen(cx);
+        if let Poll::Ready(out) = self.as_mut().poll_leave(heard) {
+            return Poll::Ready(out);
         }
         loop {
             let mut this = self.as_mut().project();
@@ -133,7 +155,9 @@ impl EventStream {
                 Some(last) => last + this.times.idle,
                 None => *this.began + this.times.first_event,
             };
+            let at_last = this.leave.and_then(|leave| leave.at_last);
             let due = max.min(event).min(*this.last_bytes + this.times.heartbeat);
+            let due = at_last.map_or(due, |at_last| at_last.min(due));
             match this.timer.as_mut().as_pin_mut() {
                 None => this.timer.set(Some(tokio::time::sleep_until(due))),
                 Some(timer) if timer.deadline() > due || timer.is_elapsed() => timer.reset(due),
@@ -142,6 +166,9 @@ impl EventStream {
             let Some(timer) = this.timer.as_mut().as_pin_mut() else { return Poll::Pending };
             ready!(timer.poll(cx));
             let now = Instant::now();
+            if at_last.is_some_and(|at_last| now >= at_last) {
+                return self.poll_leave(None);
+            }
             if now >= max {
                 return self.end(End::StreamLimit, TOO_LONG);
             }
@@ -162,8 +189,15 @@ impl Body for EventStream {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Out {
         let mut this = self.as_mut().project();
+        let heard = this.notice.heard();
+        if this.upstream.is_some() && (heard.is_some() || this.leave.is_some()) {
+            if let Poll::Ready(out) = self.as_mut().poll_leave(heard) {
+                return Poll::Ready(out);
+            }
+            this = self.as_mut().project();
+        }
         // An upstream that never pauses must not outrun its limit.
         if this.timer.as_ref().as_pin_ref().is_some_and(|timer| timer.is_elapsed())
             && this.upstream.is_some()
@@ -174,10 +208,18 @@ impl Body for EventStream {
         let Some(upstream) = this.upstream.as_mut().as_pin_mut() else { return Poll::Ready(None) };
         let close_delimited = upstream.close_delimited();
         match upstream.poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    this.open.events(this.position.read(data));
                     *this.moved = true;
+                    match this.leave {
+                        None => this.open.events(this.position.read(data)),
+                        // What comes behind the event under way is nobody's.
+                        Some(_) => {
+                            let (len, ended) = this.position.read_to_boundary(data);
+                            this.open.events(ended);
+                            frame = Frame::data(data.slice(..len));
+                        }
+                    }
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

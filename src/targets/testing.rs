@@ -5,6 +5,7 @@ use crate::diag::{Code, Diagnostics, FileId, SourceFile};
 use crate::endpoint::Next;
 use crate::exchange::tests::exchange;
 use crate::exchange::{Exchange, Params, RouteInfo};
+use crate::identity::Identity;
 use crate::manifest::decode::decode;
 use crate::manifest::model::{self, Route};
 use crate::manifest::{Manifest, Spanned, Table, node};
@@ -102,9 +103,22 @@ impl Bench {
         headers: &[(&'static str, &str)],
         body: impl Into<Body>,
     ) -> (Arc<Exchange>, Response) {
+        self.send_as(None, method, uri, headers, body).await
+    }
+
+    /// As somebody whom a stage has found out.
+    pub(super) async fn send_as(
+        &self,
+        caller: Option<Identity>,
+        method: Method,
+        uri: &str,
+        headers: &[(&'static str, &str)],
+        body: impl Into<Body>,
+    ) -> (Arc<Exchange>, Response) {
         let path = uri.split('?').next().unwrap();
         let exchange = exchange(method.clone(), path);
         exchange.matched(self.info.clone(), self.ranges(path));
+        caller.into_iter().for_each(|caller| exchange.identified(Arc::new(caller)));
         let mut request = Request::builder().method(method).uri_str(uri).body(body);
         for (name, value) in headers {
             request.headers_mut().append(*name, value.parse().unwrap());

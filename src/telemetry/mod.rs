@@ -2,7 +2,7 @@
 //!
 //! [`logs::init`] comes first in a process, then [`Telemetry::start`]. The other modules hand out typed handles
 //! with plain methods, prepared when a table is built: [`RouteMetrics`], [`StreamMetrics`], [`UpstreamMetrics`],
-//! [`Level`]. What a request does with them is an atomic addition; what takes longer
+//! [`LimitMetrics`], [`Level`]. What a request does with them is an atomic addition; what takes longer
 //! (reading `/proc`, adding up, writing out) happens when somebody scrapes, or on a thread of its own.
 //!
 //! To add a metric: a method on the handle its callers hold already, its instrument beside that, its name in
@@ -12,6 +12,7 @@ mod access;
 mod export;
 mod keyed;
 mod level;
+mod limits;
 mod lines;
 pub mod logs;
 mod meters;
@@ -31,6 +32,7 @@ mod tests;
 
 pub use access::AccessLog;
 pub use level::{Held, Level};
+pub use limits::LimitMetrics;
 pub use lines::Lines;
 pub use requests::RouteMetrics;
 pub use streams::{OpenStream, StreamMetrics};
@@ -41,8 +43,9 @@ use crate::exchange::{Exchange, RouteInfo};
 use export::{Env, Exporter};
 use http::HeaderMap;
 use keyed::Keyed;
+use limits::LimitMeters;
 use logs::LogGuard;
-use meters::Meters;
+use meters::{Meters, label};
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use reloads::ReloadMetrics;
@@ -72,6 +75,7 @@ pub struct Telemetry {
     routes: Keyed<RouteMetrics>,
     streams: StreamMeters,
     upstreams: UpstreamMeters,
+    limits: LimitMeters,
     reloads: ReloadMetrics,
     connections: Arc<Level>,
     access: Arc<AccessLog>,
@@ -115,6 +119,7 @@ impl Telemetry {
             routes: Keyed::default(),
             streams: StreamMeters::new(&meters),
             upstreams: UpstreamMeters::new(&meters)?,
+            limits: LimitMeters::new(&meters),
             reloads: ReloadMetrics::new(&meters),
             connections,
             access: Arc::new(access),
@@ -137,6 +142,32 @@ impl Telemetry {
     /// The counters of an upstream by name, shared likewise.
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         self.upstreams.upstream(name)
+    }
+
+    /// The counter of a rate limit by its policy's name. Limits of one name share it, across reloads too.
+    pub fn limit(&self, name: &str) -> LimitMetrics {
+        self.limits.limit(name)
+    }
+
+    /// From now on shows the connections to a database, by its kind: those in use, and those at rest.
+    pub fn show_database(
+        &self,
+        kind: &'static str,
+        connections: impl Fn() -> (u32, u32) + Send + Sync + 'static,
+    ) {
+        self.meters.gauge("db_connections", "Connections to the database, by state.", move |gauge| {
+            let (active, idle) = connections();
+            for (state, count) in [("active", active), ("idle", idle)] {
+                gauge.observe(f64::from(count), &[label("pool", kind), label("state", state)]);
+            }
+        });
+    }
+
+    /// From now on shows the connections to Redis. None is ever idle: commands share one, a channel has its own.
+    pub fn show_redis(&self, connections: impl Fn() -> u32 + Send + Sync + 'static) {
+        self.meters.gauge("redis_connections", "Connections to Redis, by state.", move |gauge| {
+            gauge.observe(f64::from(connections()), &[label("state", "active")]);
+        });
     }
 
     /// A manifest was loaded in so long, and is served from now on as this revision.

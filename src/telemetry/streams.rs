@@ -7,7 +7,8 @@ use crate::exchange::End;
 use opentelemetry::metrics::{BoundCounter, Counter};
 use std::sync::{Arc, OnceLock};
 
-const ENDS: [End; 5] = [End::ClientLeft, End::Complete, End::UpstreamBroke, End::StreamLimit, End::Shutdown];
+const ENDS: [End; 6] =
+    [End::ClientLeft, End::Complete, End::UpstreamBroke, End::StreamLimit, End::Shutdown, End::Reauth];
 
 /// The instruments, before they are bound to a route.
 pub(super) struct StreamMeters {

@@ -1,8 +1,9 @@
 //! What our tokens say, and the identity that comes of it.
 //!
 //! Names are the original's (`user_id`, `tenant_id`, `openid`, `channel`, `role`, `scopes`) and RFC 7519's. Ours say
-//! besides: `token_use: access`; `jti`; and which login they stem from, `sid` with its moment `sid_at` in milliseconds.
-//! A renewed token keeps both, so that revoking a login, or everything until a moment, ends what was renewed from it.
+//! besides: `token_use: access`; `jti`; and which login they stem from, `sid`, with the moment `sid_at` in milliseconds
+//! when its holder last proved it by password or refresh token. A renewed token keeps both, a refreshed one keeps `sid`:
+//! so revoking a login, or everything until a moment, ends what came of it.
 
 use super::TokenError;
 use crate::identity::{Identity, Proof};

@@ -18,16 +18,17 @@ pub(super) fn ended(
         if left == Some(Duration::ZERO) {
             return TokenError::Expired;
         }
-        let over = async {
-            match end {
-                Some(end) => sleep_until(end).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            () = over => TokenError::Expired,
+            () = over(end) => TokenError::Expired,
             () = revoked.covering(&who) => TokenError::Revoked,
         }
+    }
+}
+
+async fn over(end: Option<Instant>) {
+    match end {
+        Some(end) => sleep_until(end).await,
+        None => std::future::pending().await,
     }
 }
 

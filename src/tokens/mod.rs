@@ -108,9 +108,14 @@ impl Tokens {
         self.policy.store(policy);
     }
 
-    /// A token for a user who just proved who they are; `channel` is the front end it is for.
+    /// A token for a user who just proved who they are, of a login of its own; `channel` is the front end it is for.
     pub fn issue(&self, user: &User, channel: Option<&str>, now: SystemTime) -> Issued {
-        let jti = Uuid::new_v4().to_string();
+        self.issue_within(user, &Uuid::new_v4().to_string(), channel, now)
+    }
+
+    /// A token of the login of this name, as the first one or as one more: they end together
+    /// ([`end_login`](Self::end_login)).
+    pub fn issue_within(&self, user: &User, login: &str, channel: Option<&str>, now: SystemTime) -> Issued {
         let identity = Identity {
             user_id: user.id.as_str().into(),
             tenant_id: user.tenant_id.as_str().into(),
@@ -118,12 +123,12 @@ impl Tokens {
             scopes: Vec::new(),
             channel: channel.map(str::to_owned),
             openid: user.openid.clone(),
-            token_id: Some(jti.clone()),
+            token_id: Some(login.to_owned()),
             issued_at: Some(now),
             expires_at: None,
             proof: Proof::Token,
         };
-        self.sign(&identity, jti, &self.policy.load(), now)
+        self.sign(&identity, &self.policy.load(), now)
     }
 
     /// Another token of the same login with a whole lifetime, where it is due: less than `renew_within` is left, the
@@ -135,7 +140,7 @@ impl Tokens {
         if !due || self.revoked.covers(identity) {
             return None;
         }
-        Some(self.sign(identity, Uuid::new_v4().to_string(), policy, now))
+        Some(self.sign(identity, policy, now))
     }
 
     /// Who a token is from, under the live policy.
@@ -209,16 +214,31 @@ impl Tokens {
         ended::ended(self.revoked.clone(), Subject::of(identity), left)
     }
 
-    /// Ends the login that a token stems from, everywhere: the token, and whatever was renewed from the same login. Here
-    /// at once, on other replicas within a second.
+    /// Ends the login that a token stems from; [`end_login`](Self::end_login).
     ///
     /// # Errors
     /// The store's.
     pub async fn revoke_login(&self, identity: &Identity, now: SystemTime) -> Stored<()> {
-        let Some(id) = &identity.token_id else { return Ok(()) };
-        let renewed = now + self.policy.load().access_ttl;
-        let last = identity.expires_at.map_or(renewed, |end| end.max(renewed));
-        self.revoke(id, now, last + MARGIN).await
+        match &identity.token_id {
+            Some(login) => self.end_login(login, identity.expires_at, now).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a login everywhere: every token that was issued, refreshed or renewed of it. Here at once, on other replicas
+    /// within a second. `expires_at` is when a token of it ends that the caller knows: another issuer's may live long.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn end_login(
+        &self,
+        login: &str,
+        expires_at: Option<SystemTime>,
+        now: SystemTime,
+    ) -> Stored<()> {
+        // An earlier manifest may have given our tokens a longer life, but hardly beyond a refresh token's.
+        let last = now + self.policy.load().refresh_ttl;
+        self.revoke(login, now, expires_at.map_or(last, |end| end.max(last)) + MARGIN).await
     }
 
     /// Ends everything a user was given until now, everywhere. Logins in the same millisecond end too: give a later
@@ -227,7 +247,6 @@ impl Tokens {
     /// # Errors
     /// The store's.
     pub async fn revoke_user(&self, user_id: &str, now: SystemTime) -> Stored<()> {
-        // An earlier manifest may have given tokens a longer life, but hardly beyond a refresh token's.
         let last = now + self.policy.load().refresh_ttl;
         self.revoke(&format!("{USER}{user_id}"), now, last + MARGIN).await
     }
@@ -283,7 +302,8 @@ impl Tokens {
         }
     }
 
-    fn sign(&self, identity: &Identity, jti: String, policy: &AuthPolicy, now: SystemTime) -> Issued {
+    fn sign(&self, identity: &Identity, policy: &AuthPolicy, now: SystemTime) -> Issued {
+        let jti = Uuid::new_v4().to_string();
         let at = since_epoch(now).as_secs();
         let exp = at + policy.access_ttl.as_secs().max(1);
         let user_id = identity.user_id.to_string();

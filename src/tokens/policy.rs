@@ -21,6 +21,8 @@ pub struct AuthPolicy {
     pub access_ttl: Duration,
     /// Lifetime of a refresh token; also how long a login can be kept alive by renewals.
     pub refresh_ttl: Duration,
+    /// How long a used refresh token is taken again.
+    pub refresh_grace: Duration,
     /// Tokens with less left are renewed.
     pub renew_within: Duration,
     /// Where a token may stand, first choice first.
@@ -98,6 +100,8 @@ const CLAIMS: &[(&str, Claim)] = &[
 
 const HOUR: Duration = Duration::from_secs(3600);
 const QUARTER: Duration = Duration::from_secs(900);
+/// Longer graces are warned of: what a thief can do in them is not seen.
+const LONG_GRACE: Duration = Duration::from_secs(60);
 /// bcrypt looks at no more bytes (SECURITY rule 8).
 const LONGEST_PASSWORD: u32 = 72;
 
@@ -108,6 +112,7 @@ impl Default for AuthPolicy {
             issuer: "voicehelper-api".to_owned(),
             access_ttl: 24 * HOUR,
             refresh_ttl: 7 * 24 * HOUR,
+            refresh_grace: Duration::from_secs(10),
             renew_within: HOUR,
             token_from: vec![From::Header, From::Query, From::Cookie],
             lockout: LockoutPolicy { failures: 5, window: QUARTER, lock_for: QUARTER },
@@ -181,7 +186,9 @@ impl AuthPolicy {
         };
         set(&auth.access_ttl, &mut self.access_ttl);
         set(&auth.refresh_ttl, &mut self.refresh_ttl);
-        // The default does not contradict a short lifetime that was asked for.
+        // The defaults do not contradict a short lifetime that was asked for.
+        let grace = self.refresh_grace.min(self.refresh_ttl / 2);
+        self.refresh_grace = auth.refresh_grace.as_ref().map_or(grace, |grace| grace.value.0);
         self.renew_within = self.renew_within.min(self.access_ttl / 2);
         set(&auth.renew_within, &mut self.renew_within);
         let span = |own: &Option<Spanned<crate::units::Dur>>, other: &Option<Spanned<crate::units::Dur>>| {
@@ -203,6 +210,20 @@ impl AuthPolicy {
                 Diagnostic::error(Code::DEADLINES, span, message)
                     .help("`access_ttl` is shorter than `refresh_ttl`; 24h and 7d are usual"),
             );
+        }
+        if let Some(grace) = &auth.refresh_grace {
+            if self.refresh_grace >= self.refresh_ttl {
+                out.push(
+                    Diagnostic::error(Code::DEADLINES, grace.span, "a refresh token would never be used up")
+                        .help("`refresh_grace` is much shorter than `refresh_ttl`; 10s and 7d are usual"),
+                );
+            } else if self.refresh_grace > LONG_GRACE {
+                let message = "for so long a stolen refresh token works beside its owner's, unnoticed";
+                out.push(
+                    Diagnostic::warning(Code::LOOSENED, grace.span, message)
+                        .help("10s is enough for tabs that refresh together and for an answer that got lost"),
+                );
+            }
         }
     }
 
@@ -322,11 +343,12 @@ mod tests {
     #[test]
     fn what_is_said_counts() {
         let (policy, faults) = read(
-            "{ access_ttl: 10m, token_from: [cookie], lockout: { failures: 3, window: 1m, lock_for: 2m }, password: { min_length: 12, require: [symbol] }, \
+            "{ access_ttl: 10m, refresh_grace: 0s, token_from: [cookie], lockout: { failures: 3, window: 1m, lock_for: 2m }, password: { min_length: 12, require: [symbol] }, \
              providers: [{ issuer: sso, jwks: 'https://sso.example/jwks', claims: { role: '$.roles[0]' } }] }",
         );
         assert_eq!(faults, Vec::<String>::new());
         assert_eq!(policy.renew_within, Duration::from_secs(300), "the default stays under a short lifetime");
+        assert_eq!(policy.refresh_grace, Duration::ZERO);
         assert_eq!(policy.token_from, [TokenSource::Cookie]);
         assert_eq!(policy.lockout.failures, 3);
         assert_eq!(policy.password.require, [CharacterClass::Symbol]);
@@ -339,6 +361,8 @@ mod tests {
             ("issuer: ''", "VG011"),
             ("{ access_ttl: 1h, renew_within: 1h }", "VG060"),
             ("access_ttl: 7d", "VG060"),
+            ("{ access_ttl: 1h, refresh_ttl: 2h, refresh_grace: 2h }", "VG060"),
+            ("refresh_grace: 61s", "VG063"),
             ("token_from: [header, header]", "VG011"),
             ("lockout: { failures: 0, window: 1m, lock_for: 1m }", "VG011"),
             ("password: { bcrypt_cost: 31 }", "VG011"),

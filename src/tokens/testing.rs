@@ -5,10 +5,11 @@ use super::keys::Keys;
 use crate::identity::{Identity, Proof};
 use crate::shared::{AnyShared, Decision, Lease, Limit, SharedError, SharedState};
 use crate::stores::{
-    AnyStore, ApiKey, ApiKeys, LockState, Lockouts, NewUser, Page, RefreshTokens, Resets, Revocation,
+    AnyStore, ApiKey, ApiKeys, Family, LockState, Lockouts, NewUser, Page, RefreshTokens, Resets, Revocation,
     Revocations, Rotation, Store, StoreError, Stored, User, Users, no_conversations,
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -157,10 +158,17 @@ impl RefreshTokens for FewRows {
     async fn begin_family(&self, _: &str, _: &str, _: &[u8; 32], _: SystemTime, _: SystemTime) -> Stored<()> {
         none()
     }
-    async fn rotate(&self, _: &[u8; 32], _: &[u8; 32], _: SystemTime, _: SystemTime) -> Stored<Rotation> {
+    async fn rotate(
+        &self,
+        _: &[u8; 32],
+        _: &[u8; 32],
+        _: SystemTime,
+        _: Duration,
+        _: SystemTime,
+    ) -> Stored<Rotation> {
         none()
     }
-    async fn end_family_of(&self, _: &[u8; 32], _: SystemTime) -> Stored<Option<String>> {
+    async fn end_family_of(&self, _: &[u8; 32], _: SystemTime) -> Stored<Option<Family>> {
         none()
     }
     async fn end_families(&self, _: &str, _: SystemTime) -> Stored<u64> {
@@ -249,6 +257,12 @@ impl SharedState for Word {
     }
     fn subscribe(&self, _: &str) -> broadcast::Receiver<String> {
         self.0.subscribe()
+    }
+    async fn append_events(&self, _: &str, _: &[(u64, Bytes)], _: Duration) -> Result<(), SharedError> {
+        Err(SharedError::Unavailable("not in this test".into()))
+    }
+    async fn read_events(&self, _: &str, _: u64, _: usize) -> Result<Vec<(u64, Bytes)>, SharedError> {
+        Ok(Vec::new())
     }
     async fn ping(&self) -> Result<(), SharedError> {
         Ok(())

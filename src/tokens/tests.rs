@@ -75,13 +75,13 @@ fn verdict(token: &str) -> Result<Arc<Identity>, TokenError> {
 fn what_was_issued_verifies_and_tells_who() {
     let tokens = tokens();
     let who = User { openid: Some("wx".into()), ..user("u-1", "acme", "user") };
-    let issued = tokens.issue(&who, Some("web"), at(NOW));
+    let issued = tokens.issue_within(&who, "login", Some("web"), at(NOW));
     assert_eq!(issued.expires_at, at(NOW + 24 * 3600));
     for _ in 0..2 {
         let identity = tokens.verify(&issued.token, at(NOW)).unwrap();
         assert_eq!((&*identity.user_id, &*identity.tenant_id, &*identity.role), ("u-1", "acme", "user"));
         assert_eq!((identity.channel.as_deref(), identity.openid.as_deref()), (Some("web"), Some("wx")));
-        assert_eq!(identity.token_id.as_deref(), Some(&*issued.jti));
+        assert_eq!(identity.token_id.as_deref(), Some("login"));
         assert_eq!((identity.issued_at, identity.expires_at), (Some(at(NOW)), Some(issued.expires_at)));
         assert_eq!(identity.proof, Proof::Token);
     }
@@ -245,6 +245,13 @@ async fn revoking_ends_a_login_or_all_of_them() {
     assert_eq!(tokens.verify(&other.token, at(NOW)).unwrap_err(), TokenError::Revoked);
     let next = tokens.issue(&who, None, at(NOW) + Duration::from_millis(501));
     assert!(tokens.verify(&next.token, at(NOW)).is_ok(), "logged in again within the same second");
+    // All that stems from one login, also what is signed after its end, as by a refresh that was under way.
+    let issued = |now| tokens.issue_within(&who, "login", None, at(now));
+    let first = issued(NOW + 1);
+    tokens.end_login("login", None, at(NOW + 2)).await.unwrap();
+    for token in [&first, &issued(NOW + 3)] {
+        assert_eq!(tokens.verify(&token.token, at(NOW + 3)).unwrap_err(), TokenError::Revoked);
+    }
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ fn user(role: &str) -> User {
     }
 }
 
-fn token(gateway: &Gateway, role: &str, ago: Duration) -> String {
+pub fn token(gateway: &Gateway, role: &str, ago: Duration) -> String {
     gateway.live().shared().tokens.issue(&user(role), Some("web"), SystemTime::now() - ago).token
 }
 
@@ -200,6 +200,48 @@ async fn keys_of_robots_have_their_permissions_and_no_more() {
         asked("good-key").await.status == 401
     })
     .await;
+}
+
+#[tokio::test]
+async fn one_route_takes_a_key_or_a_token() {
+    let gateway = Gateway::with(
+        r#"
+roles: { user: { allow: ["robot:read"] }, guest: { allow: [] } }
+routes:
+  - { route: GET /robots, chain: [{ api_key: { optional: true } }, auth, rbac], respond: { text: hello } }
+"#,
+    )
+    .start()
+    .await;
+    let store = &gateway.live().shared().store;
+    let key = ApiKey {
+        id: "1".into(),
+        name: "a robot".into(),
+        tenant_id: "acme".into(),
+        created_by: "u-1".into(),
+        permissions: vec!["robot:read".into()],
+        created_at: SystemTime::now(),
+        expires_at: None,
+        revoked: false,
+    };
+    store.create_api_key(key, &Sha256::digest("good-key").into()).await.unwrap();
+    let bearer = |role| format!("Bearer {}", token(&gateway, role, AGO));
+    let (user, guest) = (bearer("user"), bearer("guest"));
+    for (headers, wanted) in [
+        (&[("x-api-key", "good-key")][..], "hello"),
+        (&[("authorization", &*user)], "hello"),
+        (&[], "no_token"),
+        (&[("authorization", "Bearer x")], "invalid_token"),
+        (&[("authorization", &*guest)], "permission_denied"),
+        (&[("x-api-key", "bad-key"), ("authorization", &*user)], "invalid_api_key"),
+        // The key counts, whatever the token is.
+        (&[("x-api-key", "good-key"), ("authorization", "Bearer x")], "hello"),
+        (&[("x-api-key", "good-key"), ("authorization", &*guest)], "hello"),
+    ] {
+        let answer = gateway.client.send("GET", "/robots", headers, "").await;
+        let said = if answer.status == 200 { answer.text().to_owned() } else { answer.code() };
+        assert_eq!(said, wanted, "{headers:?}");
+    }
 }
 
 #[tokio::test]

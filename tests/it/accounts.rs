@@ -1,12 +1,14 @@
 //! The seed's account flows through the front door, over a real store; and what administrators do about them.
 
-use crate::harness::{Answer, Client, Gateway};
+use crate::harness::load::within;
+use crate::harness::{Answer, Client, Gateway, Load, Scripted};
 use serde_json::{Value, json};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use voicegate::demo::Demo;
 
 const MANIFEST: &str = r#"
-auth: { password: { bcrypt_cost: 4 } }
+auth: { refresh_grace: 0s, password: { bcrypt_cost: 4 } }
 chains:
   open: [recovery, request_id]
   own: [{ chain: open }, auth]
@@ -25,38 +27,38 @@ versions:
       - { route: GET /hello, public: true, respond: { text: hello } }
 "#;
 
-const PASSWORD: &str = "Correct1horse";
+pub const PASSWORD: &str = "Correct1horse";
 
-async fn post(client: &Client, path: &str, body: Value) -> Answer {
+pub async fn post(client: &Client, path: &str, body: Value) -> Answer {
     client.post(&format!("/api/v01/auth/{path}"), &body.to_string()).await
 }
 
-async fn post_as(client: &Client, token: &str, path: &str, body: Value) -> Answer {
+pub async fn post_as(client: &Client, token: &str, path: &str, body: Value) -> Answer {
     let bearer = format!("Bearer {token}");
     let headers = [("content-type", "application/json"), ("authorization", &*bearer)];
     client.send("POST", path, &headers, &body.to_string()).await
 }
 
-async fn me(client: &Client, token: &str) -> Answer {
+pub async fn me(client: &Client, token: &str) -> Answer {
     client.send("GET", "/api/v01/auth/me", &[("authorization", &format!("Bearer {token}"))], "").await
 }
 
-async fn login(client: &Client, name: &str, password: &str) -> Answer {
+pub async fn login(client: &Client, name: &str, password: &str) -> Answer {
     post(client, "login", json!({ "username": name, "password": password })).await
 }
 
-async fn register(client: &Client, name: &str) -> Value {
+pub async fn register(client: &Client, name: &str) -> Value {
     let body = json!({ "username": name, "email": format!("{name}@example.com"), "password": PASSWORD });
     let answer = post(client, "register", body).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
     answer.json()
 }
 
-fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+pub fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}"))
 }
 
-async fn admin(gateway: &Gateway, method: &str, path: &str, body: Value) -> Answer {
+pub async fn admin(gateway: &Gateway, method: &str, path: &str, body: Value) -> Answer {
     admin_as(gateway, "admin-secret", method, path, body).await
 }
 
@@ -104,27 +106,86 @@ async fn the_seeds_flow_by_hand() {
     assert!(locked.header("retry-after").unwrap().parse::<u32>().unwrap() > 800);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_twenty_refreshes_at_once_one_gets_tokens() {
-    let gateway = Gateway::with(MANIFEST).start().await;
-    let said = register(&gateway.client, "ann").await;
+async fn refresh(client: &Client, said: &Value) -> Answer {
+    post(client, "refresh", json!({ "refresh_token": text(said, "refresh_token") })).await
+}
+
+/// Presents one refresh token twenty times at once.
+async fn refreshed_at_once(client: &Client, said: &Value) -> Vec<Answer> {
     let refreshes: Vec<_> = (0..20)
         .map(|_| {
-            let (client, token) = (gateway.client.clone(), text(&said, "refresh_token").to_owned());
-            tokio::spawn(
-                async move { post(&client, "refresh", json!({ "refresh_token": token })).await.status },
-            )
+            let (client, said) = (client.clone(), said.clone());
+            tokio::spawn(async move { refresh(&client, &said).await })
         })
         .collect();
-    let mut good = 0;
+    let mut answers = Vec::new();
     for refresh in refreshes {
-        match refresh.await.unwrap().as_u16() {
-            200 => good += 1,
-            401 => {}
-            status => panic!("{status}"),
-        }
+        answers.push(refresh.await.unwrap());
     }
-    assert_eq!(good, 1);
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_refreshes_at_once_all_get_tokens_and_the_login_goes_on() {
+    let gateway = Gateway::with(&MANIFEST.replace("refresh_grace: 0s", "refresh_grace: 10s")).start().await;
+    let client = &gateway.client;
+    let said = register(client, "ann").await;
+    for answer in refreshed_at_once(client, &said).await {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let next = refresh(client, &answer.json()).await;
+        assert_eq!(next.status, 200, "what it got works: {}", next.text());
+        assert_eq!(me(client, text(&next.json(), "access_token")).await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_grace_one_of_twenty_gets_tokens() {
+    let gateway = Gateway::with(MANIFEST).start().await;
+    let said = register(&gateway.client, "ann").await;
+    let answers = refreshed_at_once(&gateway.client, &said).await;
+    let count = |status: u16| answers.iter().filter(|answer| answer.status == status).count();
+    assert_eq!((count(200), count(401)), (1, 19), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reuse_after_the_grace_ends_everything_of_the_login() {
+    let gateway = Gateway::with(&MANIFEST.replace("refresh_grace: 0s", "refresh_grace: 300ms")).start().await;
+    let client = &gateway.client;
+    let elsewhere = register(client, "ann").await;
+    let first = login(client, "ann", PASSWORD).await.json();
+    let second = refresh(client, &first).await.json();
+    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    let third = refresh(client, &second).await.json();
+    assert_eq!(refresh(client, &first).await.code(), "invalid_refresh_token");
+    for said in [&second, &third] {
+        assert_eq!(refresh(client, said).await.code(), "invalid_refresh_token", "the family is dead");
+    }
+    for said in [&first, &second, &third] {
+        assert_eq!(me(client, text(said, "access_token")).await.code(), "token_revoked");
+    }
+    assert_eq!(me(client, text(&elsewhere, "access_token")).await.status, 200, "another login goes on");
+    assert_eq!(refresh(client, &elsewhere).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logout_ends_the_tokens_of_every_refresh_before_it() {
+    let gateway = Gateway::with(MANIFEST).start().await;
+    let client = &gateway.client;
+    let elsewhere = register(client, "ann").await;
+    let first = login(client, "ann", PASSWORD).await.json();
+    let second = refresh(client, &first).await.json();
+    let third = refresh(client, &second).await.json();
+    for said in [&first, &second, &third] {
+        assert_eq!(me(client, text(said, "access_token")).await.status, 200);
+    }
+    // With the oldest access token, and the newest refresh token.
+    let body = json!({ "refresh_token": text(&third, "refresh_token") });
+    let token = text(&first, "access_token");
+    assert_eq!(post_as(client, token, "/api/v01/auth/logout", body).await.status, 204);
+    for said in [&first, &second, &third] {
+        assert_eq!(me(client, text(said, "access_token")).await.code(), "token_revoked");
+    }
+    assert_eq!(me(client, text(&elsewhere, "access_token")).await.status, 200, "another login goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,34 +203,45 @@ async fn a_new_login_right_after_everything_was_revoked_is_good() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_hundred_logins_at_once_leave_other_routes_alone() {
-    let gateway = Gateway::with(&MANIFEST.replace("bcrypt_cost: 4", "bcrypt_cost: 8"))
+    let upstream = Scripted::saying("hello").await;
+    let manifest = MANIFEST
+        .replace("bcrypt_cost: 4", "bcrypt_cost: 8")
+        .replace("respond: { text: hello }", "upstream: hello");
+    let manifest = format!("{manifest}upstreams: {{ hello: {{ targets: [{{ url: \"${{U}}\" }}] }} }}\n");
+    let gateway = Gateway::with(&manifest)
+        .var("U", upstream.url())
         .flag("--password-workers", "1")
         .flag("--password-queue", "8")
         .start()
         .await;
+    let load = Load::start(&gateway.client, 4, "/api/v01/hello", &[]);
+    load.goes_on_for(50).await;
     let logins: Vec<_> = (0..300)
         .map(|n| {
             let client = gateway.client.clone();
             tokio::spawn(async move { login(&client, &format!("user{n}"), PASSWORD).await })
         })
         .collect();
-    for _ in 0..20 {
-        assert_eq!(gateway.client.get("/api/v01/hello").await.status, 200);
-    }
     let (mut compared, mut refused) = (0, 0);
+    // None hangs: the client gives up on an answer that does not come.
     for login in logins {
         let answer = login.await.unwrap();
         match answer.status.as_u16() {
             401 => compared += 1,
             503 => {
                 assert_eq!(answer.code(), "overloaded");
-                assert!(answer.header("retry-after").is_some());
+                let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+                assert_eq!(answer.json()["retry_after"], wait);
                 refused += 1;
             }
             status => panic!("{status}: {}", answer.text()),
         }
     }
     assert!(compared >= 9 && refused > 0, "{compared} compared, {refused} sent away");
+    let seen = load.end().await;
+    assert!(seen.iter().all(|one| one.status == 200));
+    let slowest = within(1.0, seen);
+    assert!(slowest < Duration::from_secs(1), "a proxied route answered after {slowest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +262,8 @@ async fn wechat_users_log_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn administrators_manage_users() {
-    let gateway = Gateway::with(MANIFEST).start().await;
+    let roles = "roles: { editor: { allow: ['document:*'] } }\n";
+    let gateway = Gateway::with(&format!("{roles}{MANIFEST}")).start().await;
     let client = &gateway.client;
     let said = register(client, "ann").await;
     let (token, id) = (text(&said, "access_token"), text(&said["user"], "id"));
@@ -211,6 +284,14 @@ async fn administrators_manage_users() {
         (faulty.code().as_str(), faulty.json()["errors"][0]["pointer"].as_str()),
         ("validation_failed", Some("/role"))
     );
+    let unknown = admin(&gateway, "POST", &format!("users/{id}/role"), json!({ "role": "editr" })).await;
+    assert_eq!(unknown.status, 400);
+    let fault = &unknown.json()["errors"][0];
+    assert_eq!((text(fault, "pointer"), text(fault, "code")), ("/role", "role_unknown"));
+    assert_eq!(text(fault, "detail"), "must be a role that the manifest defines; did you mean `editor`?");
+    assert_eq!(me(client, token).await.status, 200, "nothing was changed");
+    let role = admin(&gateway, "POST", &format!("users/{id}/role"), json!({ "role": "editor" })).await;
+    assert_eq!(role.status, 204);
     let role = admin(&gateway, "POST", &format!("users/{id}/role"), json!({ "role": "admin" })).await;
     assert_eq!(role.status, 204);
     assert_eq!(me(client, token).await.code(), "token_revoked", "a role change ends sessions");
@@ -290,10 +371,11 @@ async fn the_first_administrator_is_made_by_command() {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     };
     assert_eq!(voicegate(&["migrate"]).0, 0);
-    let (code, password) = voicegate(&["admin", "create", "root", "--email", "root@example.com"]);
+    let (code, password, _) = voicegate(&["admin", "create", "root", "--email", "root@example.com"]);
     assert_eq!(code, 0);
     let said = login(&gateway.client, "root", password.trim()).await.json();
     let root = text(&said, "access_token").to_owned();
@@ -319,4 +401,14 @@ async fn the_first_administrator_is_made_by_command() {
     )
     .await;
     assert_eq!(voicegate(&["admin", "role", "nobody", "user"]).0, 1);
+
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/routes.yaml");
+    let told = voicegate(&["admin", "role", "root", "guest", "--config", shipped]);
+    assert_eq!((told.0, told.2.contains("warning")), (0, false), "{}", told.2);
+    let told = voicegate(&["admin", "role", "root", "gest", "--config", shipped]);
+    assert_eq!((told.0, told.2.contains("did you mean `guest`?")), (1, true), "{}", told.2);
+    let told = voicegate(&["admin", "role", "root", "guest", "--config", "nowhere.yaml"]);
+    assert_eq!((told.0, told.2.contains("nothing was changed")), (1, true), "{}", told.2);
+    let told = voicegate(&["admin", "role", "root", "gest"]);
+    assert_eq!((told.0, told.2.contains("warning: no manifest was asked")), (0, true), "{}", told.2);
 }

@@ -1,7 +1,10 @@
 //! How often and from where: `rate_limit`, `concurrency`, `ip_filter`, in memory and over replicas that share a Redis.
 
-use crate::harness::{Answer, Gateway, RedisServer, Scripted, eventually, gateway::Builder};
+use crate::access::token;
+use crate::harness::load::within;
+use crate::harness::{Answer, Gateway, Load, RedisServer, Scripted, eventually, gateway::Builder};
 use futures_util::future::join_all;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const WITHIN: Duration = Duration::from_secs(20);
@@ -35,6 +38,8 @@ async fn in_memory_exactly_the_limit_passes() {
     let (count, refused) = passed(&[&gateway], 300).await;
     assert_eq!(count, 100);
     assert_eq!(refused.unwrap().code(), "rate_limited");
+    let rejections = "voicegate_rate_limit_rejections_total{limit=\"default\"}";
+    assert_eq!(gateway.metric(rejections).await, 200.0);
     assert_eq!(gateway.client.get("/b").await.status, 200, "another route counts for itself");
 }
 
@@ -114,6 +119,72 @@ async fn a_redis_that_hangs_or_is_gone_does_not_stop_traffic() {
     assert_eq!(gateway.client.get("/b").await.status, 200);
     redis.restart();
     eventually("a new Redis is found", WITHIN, async || gateway.client.get("/a").await.status == 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_hangs_under_load_costs_callers_next_to_nothing() {
+    let manifest = "auth: { password: { bcrypt_cost: 4 } }\n\
+        rate_limits: { many: { limit: 1000000, per: 10m, by: [user] }, login: { limit: 20, per: 10m, by: [ip] } }\n\
+        routes:\n\
+        - { route: GET /own, chain: [auth, { rate_limit: many }], respond: { status: 200, text: hello } }\n\
+        - { route: POST /login, chain: [{ rate_limit: login }], public: true, handler: auth.login }\n";
+    let secret = "0123456789abcdef0123456789abcdef-shared";
+    let redis = RedisServer::start();
+    let one = on(&redis, Gateway::with(manifest).flag("--jwt-secret", secret)).await;
+    let other = on(&redis, Gateway::with(manifest).flag("--jwt-secret", secret)).await;
+    let names = AtomicUsize::new(0);
+    let login = async |gateway: &Gateway| {
+        let name = names.fetch_add(1, Ordering::Relaxed);
+        let body = format!(r#"{{"username":"user{name}","password":"Wrong1horse"}}"#);
+        match gateway.client.post("/login", &body).await.status.as_u16() {
+            401 => true,
+            429 => false,
+            status => panic!("{status}"),
+        }
+    };
+    // One after the other: the queue of the password workers is not what is asked about here.
+    let logins = async |gateways: &[&Gateway], count: usize| {
+        let mut passed = 0;
+        for number in 0..count {
+            passed += usize::from(login(gateways[number % gateways.len()]).await);
+        }
+        passed
+    };
+    assert_eq!(logins(&[&one, &other], 8).await, 8, "of twenty");
+
+    let bearer = format!("Bearer {}", token(&one, "user", Duration::ZERO));
+    let load = Load::start(&one.client, 8, "/own", &[("authorization", &bearer)]);
+    load.goes_on_for(3000).await;
+    let stopped = Instant::now();
+    redis.signal("STOP");
+    load.goes_on_for(100).await;
+    // The other notices by a request of another limit, so that none of the login's waits at Redis.
+    let noticing = other.client.send("GET", "/own", &[("authorization", &bearer)], "").await;
+    assert_eq!(noticing.status, 200);
+    assert_eq!(logins(&[&one], 20).await, 10, "alone, a limit that guards credentials holds at half");
+    assert_eq!(logins(&[&other], 20).await, 10);
+    load.goes_on_for(3000).await;
+    let seen = load.end().await;
+    redis.signal("CONT");
+
+    assert!(seen.iter().all(|one| one.status == 200), "protected traffic goes on");
+    let (mut during, before): (Vec<_>, Vec<_>) =
+        seen.into_iter().partition(|one| one.begun + one.took > stopped);
+    let (usual, p99) = (within(0.5, before.clone()), within(0.99, before));
+    let p99_during = within(0.99, during.clone());
+    // That nobody waits is seen in the beginning: each who did would have waited 50 ms.
+    during.sort_by_key(|one| one.begun);
+    let first = within(0.5, during.into_iter().take(400));
+    assert!(p99_during <= p99 + Duration::from_millis(100), "p99 {p99:?}, {p99_during:?} while Redis hangs");
+    assert!(
+        first <= usual + Duration::from_millis(25),
+        "usually {usual:?}, {first:?} when Redis began to hang"
+    );
+
+    for gateway in [&one, &other] {
+        eventually("Redis decides again", WITHIN, async || login(gateway).await).await;
+    }
+    assert_eq!(logins(&[&one, &other], 30).await, 10, "of twenty, but for eight and two");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! What operators see: probes, metrics, the admin API, health, request ids and the access log.
 
 use crate::harness::scripted::body;
-use crate::harness::{Answer, Gateway, Process, Scripted, eventually};
+use crate::harness::{Answer, Gateway, Process, RedisServer, Scripted, eventually};
 use http::Response;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -54,7 +54,7 @@ async fn verbose_readiness_tells_revision_config_and_checks() {
     assert_eq!(ready["draining"], false);
     assert_eq!(ready["config"], "current");
     assert_eq!(ready["last_reload_failure"], Value::Null);
-    assert_eq!(ready["checks"], serde_json::json!({}));
+    assert_eq!(ready["checks"], serde_json::json!({ "database": "healthy" }));
     let revision = &ready["revision"];
     assert_eq!((&revision["number"], &revision["routes"]), (&1.into(), &3.into()));
     assert_eq!(revision["api_version"], "v9");
@@ -320,6 +320,42 @@ async fn health_follows_the_services_behind_the_gateway() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn health_and_metrics_show_the_stores() {
+    let mut redis = RedisServer::start();
+    let gateway = Gateway::with(MANIFEST).flag("--redis-url", &redis.url()).start().await;
+    let health = async || {
+        let answer = gateway.client.get("/health").await;
+        assert_eq!(answer.status, 200, "the gateway itself works");
+        answer.json()
+    };
+    for (overall, state, next) in [
+        ("healthy", "healthy", RedisServer::kill as fn(&mut RedisServer)),
+        ("degraded", "unhealthy", RedisServer::restart),
+        ("healthy", "healthy", |_| ()),
+    ] {
+        eventually(&format!("redis is {state}"), SOON, || async {
+            let health = health().await;
+            assert_eq!(health["checks"]["database"], "healthy");
+            health["checks"]["redis"] == state && health["status"] == overall
+        })
+        .await;
+        let live = gateway.admin.get("/livez").await;
+        assert_eq!(live.status, 200, "whatever the stores do");
+        let connections = gateway.metric("redis_connections{state=\"active\"}").await;
+        assert_eq!(connections >= 1.0, state == "healthy", "{connections}");
+        next(&mut redis);
+    }
+    let database = |state: &str| format!("db_connections{{pool=\"sqlite\",state=\"{state}\"}}");
+    let open = gateway.metric(&database("active")).await + gateway.metric(&database("idle")).await;
+    assert!(open >= 1.0, "{open}");
+
+    let alone = Gateway::with(MANIFEST).start().await;
+    let checks = &alone.client.get("/health").await.json()["checks"];
+    assert_eq!(checks, &serde_json::json!({ "database": "healthy" }), "asked before it listens");
+    assert!(!alone.admin.get("/metrics").await.text().contains("redis_connections"));
 }
 
 #[tokio::test]

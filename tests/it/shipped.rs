@@ -1,7 +1,7 @@
 //! What is shipped works: the manifest, the demo and what it prints, and every manifest in the documentation.
 
 use crate::harness::process::run;
-use crate::harness::{Answer, Client, Gateway, Process, eventually};
+use crate::harness::{Gateway, Process, eventually};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use voicegate::demo::Demo;
@@ -42,6 +42,10 @@ async fn every_shipped_route_answers() {
     let routes = gateway.admin.get("/admin/api/routes").await.json();
     let routes = routes["routes"].as_array().unwrap().clone();
     assert!(routes.len() >= 9, "{routes:?}");
+    let said = gateway.client.post("/api/v01/auth/register", ANN).await;
+    assert_eq!(said.status, 201, "{}", said.text());
+    let bearer = format!("Bearer {}", said.json()["access_token"].as_str().unwrap());
+    let json = [("content-type", "application/json"), ("authorization", &*bearer)];
     for route in routes {
         let method = if route["method"] == "ANY" { "GET" } else { route["method"].as_str().unwrap() };
         let template = route["path"].as_str().unwrap();
@@ -49,7 +53,6 @@ async fn every_shipped_route_answers() {
         let mut running = None;
         if template.contains("/chat/") && !template.ends_with("/stream") {
             let ask = r#"{"query": "Tell me", "session_id": "running"}"#;
-            let json = [("content-type", "application/json")];
             running =
                 Some(gateway.client.open("POST", "/api/v2/chat/stream?stall_after=1", &json, ask).await);
             eventually("an answer is running", Duration::from_secs(10), || async {
@@ -59,9 +62,22 @@ async fn every_shipped_route_answers() {
         }
         let (path, body) = request_for(template);
         let body = if method == "GET" { String::new() } else { body };
-        let answer = gateway.client.send(method, &path, &[("content-type", "application/json")], &body).await;
-        // What the account routes do with a right body is shown in accounts.rs; here they are there, and refuse.
-        let refused = template.contains("/auth/") && matches!(answer.status.as_u16(), 400 | 401 | 429);
+        // What needs a token is refused without one, before anything is asked behind the gateway.
+        let stranger = gateway.client.send(method, &path, &json[..1], &body).await;
+        let open = [
+            "/auth/register",
+            "/auth/login",
+            "/auth/refresh",
+            "/auth/password/forgot",
+            "/auth/password/reset",
+        ];
+        let open = open.iter().chain(&["/auth/wechat/login", "/health", "/livez", "/readyz"]);
+        let guarded = !open.into_iter().any(|open| template.ends_with(open));
+        assert_eq!(stranger.status == 401, guarded, "{method} {path}: {}", stranger.text());
+        let answer = gateway.client.send(method, &path, &json, &body).await;
+        // What these do with a right body is shown in accounts.rs and sessions.rs; here they are there, and refuse.
+        let ours = ["/auth/", "/v01/sessions", "/v01/chat/"].iter().any(|part| template.contains(part));
+        let refused = ours && matches!(answer.status.as_u16(), 400 | 401 | 404 | 429);
         assert!(
             answer.status.is_success() || refused,
             "{method} {path}: {} {}",
@@ -74,60 +90,48 @@ async fn every_shipped_route_answers() {
     }
 }
 
-/// One `curl` command as it was printed, without the program's name.
-fn words(command: &str) -> Vec<String> {
-    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
-    for c in command.replace("\\\n", " ").chars() {
-        match c {
-            '\'' => quoted = !quoted,
-            c if c.is_whitespace() && !quoted => {
-                words.extend(Some(std::mem::take(&mut word)).filter(|w| !w.is_empty()))
-            }
-            c => word.push(c),
+/// The commands in a text, as they would be pasted; a backslash continues a line.
+fn commands(text: &str) -> String {
+    let (mut script, mut goes_on) = (String::new(), false);
+    for line in text.lines().map(str::trim) {
+        if goes_on || line.starts_with("curl ") || line.starts_with("TOKEN=$(curl ") {
+            script.push_str(line);
+            script.push('\n');
+            goes_on = line.ends_with('\\');
         }
     }
-    words.extend(Some(word).filter(|w| !w.is_empty()));
-    words
+    script
 }
 
-/// Does what a printed `curl` command would do.
-async fn curl(command: &str) -> Answer {
-    let (mut headers, mut url, mut body, mut method) =
-        (Vec::new(), String::new(), String::new(), "GET".to_owned());
-    let mut words = words(command).into_iter().skip(1);
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "-N" | "-i" | "-s" => {}
-            "-H" => headers.push(words.next().unwrap()),
-            "-X" => method = words.next().unwrap(),
-            "-d" => {
-                body = words.next().unwrap();
-                method = "POST".to_owned();
-            }
-            flag if flag.starts_with('-') => panic!("curl {flag}: {command}"),
-            address => url = address.to_owned(),
-        }
-    }
-    let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
-    let headers: Vec<_> =
-        headers.iter().map(|header| header.split_once(':').unwrap()).map(|(n, v)| (n, v.trim())).collect();
-    Client::new(address.parse().unwrap()).send(&method, &format!("/{path}"), &headers, &body).await
+/// Pastes commands into a shell: what they print, and the status and URL of each call.
+fn paste(script: &str) -> (String, Vec<(String, String)>) {
+    let told =
+        "curl() { command curl -sS --max-time 20 -w '%{stderr}%{http_code} %{url_effective}\\n' \"$@\"; }";
+    let output =
+        std::process::Command::new("sh").args(["-c", &format!("{told}\n{script}")]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let called = |line: &str| line.split_once(' ').map(|(status, url)| (status.to_owned(), url.to_owned()));
+    let calls: Vec<_> = stderr.lines().map(|line| called(line).expect(&stderr)).collect();
+    assert_eq!(calls.len(), script.matches("curl ").count(), "{stderr}");
+    (String::from_utf8(output.stdout).unwrap(), calls)
 }
 
-/// The `curl` commands in a text; a backslash continues a line.
-fn commands(text: &str) -> Vec<String> {
-    let mut all: Vec<String> = Vec::new();
-    let mut goes_on = false;
-    for line in text.lines() {
-        let trimmed = line.trim();
-        match goes_on {
-            true => all.last_mut().unwrap().push_str(&format!("\n{trimmed}")),
-            false if trimmed.starts_with("curl ") => all.push(trimmed.to_owned()),
-            false => continue,
-        }
-        goes_on = trimmed.ends_with('\\');
+/// Pastes, and holds that every call answers as it should.
+async fn pasted(script: String) -> String {
+    let (said, calls) = tokio::task::spawn_blocking(move || paste(&script)).await.unwrap();
+    for (status, url) in &calls {
+        let wanted = match url {
+            url if url.ends_with("/nowhere") => "404",
+            url if url.ends_with("/register") => "201",
+            _ => "200",
+        };
+        assert_eq!(status, wanted, "{url}: {said}");
     }
-    all
+    for needed in ["/register", "/login", "/chat/stream", "/health"] {
+        assert!(calls.iter().any(|(_, url)| url.ends_with(needed)), "{needed} is not shown: {calls:?}");
+    }
+    assert!(said.contains("event: token") && said.contains("event: done"), "{said}");
+    said
 }
 
 #[tokio::test]
@@ -139,37 +143,64 @@ async fn the_demo_starts_anywhere_and_the_commands_it_prints_work() {
     })
     .await;
     let (public, admin) = (process.client.address().to_string(), process.admin.address().to_string());
-    let commands = commands(&process.stderr());
-    assert!(commands.len() >= 4, "{commands:?}");
-    for command in &commands {
-        assert!(command.contains(&public) || command.contains(&admin), "real addresses: {command}");
-        let answer = curl(command).await;
-        match command.contains("/nowhere") {
-            true => assert_eq!(answer.json()["error"], "资源不存在", "{command}"),
-            false => assert_eq!(answer.status, 200, "{command}: {}", answer.text()),
-        }
-        if command.contains("/chat/stream") {
-            assert!(answer.text().contains("event: token") && answer.text().contains("event: done"));
-        }
+    let script = commands(&process.stderr());
+    for line in script.lines().filter(|line| line.contains("http://")) {
+        assert!(line.contains(&public) || line.contains(&admin), "real addresses: {line}");
     }
-    for needed in ["/chat/stream", "/health", "/metrics"] {
-        assert!(
-            commands.iter().any(|command| command.contains(needed)),
-            "{needed} is not shown: {commands:?}"
-        );
-    }
+    let said = pasted(script).await;
+    assert!(said.contains("资源不存在") && said.contains("http_requests_total"), "{said}");
+}
+
+#[tokio::test]
+async fn the_commands_of_the_readme_work() {
+    let process = Process::serve_in(tempfile::tempdir().unwrap(), &["--demo"], &[]).await;
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let script = commands(&readme).replace("127.0.0.1:8080", &process.client.address().to_string());
+    pasted(script).await;
+}
+
+const ANN: &str = r#"{"username": "ann", "email": "ann@example.com", "password": "Gateway1"}"#;
+
+/// Entries of a folder.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
 #[tokio::test]
 async fn the_demo_leaves_nothing_behind() {
-    let (folder, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let temporary_path = temporary.path().to_str().unwrap().to_owned();
-    let mut process = Process::serve_in(folder, &["--demo"], &[("TMPDIR", &temporary_path)]).await;
-    let left = || std::fs::read_dir(temporary.path()).unwrap().count();
-    assert_eq!(left(), 1, "the manifest it serves");
-    process.signal("TERM");
-    assert_eq!(process.ended(Duration::from_secs(10)).await.code(), Some(0));
-    assert_eq!(left(), 0);
+    let temporary = tempfile::tempdir().unwrap();
+    // Text that a URL would read as something else.
+    let temporary = temporary.path().join("a b?c%41#d");
+    std::fs::create_dir(&temporary).unwrap();
+    let environment = [("TMPDIR", temporary.to_str().unwrap())];
+    for killed in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path().to_owned();
+        let mut process = Process::serve_in(folder, &["--demo"], &environment).await;
+        // Yesterday's users are gone, also those of a demo that was killed.
+        assert_eq!(process.client.post("/api/v01/auth/register", ANN).await.status, 201);
+        assert_eq!(entries(&here), Vec::<PathBuf>::new(), "nothing of it in the current folder");
+        assert_eq!(entries(&temporary).len(), 1, "what it serves and keeps");
+        process.signal(if killed { "KILL" } else { "TERM" });
+        let code = process.ended(Duration::from_secs(10)).await.code();
+        assert_eq!(code, (!killed).then_some(0));
+        assert_eq!(entries(&temporary).len(), usize::from(killed));
+    }
+}
+
+#[tokio::test]
+async fn a_demo_keeps_users_where_it_is_told_to() {
+    let kept = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}", kept.path().join("kept.db").display());
+    let environment = [("DATABASE_URL", &*database)];
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let mut process = Process::serve_in(tempfile::tempdir().unwrap(), &["--demo"], &environment).await;
+        answers.push(process.client.post("/api/v01/auth/register", ANN).await.status.as_u16());
+        process.signal("TERM");
+        process.ended(Duration::from_secs(10)).await;
+    }
+    assert_eq!(answers, [201, 409]);
 }
 
 fn documents(folder: &Path, all: &mut Vec<PathBuf>) {

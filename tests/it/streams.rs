@@ -431,3 +431,5 @@ async fn over_http2_events_arrive_as_they_are_sent_and_a_reset_stops_the_upstrea
     open.leave_stream();
     eventually("the upstream stops", AT_ONCE, async || demo.stats().streams.aborted == 1).await;
 }
+
+mod reauth;

@@ -320,9 +320,9 @@ async fn too_many_logins_at_once_are_sent_away() {
 }
 
 #[tokio::test]
-async fn a_refresh_token_works_once_and_its_reuse_ends_the_family() {
+async fn a_refresh_token_works_once_and_its_reuse_ends_the_login() {
     let front = Front::new();
-    front.register("ann").await;
+    let elsewhere = front.register("ann").await;
     let headers = [("content-type", "application/json"), ("x-channel", "desktop")];
     let body = json!({ "username": "ann", "password": "Correct1horse" }).to_string();
     let first = front.send(Method::POST, "/auth/login", None, &headers, &body).await;
@@ -332,11 +332,32 @@ async fn a_refresh_token_works_once_and_its_reuse_ends_the_family() {
     assert_ne!(second.text("refresh_token"), first.text("refresh_token"));
     assert!(second.text("access_token").contains("|desktop|"), "the channel stays: {}", second.body);
     assert_eq!(front.me(second.text("access_token")).await.status, 200);
+    front.house.pass(11);
     let reused = front.post("/auth/refresh", refresh(&first)).await;
     assert_eq!(reused.refused().1, "invalid_refresh_token");
     assert_eq!(front.post("/auth/refresh", refresh(&second)).await.status, 401, "the family is dead");
     assert_eq!(front.me(second.text("access_token")).await.status, 401, "its access tokens are revoked");
+    assert_eq!(front.me(first.text("access_token")).await.status, 401, "of every refresh");
+    assert_eq!(front.me(elsewhere.text("access_token")).await.status, 200, "other logins go on");
     assert_eq!(front.post("/auth/refresh", json!({ "refresh_token": "vgr_unknown" })).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_refresh_token_sent_again_at_once_gives_tokens_that_end_together() {
+    let front = Front::new();
+    let first = front.register("ann").await;
+    let refresh = |said: &Said| json!({ "refresh_token": said.text("refresh_token") });
+    let one = front.post("/auth/refresh", refresh(&first)).await;
+    front.house.pass(10);
+    let other = front.post("/auth/refresh", refresh(&first)).await;
+    assert_eq!((one.status, other.status), (200, 200));
+    assert_ne!(one.text("refresh_token"), other.text("refresh_token"));
+    let next = front.post("/auth/refresh", refresh(&one)).await;
+    assert_eq!(front.post_as(next.text("access_token"), "/auth/logout", refresh(&next)).await.status, 204);
+    for said in [&first, &one, &other, &next] {
+        assert_eq!(front.me(said.text("access_token")).await.status, 401);
+        assert_eq!(front.post("/auth/refresh", refresh(said)).await.status, 401);
+    }
 }
 
 #[tokio::test]
@@ -389,6 +410,68 @@ async fn guessing_the_old_password_locks_too() {
         assert_eq!(said.status, 401);
     }
     assert_eq!(front.post_as(said.text("access_token"), "/auth/password/change", guess).await.status, 423);
+}
+
+#[tokio::test]
+async fn an_account_is_deleted_with_its_password_and_its_name_is_free() {
+    let front = Front::new();
+    let said = front.register("ann").await;
+    let token = said.text("access_token");
+    let delete = async |body: &str| {
+        let headers: &[_] = if body.is_empty() { &[] } else { &[("content-type", "application/json")] };
+        front.send(Method::DELETE, "/auth/me", Some(token), headers, body).await
+    };
+    let nobody = front.send(Method::DELETE, "/auth/me", None, &[], "").await;
+    assert_eq!(nobody.refused().1, "no_token");
+    for missing in ["", "{}", r#"{"password": null}"#] {
+        assert_eq!(delete(missing).await.refused().2, ["/password: required"], "{missing}");
+    }
+    let long = json!({ "password": "x".repeat(73) }).to_string();
+    assert_eq!(delete(&long).await.refused().2, ["/password: password_too_long"]);
+    assert_eq!(delete(r#"{"password": "wrong"}"#).await.refused().1, "invalid_credentials");
+    assert_eq!(front.me(token).await.status, 200);
+
+    assert_eq!(delete(r#"{"password": "Correct1horse"}"#).await.status, 204);
+    assert_eq!(front.me(token).await.status, 401);
+    assert_eq!(delete(r#"{"password": "Correct1horse"}"#).await.status, 401);
+    let refresh = json!({ "refresh_token": said.text("refresh_token") });
+    assert_eq!(front.post("/auth/refresh", refresh).await.status, 401);
+    assert_eq!(front.login("ann", "Correct1horse").await.status, 401);
+    let again = front.register("ANN").await;
+    assert_ne!(again.body["user"]["id"], said.body["user"]["id"]);
+}
+
+#[tokio::test]
+async fn guessing_at_a_deletion_locks_too() {
+    let front = Front::new();
+    let said = front.register("ann").await;
+    let delete = async |password: &str| {
+        let (headers, body) = ([("content-type", "application/json")], json!({ "password": password }));
+        let token = Some(said.text("access_token"));
+        front.send(Method::DELETE, "/auth/me", token, &headers, &body.to_string()).await.status
+    };
+    for _ in 0..5 {
+        assert_eq!(delete("wrong").await, 401);
+    }
+    assert_eq!(delete("Correct1horse").await, 423);
+    front.house.pass(900);
+    assert_eq!(delete("Correct1horse").await, 204);
+    // Nothing is left of the lock for whoever takes the name next.
+    front.register("ann").await;
+    for _ in 0..4 {
+        assert_eq!(front.login("ann", "wrong").await.status, 401);
+    }
+    assert_eq!(front.login("ann", "Correct1horse").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_account_without_a_password_is_deleted_without_one() {
+    let front = Front::new();
+    let said = front.register("ann").await;
+    front.house.store.alter("ann", |user| user.password_hash = None);
+    let token = Some(said.text("access_token"));
+    assert_eq!(front.send(Method::DELETE, "/auth/me", token, &[], "").await.status, 204);
+    assert_eq!(front.me(said.text("access_token")).await.status, 401);
 }
 
 /// Takes one message by SMTP and gives the reset token in it.
@@ -466,7 +549,8 @@ async fn a_forgotten_password_is_set_anew_by_a_link_that_works_once() {
 async fn links_cannot_be_asked_for_where_no_mail_can_be_sent() {
     let front = Front::over(House::in_environment(&[], Environment::Production));
     let said = front.post("/auth/password/forgot", json!({ "email": "ann@example.com" })).await;
-    assert_eq!((said.status, said.text("code")), (503, "unavailable"));
+    assert_eq!((said.status, said.text("code")), (503, "mail_unavailable"));
+    assert_eq!(said.headers["retry-after"], "3600", "asking again does not help");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Who may call, and how often: `auth`, `roles`, `rate_limits`, `cors`.
 
 use crate::manifest::{List, Spanned, Table};
-use crate::units::Dur;
+use crate::units::{Dur, DurOrZero};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -15,6 +15,8 @@ pub struct Auth {
     pub access_ttl: Option<Spanned<Dur>>,
     /// Lifetime of a refresh token (default `7d`).
     pub refresh_ttl: Option<Spanned<Dur>>,
+    /// For so long a used refresh token is taken again, so that tabs that refresh together all succeed; later its family ends (default `10s`; `0s` for never).
+    pub refresh_grace: Option<Spanned<DurOrZero>>,
     /// An access token with less than this left is renewed by `X-New-Token` (default `1h`).
     pub renew_within: Option<Spanned<Dur>>,
     /// Where a token may stand, in order of preference (default all three).

@@ -101,10 +101,11 @@ impl<'a> Call<'a> {
         (!allow.split(", ").any(|allowed| allowed == method.as_str())).then_some(allow)
     }
 
-    /// Does it for an administrator.
+    /// Does it for an administrator; `roles` are those of the manifest that serves.
     pub(super) async fn perform(
         self,
         accounts: &Accounts,
+        roles: &[String],
         by: &str,
         method: &Method,
         query: Option<&str>,
@@ -116,7 +117,7 @@ impl<'a> Call<'a> {
                 match act {
                     Act::Role => {
                         let RoleRequest { role } = read_json(&read(body).await?, true)?;
-                        accounts.set_role(by, id, &role).await?;
+                        accounts.set_role(by, id, &role, Some(roles)).await?;
                     }
                     Act::Disable => accounts.set_disabled(by, id, true).await?,
                     Act::Enable => accounts.set_disabled(by, id, false).await?,

@@ -58,73 +58,83 @@ macro_rules! portable_tokens {
                     token_hash: &[u8; 32],
                     next_hash: &[u8; 32],
                     next_expires_at: SystemTime,
+                    grace: Duration,
                     now: SystemTime,
                 ) -> Stored<Rotation> {
                     let (next_expires_at, now) = (millis(next_expires_at), millis(now));
+                    let grace = grace.as_millis().min(i64::MAX as u128) as i64;
                     within(self.call, async {
                         let mut tx = self.begin().await?;
                         // The decision. Of parallel calls one finds `used_at` empty; the others wait for it, then do not.
-                        let family: Option<(String,)> = sqlx::query_as(
+                        let used = sqlx::query(
                             "UPDATE refresh_tokens SET used_at = $2 \
                              WHERE token_hash = $1 AND used_at IS NULL AND expires_at > $2 \
-                             AND family IN (SELECT id FROM refresh_families WHERE ended_at IS NULL) RETURNING family",
+                             AND family IN (SELECT id FROM refresh_families WHERE ended_at IS NULL)",
                         )
                         .bind(&token_hash[..])
                         .bind(now)
-                        .fetch_optional(&mut *tx)
+                        .execute(&mut *tx)
                         .await?;
-                        let Some((family,)) = family else {
+                        let first = used.rows_affected() == 1;
+                        let mut family: Option<(String, String)> = None;
+                        if first || grace > 0 {
+                            // A family that was ended is asked for again, with its row locked: a logout between the two
+                            // statements wins.
+                            let since = if first { now } else { now.saturating_sub(grace) };
+                            family = sqlx::query_as(
+                                "UPDATE refresh_families SET expires_at = $2 WHERE ended_at IS NULL AND id IN \
+                                 (SELECT family FROM refresh_tokens WHERE token_hash = $1 AND used_at >= $3) \
+                                 RETURNING id, user_id",
+                            )
+                            .bind(&token_hash[..])
+                            .bind(next_expires_at)
+                            .bind(since)
+                            .fetch_optional(&mut *tx)
+                            .await?;
+                        }
+                        let Some((id, user_id)) = family else {
+                            if first {
+                                tx.rollback().await?;
+                                return Ok(Rotation::Refused);
+                            }
                             // Whoever presents a used token shows that two hold it: the family ends. Also after it would
                             // have expired, for its successors may be in a thief's hands. Only the call that ends the
                             // family says so: replaying one stale token does not raise the alarm again and again.
                             let reused: Option<(String, String)> = sqlx::query_as(
                                 "UPDATE refresh_families SET ended_at = $2 WHERE ended_at IS NULL AND id IN \
                                  (SELECT family FROM refresh_tokens WHERE token_hash = $1 AND used_at IS NOT NULL) \
-                                 RETURNING user_id, id",
+                                 RETURNING id, user_id",
                             )
                             .bind(&token_hash[..])
                             .bind(now)
                             .fetch_optional(&mut *tx)
                             .await?;
                             tx.commit().await?;
-                            return Ok(reused.map_or(Rotation::Refused, |(user_id, family)| Rotation::Reused {
-                                user_id,
-                                family,
+                            return Ok(reused.map_or(Rotation::Refused, |(id, user_id)| {
+                                Rotation::Reused(Family { id, user_id })
                             }));
-                        };
-                        // Asked again, with the row locked: a logout between the two statements wins.
-                        let user_id: Option<(String,)> = sqlx::query_as(
-                            "UPDATE refresh_families SET expires_at = $2 WHERE id = $1 AND ended_at IS NULL \
-                             RETURNING user_id",
-                        )
-                        .bind(&family)
-                        .bind(next_expires_at)
-                        .fetch_optional(&mut *tx)
-                        .await?;
-                        let Some((user_id,)) = user_id else {
-                            tx.rollback().await?;
-                            return Ok(Rotation::Refused);
                         };
                         sqlx::query(
                             "INSERT INTO refresh_tokens (token_hash, family, issued_at, expires_at) VALUES ($1, $2, $3, $4)",
                         )
                         .bind(&next_hash[..])
-                        .bind(&family)
+                        .bind(&id)
                         .bind(now)
                         .bind(next_expires_at)
                         .execute(&mut *tx)
                         .await?;
                         tx.commit().await?;
-                        Ok(Rotation::Rotated { user_id, family })
+                        let family = Family { id, user_id };
+                        Ok(if first { Rotation::Rotated(family) } else { Rotation::Repeated(family) })
                     })
                     .await
                 }
 
-                async fn end_family_of(&self, token_hash: &[u8; 32], now: SystemTime) -> Stored<Option<String>> {
-                    let user: Option<(String,)> = within(self.call, async {
+                async fn end_family_of(&self, token_hash: &[u8; 32], now: SystemTime) -> Stored<Option<Family>> {
+                    let family: Option<(String, String)> = within(self.call, async {
                         sqlx::query_as(
                             "UPDATE refresh_families SET ended_at = COALESCE(ended_at, $2) \
-                             WHERE id IN (SELECT family FROM refresh_tokens WHERE token_hash = $1) RETURNING user_id",
+                             WHERE id IN (SELECT family FROM refresh_tokens WHERE token_hash = $1) RETURNING id, user_id",
                         )
                         .bind(&token_hash[..])
                         .bind(millis(now))
@@ -132,7 +142,7 @@ macro_rules! portable_tokens {
                         .await
                     })
                     .await?;
-                    Ok(user.map(|(id,)| id))
+                    Ok(family.map(|(id, user_id)| Family { id, user_id }))
                 }
 
                 async fn end_families(&self, user_id: &str, now: SystemTime) -> Stored<u64> {

@@ -284,7 +284,8 @@ async fn a_deleted_user_leaves_nothing(bed: &Bed) {
     gone(bed.store.delete_user(&user.id, at(6)).await);
     gone(bed.store.delete_user("nobody", at(6)).await);
     gone(bed.store.delete_user("a\0", at(6)).await);
-    assert_eq!(bed.store.rotate(&hash(1), &hash(3), at(100), at(6)).await.unwrap(), Rotation::Refused);
+    let rotation = bed.store.rotate(&hash(1), &hash(3), at(100), Duration::ZERO, at(6)).await.unwrap();
+    assert_eq!(rotation, Rotation::Refused);
     assert_eq!(bed.store.consume_reset(&hash(2), at(6)).await.unwrap(), None);
     gone(bed.store.api_key(&hash(10), at(6)).await);
     gone(bed.store.api_key(&hash(11), at(6)).await);

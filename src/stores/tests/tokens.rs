@@ -7,15 +7,28 @@ async fn family(bed: &Bed, user: &User, name: &str, token: u32) {
 }
 
 async fn rotate(bed: &Bed, token: u32, next: u32, now: i64) -> Rotation {
-    bed.store.rotate(&hash(token), &hash(next), at(now + 100), at(now)).await.unwrap()
+    rotate_within(bed, token, next, 0, now).await
+}
+
+async fn rotate_within(bed: &Bed, token: u32, next: u32, grace: u64, now: i64) -> Rotation {
+    let grace = Duration::from_secs(grace);
+    bed.store.rotate(&hash(token), &hash(next), at(now + 100), grace, at(now)).await.unwrap()
+}
+
+fn named(user: &User, family: &str) -> Family {
+    Family { id: family.to_owned(), user_id: user.id.clone() }
 }
 
 fn rotated(user: &User, family: &str) -> Rotation {
-    Rotation::Rotated { user_id: user.id.clone(), family: family.to_owned() }
+    Rotation::Rotated(named(user, family))
+}
+
+fn repeated(user: &User, family: &str) -> Rotation {
+    Rotation::Repeated(named(user, family))
 }
 
 fn reused(user: &User, family: &str) -> Rotation {
-    Rotation::Reused { user_id: user.id.clone(), family: family.to_owned() }
+    Rotation::Reused(named(user, family))
 }
 
 async fn tokens_rotate_along_their_family(bed: &Bed) {
@@ -47,31 +60,73 @@ async fn unknown_and_expired_tokens_are_refused(bed: &Bed) {
     assert_eq!(rotate(bed, 1, 3, 150).await, reused(&user, "f"), "reuse counts after expiry too");
 }
 
+async fn a_used_token_is_taken_again_within_the_grace(bed: &Bed) {
+    let user = bed.user("a").await;
+    family(bed, &user, "f", 1).await;
+    assert_eq!(rotate_within(bed, 1, 2, 10, 5).await, rotated(&user, "f"));
+    assert_eq!(rotate_within(bed, 1, 3, 10, 6).await, repeated(&user, "f"));
+    assert_eq!(rotate_within(bed, 1, 4, 10, 15).await, repeated(&user, "f"), "its last moment");
+    // What was given works once each, with a grace of its own.
+    assert_eq!(rotate_within(bed, 2, 12, 10, 15).await, rotated(&user, "f"));
+    assert_eq!(rotate_within(bed, 3, 13, 10, 15).await, rotated(&user, "f"));
+    assert_eq!(rotate_within(bed, 4, 14, 10, 15).await, rotated(&user, "f"));
+    assert_eq!(rotate_within(bed, 4, 15, 10, 16).await, repeated(&user, "f"));
+    // Repeating does not make the grace longer; after it, all that came of it ends.
+    assert_eq!(rotate_within(bed, 1, 5, 10, 16).await, reused(&user, "f"));
+    for token in [12, 13, 14, 15, 4] {
+        assert_eq!(rotate_within(bed, token, 99, 10, 16).await, Rotation::Refused, "{token}");
+    }
+}
+
 async fn of_twenty_parallel_rotations_one_rotates(bed: &Bed) {
     let user = bed.user("a").await;
     for round in 0..3 {
-        let first = 1000 * (round + 1);
+        let outcomes = at_once(bed, &user, round, Duration::ZERO).await;
         let name = format!("f{round}");
-        family(bed, &user, &name, first).await;
-        // On PostgreSQL and on a file, over two replicas.
-        let replicas = [Some(Arc::clone(&bed.store)), bed.another().await];
-        let replicas: Vec<AnyStore> = replicas.into_iter().flatten().collect();
-        let calls = (1..=20).map(|number| {
-            let store = Arc::clone(&replicas[number as usize % replicas.len()]);
-            tokio::spawn(async move {
-                store.rotate(&hash(first), &hash(first + number), at(100), at(1)).await.unwrap()
-            })
-        });
-        let outcomes: Vec<Rotation> =
-            futures_util::future::join_all(calls).await.into_iter().map(Result::unwrap).collect();
         let count = |wanted: &Rotation| outcomes.iter().filter(|outcome| *outcome == wanted).count();
         assert_eq!(count(&rotated(&user, &name)), 1, "{outcomes:?}");
         assert_eq!(count(&reused(&user, &name)), 1, "{outcomes:?}");
         assert_eq!(count(&Rotation::Refused), 18, "{outcomes:?}");
         for number in 1..=20 {
-            assert_eq!(rotate(bed, first + number, 9, 2).await, Rotation::Refused, "the family is dead");
+            let next = rotate(bed, first_of(round) + number, 9, 2).await;
+            assert_eq!(next, Rotation::Refused, "the family is dead");
         }
     }
+}
+
+async fn within_the_grace_the_others_repeat(bed: &Bed) {
+    let user = bed.user("a").await;
+    for round in 0..3 {
+        let outcomes = at_once(bed, &user, round, Duration::from_secs(1)).await;
+        let name = format!("f{round}");
+        let count = |wanted: &Rotation| outcomes.iter().filter(|outcome| *outcome == wanted).count();
+        assert_eq!(count(&rotated(&user, &name)), 1, "{outcomes:?}");
+        assert_eq!(count(&repeated(&user, &name)), 19, "{outcomes:?}");
+        for number in 1..=20 {
+            let token = first_of(round) + number;
+            assert_eq!(rotate(bed, token, token + 100, 2).await, rotated(&user, &name));
+        }
+    }
+}
+
+fn first_of(round: u32) -> u32 {
+    1000 * (round + 1)
+}
+
+/// What comes of presenting the first token of a family twenty times at once; the next ones are numbered after it.
+async fn at_once(bed: &Bed, user: &User, round: u32, grace: Duration) -> Vec<Rotation> {
+    let first = first_of(round);
+    family(bed, user, &format!("f{round}"), first).await;
+    // On PostgreSQL and on a file, over two replicas.
+    let replicas = [Some(Arc::clone(&bed.store)), bed.another().await];
+    let replicas: Vec<AnyStore> = replicas.into_iter().flatten().collect();
+    let calls = (1..=20).map(|number| {
+        let store = Arc::clone(&replicas[number as usize % replicas.len()]);
+        tokio::spawn(async move {
+            store.rotate(&hash(first), &hash(first + number), at(100), grace, at(1)).await.unwrap()
+        })
+    });
+    futures_util::future::join_all(calls).await.into_iter().map(Result::unwrap).collect()
 }
 
 async fn a_logout_ends_the_family_of_its_token(bed: &Bed) {
@@ -81,10 +136,10 @@ async fn a_logout_ends_the_family_of_its_token(bed: &Bed) {
     assert_eq!(rotate(bed, 1, 2, 1).await, rotated(&user, "f"));
     assert_eq!(bed.store.end_family_of(&hash(99), at(2)).await.unwrap(), None);
     // A used token will do: the client may have the old one only.
-    assert_eq!(bed.store.end_family_of(&hash(1), at(2)).await.unwrap(), Some(user.id.clone()));
+    assert_eq!(bed.store.end_family_of(&hash(1), at(2)).await.unwrap(), Some(named(&user, "f")));
     assert_eq!(
         bed.store.end_family_of(&hash(2), at(3)).await.unwrap(),
-        Some(user.id.clone()),
+        Some(named(&user, "f")),
         "twice is fine"
     );
     assert_eq!(rotate(bed, 2, 3, 3).await, Rotation::Refused);
@@ -97,14 +152,16 @@ async fn a_logout_beside_a_rotation_wins(bed: &Bed) {
     for round in 0..10 {
         let first = 100 * (round + 1);
         family(bed, &user, &format!("f{round}"), first).await;
+        let grace = Duration::from_secs((round % 2).into());
         let (rotating, ending) = (Arc::clone(&bed.store), Arc::clone(&bed.store));
         let rotating = tokio::spawn(async move {
-            rotating.rotate(&hash(first), &hash(first + 1), at(100), at(1)).await.unwrap()
+            rotating.rotate(&hash(first), &hash(first + 1), at(100), grace, at(1)).await.unwrap()
         });
         let ending = tokio::spawn(async move { ending.end_family_of(&hash(first), at(1)).await.unwrap() });
         rotating.await.unwrap();
         ending.await.unwrap();
         assert_eq!(rotate(bed, first + 1, first + 2, 2).await, Rotation::Refused);
+        assert_eq!(rotate_within(bed, first, first + 2, 10, 2).await, Rotation::Refused, "no grace is left");
     }
 }
 
@@ -132,7 +189,7 @@ async fn a_family_needs_its_user_and_a_new_token(bed: &Bed) {
     assert_eq!(bed.store.end_families(&user.id, at(1)).await.unwrap(), 1, "no half of `g` stayed");
     // A rotation that cannot put the next one in its place uses nothing up.
     family(bed, &user, "h", 5).await;
-    let clash = bed.store.rotate(&hash(5), &hash(1), at(100), at(1)).await;
+    let clash = bed.store.rotate(&hash(5), &hash(1), at(100), Duration::ZERO, at(1)).await;
     assert!(matches!(clash, Err(StoreError::Conflict("token"))), "{clash:?}");
     assert_eq!(rotate(bed, 5, 6, 1).await, rotated(&user, "h"));
 }
@@ -162,7 +219,9 @@ contract!(
     tokens_rotate_along_their_family,
     reuse_ends_the_family_and_only_it,
     unknown_and_expired_tokens_are_refused,
+    a_used_token_is_taken_again_within_the_grace,
     of_twenty_parallel_rotations_one_rotates,
+    within_the_grace_the_others_repeat,
     a_logout_ends_the_family_of_its_token,
     a_logout_beside_a_rotation_wins,
     every_family_of_a_user_ends_and_no_other,

@@ -4,12 +4,14 @@ use super::super::testing::{Bench, faults};
 use super::*;
 use crate::demo::Demo;
 use crate::diag::{Code, Diagnostics};
+use crate::identity::Identity;
+use crate::tokens::testing::identity;
 use crate::upstream::testing::{PATIENCE, Scripted, eventually};
 use http::Method;
 use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
 use proptest::prelude::*;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 
 const QUESTION: &str = r#"{"query":"hello","session_id":"s1"}"#;
@@ -27,9 +29,13 @@ struct Caller {
 
 impl Caller {
     async fn open(bench: &Bench, query: &str) -> (Response<()>, Caller) {
+        Caller::open_as(None, bench, query).await
+    }
+
+    async fn open_as(who: Option<Identity>, bench: &Bench, query: &str) -> (Response<()>, Caller) {
         let uri = format!("/v01/query/stream{query}");
         let headers = [("content-type", "application/json"), ("accept-encoding", "gzip")];
-        let (exchange, response) = bench.send(Method::POST, &uri, &headers, QUESTION).await;
+        let (exchange, response) = bench.send_as(who, Method::POST, &uri, &headers, QUESTION).await;
         let mut head = Response::new(());
         *head.status_mut() = response.status();
         *head.headers_mut() = response.headers().clone();
@@ -270,6 +276,100 @@ async fn a_gateway_that_goes_down_says_so() {
     eventually(|| demo.stats().streams.running == 0).await;
 }
 
+fn somebody() -> Identity {
+    Identity { issued_at: Some(SystemTime::now()), ..identity("u", "t", "user") }
+}
+
+#[tokio::test]
+async fn a_caller_who_is_revoked_is_told_between_events() {
+    let demo = Demo::start().await.unwrap();
+    let bench = Bench::at(&demo.url(), &route(""));
+    let stalled = "?delay=0ms&stall_after=1";
+    let (_, mut quiet) = Caller::open_as(Some(somebody()), &bench, stalled).await;
+    quiet.until("\"type\":\"token\"").await;
+    let (_, mut busy) = Caller::open_as(Some(somebody()), &bench, "?delay=2ms&tokens=100000&split=1").await;
+    busy.until("\"type\":\"token\"").await;
+    let other = Identity { user_id: "other".into(), ..somebody() };
+    let (_, mut other) = Caller::open_as(Some(other), &bench, stalled).await;
+    other.until("\"type\":\"token\"").await;
+    let (_, mut nobody) = Caller::open(&bench, stalled).await;
+    nobody.until("\"type\":\"token\"").await;
+    // Polled once more in its silence, so that only the word itself can wake it.
+    assert!(timeout(Duration::from_millis(20), quiet.body.frame()).await.is_err());
+    bench.shared.tokens.revoke_user("u", SystemTime::now()).await.unwrap();
+    let begun = Instant::now();
+    for caller in [&mut quiet, &mut busy] {
+        let (text, clean) = caller.rest().await;
+        let events = text.strip_suffix(TOKEN_REVOKED).unwrap_or_else(|| panic!("{text}"));
+        assert!(clean && (events.is_empty() || events.ends_with("\n\n")), "{events}");
+        assert_eq!(caller.exchange.end(), End::Reauth);
+        assert!(caller.body.is_end_stream());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    eventually(|| demo.stats().streams.running == 2).await;
+    drop((quiet, busy));
+    assert_eq!(counted(&bench, End::Reauth), (2, 2));
+    for caller in [&mut other, &mut nobody] {
+        assert!(timeout(Duration::from_millis(20), caller.body.frame()).await.is_err(), "it goes on");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_whose_time_is_over_is_told() {
+    let demo = Demo::start().await.unwrap();
+    let bench = Bench::at(&demo.url(), &route(""));
+    for (left, switches) in [(400, "stall_after=1"), (400, "tokens=100000"), (0, "stall_after=1")] {
+        let end = SystemTime::now() + Duration::from_millis(left);
+        let who = Identity { expires_at: Some(end), ..somebody() };
+        let (_, mut caller) = Caller::open_as(Some(who), &bench, &format!("?delay=1ms&{switches}")).await;
+        let (text, clean) = caller.rest().await;
+        assert!(clean && text.ends_with(TOKEN_EXPIRED), "{text}");
+        assert_eq!(text == TOKEN_EXPIRED, left == 0, "{text}");
+        assert_eq!(caller.exchange.end(), End::Reauth);
+    }
+    eventually(|| demo.stats().streams.running == 0).await;
+}
+
+/// What a caller reads whose token is revoked when this much of these pieces has come.
+async fn revoked_after(came: &str, pieces: &'static [&'static str]) -> (String, bool, Duration) {
+    let server = telling(CHUNKED, pieces, false).await;
+    let bench = Bench::at(&server.url(), &route(""));
+    let (_, mut caller) = Caller::open_as(Some(somebody()), &bench, "").await;
+    let mut text = caller.until(came).await;
+    bench.shared.tokens.revoke_user("u", SystemTime::now()).await.unwrap();
+    let begun = Instant::now();
+    let (rest, clean) = caller.rest().await;
+    assert_eq!(caller.exchange.end(), End::Reauth);
+    server.until_open(0).await;
+    text.push_str(&rest);
+    (text, clean, begun.elapsed())
+}
+
+#[tokio::test]
+async fn the_event_under_way_is_the_last_one() {
+    for (pieces, whole) in [
+        (&["data: a\n\nda", "ta: b\n\ndata: c\n\n"][..], "data: a\n\ndata: b\n\n"),
+        (&["data: a\n\nda", "ta: b", "\r\n\r\ndata: c"], "data: a\n\ndata: b\r\n\r\n"),
+        (&["data: a\n\nda", "ta: b\r", "\rdata: c"], "data: a\n\ndata: b\r\r"),
+        (&["data: a\n\n:da", "ta\n\ndata: c\n\n"], "data: a\n\n:data\n"),
+    ] {
+        let (text, clean, took) = revoked_after("da", pieces).await;
+        assert_eq!((text.as_str(), clean), (&*format!("{whole}{TOKEN_REVOKED}"), true), "{pieces:?}");
+        assert!(took < LAST_EVENT);
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_does_not_end_is_aborted() {
+    let (text, clean, took) = revoked_after("half", &["data: a\n\nhalf"]).await;
+    assert_eq!((text.as_str(), clean), ("data: a\n\nhalf", false));
+    assert!(took >= LAST_EVENT && took < 2 * LAST_EVENT, "{took:?}");
+    // One that goes on and on is no better.
+    let (text, clean, took) = revoked_after("half", &["half "; 1000]).await;
+    assert!(!clean && !text.contains("reauth"));
+    assert!(took >= LAST_EVENT && took < 2 * LAST_EVENT, "{took:?}");
+}
+
 #[test]
 fn contradicting_limits_are_faults() {
     let codes = |limits: &str| {
@@ -325,6 +425,23 @@ proptest! {
         whole.read(so_far.as_bytes());
         prop_assert_eq!(whole.is_boundary(), position.is_boundary());
         prop_assert_eq!(whole.event_ended, ended > 0);
+    }
+
+    /// Reading to each boundary in turn is reading all, and every boundary is one.
+    #[test]
+    fn boundaries_are_reached_one_by_one(text in "[a:\r\n]{0,24}") {
+        let (mut whole, mut parts) = (Position::default(), Position::default());
+        let (mut rest, mut ended) = (text.as_bytes(), 0);
+        while !rest.is_empty() {
+            let (len, events) = parts.read_to_boundary(rest);
+            prop_assert!(len > 0 && events <= 1 && (parts.is_boundary() || len == rest.len()));
+            let all_but_one = &rest[..len - 1];
+            rest = &rest[len..];
+            ended += events;
+            prop_assert!(!all_but_one.ends_with(b"\n\n"));
+        }
+        prop_assert_eq!(whole.read(text.as_bytes()), ended);
+        prop_assert_eq!(whole, parts);
     }
 
     /// Whatever is put in at a boundary, the events are the same.

@@ -34,9 +34,21 @@ impl Kept {
 
     /// Sends on this connection and reads the whole answer.
     pub async fn send(&mut self, method: &str, path: &str) -> Result<Answer, hyper::Error> {
+        self.send_with(method, path, &[], "").await
+    }
+
+    /// As [`Kept::send`], with headers and a body.
+    pub async fn send_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Answer, hyper::Error> {
         let all = async {
             self.sender.ready().await?;
-            let response = self.sender.send_request(self.client.request(method, path, &[], "")).await?;
+            let request = self.client.request(method, path, headers, body);
+            let response = self.sender.send_request(request).await?;
             let (parts, body) = response.into_parts();
             let collected = body.collect().await?;
             Ok(Answer { status: parts.status, headers: parts.headers, body: collected.to_bytes() })

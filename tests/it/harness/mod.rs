@@ -3,6 +3,8 @@
 pub mod client;
 pub mod gateway;
 pub mod kept;
+pub mod load;
+pub mod postgres;
 pub mod process;
 #[path = "../../../src/shared/testing.rs"]
 mod redis;
@@ -12,6 +14,8 @@ pub mod wire;
 pub use client::{Answer, Client};
 pub use gateway::Gateway;
 pub use kept::Kept;
+pub use load::Load;
+pub use postgres::Database;
 pub use process::Process;
 pub(crate) use redis::RedisServer;
 pub use scripted::Scripted;
