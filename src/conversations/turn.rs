@@ -283,3 +283,6 @@ pub(super) fn refused(error: &GatewayError) -> Ending {
     };
     Ending { status, end: End::UpstreamBroke, last: None }
 }
+
+#[cfg(test)]
+mod tests;
