@@ -132,10 +132,8 @@ async fn a_logout_ends_the_stream() {
     }
     let login = json!({ "username": "ann", "password": bed::PASSWORD }).to_string();
     let login = ann.client.post("/api/v01/auth/login", &login).await.json();
-    let back = User {
-        bearer: format!("Bearer {}", login["access_token"].as_str().unwrap()),
-        ..ann.at(&ann.client)
-    };
+    let back =
+        User { bearer: format!("Bearer {}", login["access_token"].as_str().unwrap()), ..ann.at(&ann.client) };
     let row = answer(&back, &session).await;
     assert_eq!(row.status, "interrupted");
     assert!(row.content.starts_with(&said(&before)));
