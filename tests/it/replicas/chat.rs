@@ -119,7 +119,10 @@ impl Bed {
 
 /// A gateway that soon hears of what others do and of their death.
 fn swift(manifest: &str) -> Builder {
-    Gateway::with(manifest).flag("--turn-checkpoint", "200ms").flag("--turn-lease", "2s")
+    Gateway::with(manifest)
+        .flag("--turn-checkpoint", "200ms")
+        .flag("--turn-lease", "2s")
+        .flag("--shutdown-grace", "2s")
 }
 
 /// A user with a session.
