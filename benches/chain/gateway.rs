@@ -29,7 +29,7 @@ routes:
 
 /// A running `voicegate serve`. Killed when dropped.
 pub struct Gateway {
-    process: Child,
+    pub process: Child,
     _folder: tempfile::TempDir,
     pub address: SocketAddr,
     /// Of a user.
@@ -46,15 +46,21 @@ impl Drop for Gateway {
 impl Gateway {
     /// Over SQLite, with Redis or with state in memory.
     pub async fn start(app: SocketAddr, redis: Option<&str>) -> Self {
+        let redis = redis.map(|url| ("REDIS_URL", url));
+        Self::start_with(MANIFEST, app, redis.as_slice()).await
+    }
+
+    /// With another manifest, which has `/register`, and these variables.
+    pub async fn start_with(manifest: &str, app: SocketAddr, variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the gateway");
-        std::fs::write(folder.path().join("routes.yaml"), MANIFEST).expect("the folder is ours");
+        std::fs::write(folder.path().join("routes.yaml"), manifest).expect("the folder is ours");
         let mut process = Command::new(env!("CARGO_BIN_EXE_voicegate"))
             .args(["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"])
             .current_dir(folder.path())
             .env_clear()
             .env("APP", format!("http://{app}"))
             .env("LOG_FORMAT", "json")
-            .envs(redis.map(|url| ("REDIS_URL", url)))
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -2,11 +2,11 @@
 
 use super::fault;
 use super::turn::Turn;
-use super::turns::Turns;
+use super::turns::{Turns, log_key};
 use crate::error::GatewayError;
 use crate::exchange::End;
 use crate::sse;
-use crate::stores::{Message, MessageStatus, TurnRef};
+use crate::stores::{Message, MessageStatus, Owner, TurnRef};
 use bytes::Bytes;
 use futures_util::Stream;
 use serde_json::json;
@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::timeout;
 
 /// How often another replica's events are looked for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -101,34 +101,38 @@ impl Tail {
     /// where there are none and the turn does not run.
     pub(super) async fn elsewhere(
         turns: &Arc<Turns>,
-        key: String,
-        turn: String,
+        owner: &Owner,
+        turn: TurnRef,
         read: u64,
     ) -> Result<Option<Self>, GatewayError> {
         let unavailable = |error| {
             tracing::warn!(%error, "the events of an answer on another replica cannot be read");
             GatewayError::from(crate::error::Kind::StoreUnavailable)
         };
+        // The owner is part of the key: nobody else's can be read.
+        let key = log_key(owner, &turn);
         // What was read last is looked at too: it tells a log that is there from one that is not.
         let first =
             turns.shared.read_events(&key, read.saturating_sub(1), BATCH).await.map_err(unavailable)?;
-        if first.is_empty() && !turns.store.turn_runs(&turn).await.map_err(fault)? {
+        if first.is_empty() && !turns.runs(owner, &turn).await.map_err(fault)? {
             return Ok(None);
         }
+        let id = turn.id.clone();
         let state = Remote {
             turns: turns.clone(),
             key,
-            turn: turn.clone(),
+            owner: owner.clone(),
+            turn,
             read,
             held: first.into_iter().filter(|(number, _)| *number > read).collect(),
             silent: 0,
-            over: false,
+            over: None,
         };
         let stream = futures_util::stream::unfold(state, |mut state| async move {
             let next = state.next().await?;
             Some((next, state))
         });
-        Ok(Some(Tail { turn, source: Source::Elsewhere(Mutex::new(Box::pin(stream))) }))
+        Ok(Some(Tail { turn: id, source: Source::Elsewhere(Mutex::new(Box::pin(stream))) }))
     }
 
     /// The next event as it is to be sent; `Err` with how the turn ended where nothing follows.
@@ -152,35 +156,37 @@ impl Tail {
 struct Remote {
     turns: Arc<Turns>,
     key: String,
-    turn: String,
+    owner: Owner,
+    turn: TurnRef,
     read: u64,
     held: VecDeque<(u64, Bytes)>,
     silent: u32,
-    over: bool,
+    /// How it ended, once nothing more is to be told.
+    over: Option<End>,
 }
 
 impl Remote {
-    /// What is left cannot be told.
-    fn broke(&mut self) -> Option<Told> {
-        self.over = true;
+    /// What is left cannot be told: the last event says why.
+    fn broke(&mut self, end: End, last: &'static str) -> Option<Told> {
+        self.over = Some(end);
         self.held.clear();
-        Some(Ok(Bytes::from_static(sse::INTERRUPTED.as_bytes())))
+        Some(Ok(Bytes::from_static(last.as_bytes())))
     }
 
     async fn next(&mut self) -> Option<Told> {
         loop {
-            if self.over {
-                return None;
+            if let Some(end) = self.over {
+                return Some(Err(end));
             }
             if let Some((number, event)) = self.held.pop_front() {
                 if number > self.read + 1 {
-                    tracing::warn!(turn = %self.turn, "events of an answer on another replica are gone");
-                    return self.broke();
+                    tracing::warn!(turn = %self.turn.id, "events of an answer on another replica are gone");
+                    return self.broke(End::UpstreamBroke, sse::INTERRUPTED);
                 }
                 self.read = number;
                 if event.is_empty() {
-                    self.over = true;
-                    return Some(Err(End::Complete));
+                    self.over = Some(End::Complete);
+                    continue;
                 }
                 return Some(Ok(event));
             }
@@ -197,13 +203,16 @@ impl Remote {
             }
             self.silent += 1;
             if self.silent.is_multiple_of(DOUBT)
-                && !self.turns.store.turn_runs(&self.turn).await.unwrap_or(true)
+                && !self.turns.runs(&self.owner, &self.turn).await.unwrap_or(true)
                 && self.silent > DOUBT
             {
                 // Its replica died before it could say that nothing follows.
-                return self.broke();
+                return self.broke(End::UpstreamBroke, sse::INTERRUPTED);
             }
-            sleep(LOOK).await;
+            if timeout(LOOK, self.turns.closes()).await.is_ok() {
+                // This replica goes; the answer goes on, and can be read on another.
+                return self.broke(End::Shutdown, sse::SHUTTING_DOWN);
+            }
         }
     }
 }

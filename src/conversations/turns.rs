@@ -37,6 +37,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often, and how far apart, events are offered to shared state that does not take them.
 const MIRROR_ATTEMPTS: u32 = 40;
 const MIRROR_RETRY: Duration = Duration::from_millis(250);
+/// How long events of an answer that is over stand in shared state at least.
+const LIVE: Duration = Duration::from_secs(5);
 /// How often turns of dead replicas are looked for, in checkpoints.
 const RECOVER_EVERY: u32 = 5;
 
@@ -132,6 +134,19 @@ impl Turns {
 
     fn alive_until(&self, now: SystemTime) -> SystemTime {
         now + self.settings.turn_lease.0
+    }
+
+    /// Waits until streams must end.
+    pub(super) async fn closes(&self) {
+        if self.closing.clone().wait_for(|closing| *closing).await.is_err() {
+            // Nobody can ever say so.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether a turn of the owner's runs, wherever that is.
+    pub(super) async fn runs(&self, owner: &Owner, turn: &TurnRef) -> Result<bool, StoreError> {
+        self.store.turn_runs(owner, &turn.session_id, &turn.id).await
     }
 
     /// How many turns run whose message is not stored yet.
@@ -297,11 +312,15 @@ impl Turns {
         }
         // As long as the stream may be, which is bounded.
         let (sender, mut events) = mpsc::unbounded_channel();
-        let (shared, key) = (self.shared.clone(), log_key(&turn.owner, &turn.session_id, &turn.id));
-        let ttl = turn.limits.times.max + turn.limits.resume_for;
+        let row = TurnRef { id: turn.id.clone(), session_id: turn.session_id.clone() };
+        let (shared, key) = (self.shared.clone(), log_key(&turn.owner, &row));
+        let TurnLimits { times, resume_for, .. } = turn.limits;
         tokio::spawn(async move {
             let mut batch = Vec::new();
             while events.recv_many(&mut batch, 256).await > 0 {
+                // Once it is over, as long as here; who reads it live still has a moment to see the end.
+                let is_over = batch.last().is_some_and(|(_, event): &(u64, Bytes)| event.is_empty());
+                let ttl = if is_over { resume_for.max(LIVE) } else { times.max + resume_for };
                 // What may have been appended can be appended again.
                 let mut attempts = 0;
                 while let Err(error) = shared.append_events(&key, &batch, ttl).await {
@@ -381,9 +400,8 @@ impl Turns {
         if limits.on_disconnect == OnDisconnect::Cancel || self.shared.backend() == "memory" {
             return Ok(None);
         }
-        // The owner is part of the key: nobody else's can be read.
-        let key = log_key(owner, session_id, turn);
-        Tail::elsewhere(self, key, turn.to_owned(), read).await
+        let turn = TurnRef { id: turn.to_owned(), session_id: session_id.to_owned() };
+        Tail::elsewhere(self, owner, turn, read).await
     }
 
     /// Stops the turns of a session, or only one of them, wherever they run; waits a little until they are over.
@@ -414,7 +432,7 @@ impl Turns {
                 match known {
                     Some(turn) => turn.until_stored().await,
                     None => {
-                        while self.store.turn_runs(id).await.unwrap_or(true) {
+                        while self.store.turn_runs(owner, session_id, id).await.unwrap_or(true) {
                             sleep(Duration::from_millis(50)).await;
                         }
                     }
@@ -530,7 +548,8 @@ fn stopped_early(closing: &watch::Receiver<bool>) -> GatewayError {
 }
 
 /// Where a turn's events are for other replicas; the tenant's length keeps two owners from sharing a key.
-fn log_key(owner: &Owner, session_id: &str, turn: &str) -> String {
+pub(super) fn log_key(owner: &Owner, turn: &TurnRef) -> String {
     let Owner { tenant_id, user_id } = owner;
-    format!("turn:{}:{tenant_id}:{user_id}:{session_id}:{turn}", tenant_id.len())
+    let TurnRef { id, session_id } = turn;
+    format!("turn:{}:{tenant_id}:{user_id}:{session_id}:{id}", tenant_id.len())
 }

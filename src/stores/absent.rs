@@ -80,7 +80,7 @@ macro_rules! no_conversations {
                 async fn ask_to_stop(&self, _: &Owner, _: &str, _: Option<&str>) -> Stored<Vec<String>> {
                     none()
                 }
-                async fn turn_runs(&self, _: &str) -> Stored<bool> {
+                async fn turn_runs(&self, _: &Owner, _: &str, _: &str) -> Stored<bool> {
                     Ok(false)
                 }
                 async fn recover_turns(&self, _: &str, _: SystemTime) -> Stored<u64> {

@@ -214,8 +214,8 @@ pub trait Turns: Send + Sync {
     /// Asks the turns of a session (or only `turn`) to stop, wherever they run: their ids, none where nothing runs.
     /// `NotFound` where the session is not the owner's.
     async fn ask_to_stop(&self, owner: &Owner, session_id: &str, turn: Option<&str>) -> Stored<Vec<String>>;
-    /// Whether a turn runs.
-    async fn turn_runs(&self, id: &str) -> Stored<bool>;
+    /// Whether a turn of this session of the owner's runs.
+    async fn turn_runs(&self, owner: &Owner, session_id: &str, id: &str) -> Stored<bool>;
     /// Closes as interrupted, with what was said by then, the turns whose replica is dead: those of `replica` (an
     /// earlier process in its place) and those whose time ran out. Their number.
     async fn recover_turns(&self, replica: &str, now: SystemTime) -> Stored<u64>;

@@ -166,7 +166,7 @@ impl Drop for Server {
 }
 
 /// The folder with PostgreSQL's programs: the newest of Debian's, else one on the PATH.
-fn programs() -> Option<PathBuf> {
+pub(super) fn programs() -> Option<PathBuf> {
     let mut debian: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

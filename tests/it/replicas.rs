@@ -1,6 +1,9 @@
 //! Replicas that share one PostgreSQL and one Redis behave as one, and lose nothing when one of them dies.
 
+mod chat;
+
 use crate::accounts::{PASSWORD, admin, login, me, post, post_as, register, text};
+use crate::harness::gateway::Builder;
 use crate::harness::{Answer, Client, Database, Gateway, Kept, Process, RedisServer, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -49,7 +52,12 @@ impl Stores {
 
     /// A replica, once it has found Redis.
     async fn replica(&self) -> Gateway {
-        let gateway = Gateway::with(MANIFEST)
+        self.replica_of(Gateway::with(MANIFEST)).await
+    }
+
+    /// As [`replica`](Self::replica), of something else.
+    async fn replica_of(&self, builder: Builder) -> Gateway {
+        let gateway = builder
             .flag("--database-url", self.database.url())
             .flag("--redis-url", &self.redis.url())
             .flag("--jwt-secret", SECRET)
@@ -62,11 +70,16 @@ impl Stores {
 
     /// A replica that is a process and can be killed.
     async fn process(&self) -> Process {
+        self.process_of(MANIFEST, &[]).await
+    }
+
+    /// As [`process`](Self::process), of another manifest and with further flags.
+    async fn process_of(&self, manifest: &str, more: &[&str]) -> Process {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("routes.yaml"), format!("version: 1\n{MANIFEST}")).unwrap();
+        std::fs::write(folder.path().join("routes.yaml"), format!("version: 1\n{manifest}")).unwrap();
         let environment =
             [("DATABASE_URL", self.database.url()), ("REDIS_URL", &self.redis.url()), ("JWT_SECRET", SECRET)];
-        Process::serve_in(folder, &[], &environment).await
+        Process::serve_in(folder, more, &environment).await
     }
 }
 
@@ -131,6 +144,32 @@ async fn a_logout_at_one_replica_is_heard_by_the_other_whatever_becomes_of_redis
     logout_is_heard(&one, &other, "bob").await;
     stores.redis.kill();
     logout_is_heard(&other, &one, "eve").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_refreshes_at_once_over_two_replicas_all_get_tokens() {
+    let stores = Stores::start().await;
+    let (one, other) = (stores.replica().await, stores.replica().await);
+    let ann = register(&one.client, "ann").await;
+    let body = json!({ "refresh_token": text(&ann, "refresh_token") });
+    let presented = (0..20).map(|n| {
+        let (client, body) = ([&one, &other][n % 2].client.clone(), body.clone());
+        tokio::spawn(async move { post(&client, "refresh", body).await })
+    });
+    let answers = join_all(presented).await;
+    let mut seen = std::collections::HashSet::new();
+    for (n, answer) in answers.into_iter().enumerate() {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let said = answer.json();
+        assert!(seen.insert(text(&said, "refresh_token").to_owned()), "nobody gets another's token");
+        // At the replica that did not give it.
+        let client = &[&other, &one][n % 2].client;
+        assert_eq!(me(client, text(&said, "access_token")).await.status, 200);
+        let next = post(client, "refresh", json!({ "refresh_token": text(&said, "refresh_token") })).await;
+        assert_eq!(next.status, 200, "what it got works: {}", next.text());
+        assert_eq!(me(client, text(&next.json(), "access_token")).await.status, 200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -168,13 +168,18 @@ macro_rules! portable_turns {
                     Ok(asked.into_iter().map(|(id,)| id).collect())
                 }
 
-                async fn turn_runs(&self, id: &str) -> Stored<bool> {
-                    if id.contains('\0') {
+                async fn turn_runs(&self, owner: &Owner, session_id: &str, id: &str) -> Stored<bool> {
+                    if id.contains('\0') || session_id.contains('\0') {
                         return Ok(false);
                     }
                     let row: Option<(String,)> = within(self.call, async {
-                        sqlx::query_as("SELECT id FROM turns WHERE id = $1")
+                        let sql = "SELECT t.id FROM turns t JOIN sessions s ON s.id = t.session_id \
+                                   WHERE t.id = $1 AND s.id = $2 AND s.tenant_id = $3 AND s.user_id = $4";
+                        sqlx::query_as(sql)
                             .bind(id)
+                            .bind(session_id)
+                            .bind(&*owner.tenant_id)
+                            .bind(&*owner.user_id)
                             .fetch_optional(self.reader())
                             .await
                     })

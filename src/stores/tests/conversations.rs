@@ -119,7 +119,7 @@ async fn what_is_anothers_is_not_found(bed: &Bed) {
     assert_eq!(bed.store.message(&ada, "s1", "a").await.unwrap().content, "answer a");
 
     assert_eq!(bed.store.session(&ada, "s1").await.unwrap().title, "New Chat");
-    assert!(bed.store.turn_runs(&running.id).await.unwrap());
+    assert!(bed.store.turn_runs(&ada, &running.session_id, &running.id).await.unwrap());
     assert_eq!(
         bed.store.keep_turns("r1", &[], at(20)).await.unwrap(),
         [] as [String; 0],
@@ -290,7 +290,7 @@ async fn a_deleted_user_leaves_nothing(bed: &Bed) {
     gone(bed.store.api_key(&hash(10), at(6)).await);
     gone(bed.store.api_key(&hash(11), at(6)).await);
     bed.store.api_key(&hash(12), at(6)).await.unwrap();
-    assert!(!bed.store.turn_runs("a2").await.unwrap());
+    assert!(!bed.store.turn_runs(&ada, "a2", "a2").await.unwrap());
 
     for (table, left) in [
         ("users", 1),
@@ -344,7 +344,7 @@ async fn hostile_texts_are_only_texts(bed: &Bed) {
         gone(bed.store.rename_session(&ada, text, "x", at(1)).await);
         gone(bed.store.delete_session(&ada, text, at(1)).await);
         gone(bed.store.messages(&ada, text, Order::OldestFirst, 1, None).await);
-        assert!(!bed.store.turn_runs(text).await.unwrap());
+        assert!(!bed.store.turn_runs(&ada, text, text).await.unwrap());
         let made = bed.store.create_session(&ada, &id, text, None, at(1)).await;
         if text.contains('\0') {
             assert!(matches!(made, Err(StoreError::Failed(_))), "{made:?}");

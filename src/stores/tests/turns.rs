@@ -40,7 +40,12 @@ async fn a_turn_is_a_question_and_an_answer(bed: &Bed) {
     session(bed, &ada, "s1", 1).await;
     let begun = begin(bed, &ada, &turn("s1", "t1"), 3).await;
     assert_eq!(begun, TurnRef { id: "t1".to_owned(), session_id: "s1".to_owned() });
-    assert!(bed.store.turn_runs("t1").await.unwrap());
+    assert!(bed.store.turn_runs(&ada, "s1", "t1").await.unwrap());
+    let bob = owner(&bed.user("bob").await);
+    session(bed, &bob, "s2", 1).await;
+    for (owner, session) in [(&bob, "s1"), (&bob, "s2"), (&ada, "s2"), (&ada, "s3")] {
+        assert!(!bed.store.turn_runs(owner, session, "t1").await.unwrap(), "there is no such turn of theirs");
+    }
     assert_eq!(bed.store.session(&ada, "s1").await.unwrap().updated_at, at(3));
     let question = Message {
         id: "question-t1".to_owned(),
@@ -54,7 +59,7 @@ async fn a_turn_is_a_question_and_an_answer(bed: &Bed) {
     assert_eq!(said(bed, &ada, "s1").await, ["query t1"], "no half answer");
 
     bed.store.finish_turn(&begun, &ended("answer"), at(5)).await.unwrap();
-    assert!(!bed.store.turn_runs("t1").await.unwrap());
+    assert!(!bed.store.turn_runs(&ada, "s1", "t1").await.unwrap());
     assert_eq!(bed.store.session(&ada, "s1").await.unwrap().updated_at, at(5));
     let answer = Message {
         id: "t1".to_owned(),
@@ -113,7 +118,8 @@ async fn a_replica_keeps_its_turns_alive(bed: &Bed) {
     assert_eq!(bed.store.keep_turns("r1", &words, at(30)).await.unwrap(), ["gone"]);
     assert_eq!(bed.store.recover_turns("new", at(11)).await.unwrap(), 1);
     assert_eq!(bed.store.message(&ada, "s2", "t3").await.unwrap().content, "", "r2 said nothing by then");
-    assert!(bed.store.turn_runs("t1").await.unwrap() && bed.store.turn_runs("t2").await.unwrap());
+    assert!(bed.store.turn_runs(&ada, "s1", "t1").await.unwrap());
+    assert!(bed.store.turn_runs(&ada, "s2", "t2").await.unwrap());
     assert_eq!(bed.store.keep_turns("r1", &[], at(40)).await.unwrap(), none());
     assert_eq!(bed.store.recover_turns("new", at(40)).await.unwrap(), 0, "until then, and then too");
 
@@ -140,7 +146,7 @@ async fn a_replica_that_starts_again_closes_what_it_left(bed: &Bed) {
     let other = NewTurn { replica: "r2".to_owned(), ..turn("s1", "t2") };
     begin(bed, &ada, &other, 1).await;
     assert_eq!(bed.store.recover_turns("r1", at(2)).await.unwrap(), 1);
-    assert!(bed.store.turn_runs("t2").await.unwrap(), "another replica's, which lives");
+    assert!(bed.store.turn_runs(&ada, "s1", "t2").await.unwrap(), "another replica's, which lives");
     assert_eq!(bed.store.message(&ada, "s1", "t1").await.unwrap().status, MessageStatus::Interrupted);
 }
 
@@ -225,7 +231,7 @@ async fn a_turn_is_asked_to_stop_wherever_it_runs(bed: &Bed) {
     assert_eq!(bed.store.keep_turns("r1", &[], at(20)).await.unwrap(), ["t1", "t2", "t3"]);
     let ending = TurnRef { id: "t3".to_owned(), session_id: "s2".to_owned() };
     bed.store.finish_turn(&ending, &ended("x"), at(4)).await.unwrap();
-    assert!(!bed.store.turn_runs("t3").await.unwrap());
+    assert!(!bed.store.turn_runs(&ada, "s2", "t3").await.unwrap());
 }
 
 async fn a_retry_makes_no_second_turn(bed: &Bed) {
