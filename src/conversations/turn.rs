@@ -275,13 +275,16 @@ pub(super) async fn read_out(mut body: BoxBody<Bytes, io::Error>) {
     let _ = timeout(TRAILING, async { while let Some(Ok(_)) = body.frame().await {} }).await;
 }
 
-/// How a turn ends whose upstream gave no stream.
+/// How a turn ends whose upstream gave no stream. Who asked is answered with the error; whoever else reads, by a retry
+/// key, has a stream already and is told in it.
 pub(super) fn refused(error: &GatewayError) -> Ending {
     let status = match error.kind {
         Kind::ShuttingDown => MessageStatus::Interrupted,
         _ => MessageStatus::Failed,
     };
-    Ending { status, end: End::UpstreamBroke, last: None }
+    let code = error.kind.code();
+    let last = format!("event: error\ndata: {{\"type\":\"error\",\"code\":\"{code}\"}}\n");
+    Ending { status, end: End::UpstreamBroke, last: Some(last.into()) }
 }
 
 #[cfg(test)]

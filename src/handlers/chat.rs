@@ -179,8 +179,11 @@ impl ChatApi {
                 let path = behind.path.as_deref().unwrap_or(&exchange.path);
                 let call = call(path, &json!({ "session_id": session_id }), exchange)?;
                 let stopped = stopping.await?;
-                // Its stream is closed already; this tells what else may run there. That it knows of nothing is fine.
-                tell_upstream(&behind.upstream, exchange, call).await;
+                // The streams are closed already; this tells what else may run there. That it knows of nothing is fine.
+                // It knows sessions only: told of one answer, it would stop the session's others too.
+                if stream_id.is_none() {
+                    tell_upstream(&behind.upstream, exchange, call).await;
+                }
                 stopped
             }
         };

@@ -199,7 +199,8 @@ pub trait Turns: Send + Sync {
         now: SystemTime,
     ) -> Stored<Once<TurnRef>>;
     /// A replica's word that it runs its turns, until `alive_until`; with what those that went on said so far (turn
-    /// and whole text). The ids of its turns that somebody asked to stop.
+    /// and whole text). The ids of its turns that somebody asked to stop, and of those that said something but are no
+    /// more: their account is deleted. A turn that was taken for dead meanwhile, and so has its message, is none of them.
     async fn keep_turns(
         &self,
         replica: &str,

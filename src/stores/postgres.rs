@@ -145,7 +145,10 @@ impl PostgresStore {
              kept AS (UPDATE turns SET alive_until = $4, said = COALESCE(said.content, turns.said) \
              FROM own LEFT JOIN said ON said.id = own.id WHERE turns.id = own.id \
              RETURNING turns.id, turns.stop_asked) \
-             SELECT id FROM kept WHERE stop_asked ORDER BY id",
+             SELECT id FROM kept WHERE stop_asked UNION ALL \
+             SELECT id FROM said WHERE NOT EXISTS (SELECT 1 FROM turns WHERE turns.id = said.id) \
+             AND NOT EXISTS (SELECT 1 FROM messages WHERE messages.id = said.id) \
+             ORDER BY id",
         )
         .bind(replica)
         .bind(ids)

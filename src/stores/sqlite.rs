@@ -145,19 +145,28 @@ impl SqliteStore {
             .bind(alive_until)
             .execute(&mut *tx)
             .await?;
+        let mut lost = Vec::new();
         for (turn, content) in said {
-            sqlx::query("UPDATE turns SET said = $3 WHERE id = $1 AND replica = $2")
+            let kept = sqlx::query("UPDATE turns SET said = $3 WHERE id = $1 AND replica = $2")
                 .bind(turn)
                 .bind(replica)
                 .bind(text(content))
                 .execute(&mut *tx)
                 .await?;
+            if kept.rows_affected() == 0 {
+                let sql = "SELECT 1 FROM turns WHERE id = $1 UNION ALL SELECT 1 FROM messages WHERE id = $1";
+                if sqlx::query(sql).bind(turn).fetch_optional(&mut *tx).await?.is_none() {
+                    lost.push((turn.clone(),));
+                }
+            }
         }
-        let stop = sqlx::query_as("SELECT id FROM turns WHERE replica = $1 AND stop_asked ORDER BY id")
-            .bind(replica)
-            .fetch_all(&mut *tx)
-            .await?;
+        let mut stop: Vec<(String,)> =
+            sqlx::query_as("SELECT id FROM turns WHERE replica = $1 AND stop_asked ORDER BY id")
+                .bind(replica)
+                .fetch_all(&mut *tx)
+                .await?;
         tx.commit().await?;
+        stop.append(&mut lost);
         Ok(stop)
     }
 }

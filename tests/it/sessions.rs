@@ -2,7 +2,7 @@
 //! exports, and the end of an account.
 
 use crate::harness::gateway::Builder;
-use crate::harness::{Answer, Client, Database, Gateway, eventually};
+use crate::harness::{Answer, Client, Database, Gateway, eventually, on_both};
 use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection};
 use std::process::{Command, Stdio};
@@ -197,24 +197,6 @@ async fn register(client: &Client, name: &str) -> User {
         client: client.clone(),
         bearer: format!("Bearer {}", text(&said, "access_token")),
     }
-}
-
-/// Makes a test a database of each flow.
-macro_rules! on_both {
-    ($($flow:ident),+ $(,)?) => {
-        on_both!(@ sqlite $($flow)+);
-        on_both!(@ postgres $($flow)+);
-    };
-    (@ $database:ident $($flow:ident)+) => {
-        mod $database {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $flow() {
-                    super::$flow(super::Bed::$database().await).await;
-                }
-            )+
-        }
-    };
 }
 
 on_both!(

@@ -110,7 +110,7 @@ async fn a_replica_keeps_its_turns_alive(bed: &Bed) {
     // Also a turn that did not go on, and not that of another replica, whoever speaks of it.
     let words = [("t1", "first"), ("t3", "stolen"), ("gone", "x")];
     let words = words.map(|(turn, text)| (turn.to_owned(), text.to_owned()));
-    assert_eq!(bed.store.keep_turns("r1", &words, at(30)).await.unwrap(), none());
+    assert_eq!(bed.store.keep_turns("r1", &words, at(30)).await.unwrap(), ["gone"]);
     assert_eq!(bed.store.recover_turns("new", at(11)).await.unwrap(), 1);
     assert_eq!(bed.store.message(&ada, "s2", "t3").await.unwrap().content, "", "r2 said nothing by then");
     assert!(bed.store.turn_runs("t1").await.unwrap() && bed.store.turn_runs("t2").await.unwrap());
@@ -125,7 +125,11 @@ async fn a_replica_keeps_its_turns_alive(bed: &Bed) {
     );
     assert_eq!(bed.store.session(&ada, "s1").await.unwrap().updated_at, at(41));
     assert_eq!(bed.store.recover_turns("new", at(50)).await.unwrap(), 0);
-    assert_eq!(bed.store.keep_turns("r1", &words, at(60)).await.unwrap(), none(), "late words of the dead");
+    assert_eq!(
+        bed.store.keep_turns("r1", &words, at(60)).await.unwrap(),
+        ["gone"],
+        "late words of the dead, who have their messages"
+    );
     assert_eq!(said(bed, &ada, "s1").await, ["query t1", "first"]);
 }
 
@@ -271,7 +275,7 @@ async fn deleting_an_account_during_a_turn_resurrects_nothing(bed: &Bed) {
     let begun = begin(bed, &ada, &turn("s1", "t1"), 1).await;
     bed.store.delete_user(&user.id, at(2)).await.unwrap();
     let words = [("t1".to_owned(), "on and on".to_owned())];
-    assert_eq!(bed.store.keep_turns("r1", &words, at(20)).await.unwrap(), none());
+    assert_eq!(bed.store.keep_turns("r1", &words, at(20)).await.unwrap(), ["t1"], "nobody wants it any more");
     bed.store.finish_turn(&begun, &ended("answer"), at(3)).await.unwrap();
     assert_eq!(bed.store.recover_turns("r1", at(99)).await.unwrap(), 0);
     for table in ["users", "sessions", "messages", "turns"] {
