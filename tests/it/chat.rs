@@ -161,7 +161,7 @@ async fn a_person_has_three_streams_at_a_time(bed: Bed) {
     assert_eq!((refused.status.as_u16(), refused.code().as_str()), (429, "too_many_concurrent"));
     assert_eq!(bed.model.streams().started, 3);
     let theirs = eve.create().await;
-    assert_eq!(eve.ask("/chat/limited", &theirs, "tokens=1").await.rest().await.1, true);
+    assert!(eve.ask("/chat/limited", &theirs, "tokens=1").await.rest().await.1);
 
     drop(running.pop());
     let mut last = None;
