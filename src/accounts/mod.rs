@@ -81,7 +81,7 @@ impl Default for Rules {
         Rules {
             access_ttl: Duration::from_secs(24 * 3600),
             refresh_ttl: Duration::from_secs(7 * 24 * 3600),
-            refresh_grace: Duration::from_secs(10),
+            refresh_grace: Duration::ZERO,
             bcrypt_cost: 10,
             min_length: 8,
             require: vec![CharacterClass::Lower, CharacterClass::Upper, CharacterClass::Digit],

@@ -109,6 +109,10 @@ async fn demonstration(
 ) -> std::io::Result<Demonstration> {
     let services = Demo::start().await?;
     variables.insert("ALGO_SERVICE_URL".to_owned(), services.url());
+    if std::env::var_os("LOGIN_LIMIT").is_none() {
+        // Whoever tries the lockout shall meet it before the limit.
+        variables.insert("LOGIN_LIMIT".to_owned(), "20".to_owned());
+    }
     let wechat = &mut settings.accounts.wechat;
     if wechat.wechat_app_id.is_none() {
         wechat.wechat_app_id = Some("demo".to_owned());
@@ -151,8 +155,11 @@ voicegate is up, with a stand-in for the algorithm service behind it. Try:
        -d '{{"username": "ann", "email": "ann@example.com", "password": "Gateway1"}}'
   TOKEN=$(curl -s http://{address}/api/v01/auth/login -H 'Content-Type: application/json' \
        -d '{{"username": "ann", "password": "Gateway1"}}' | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
-  curl -N http://{address}/api/v2/chat/stream -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
-       -d '{{"query": "Tell me about gateways", "session_id": "demo"}}'
+  SESSION=$(curl -s http://{address}/api/v01/sessions -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
+       -d '{{"title": "Gateways"}}' | sed 's/.*"session_id":"\([^"]*\)".*/\1/')
+  curl -N http://{address}/api/v01/chat/stream -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
+       -d "{{\"query\": \"Tell me about gateways\", \"session_id\": \"$SESSION\"}}"
+  curl http://{address}/api/v01/sessions/$SESSION/messages -H "Authorization: Bearer $TOKEN"
   curl -i http://{address}/nowhere -H 'Accept-Language: zh'
   curl 'http://{admin}/readyz?verbose'
   curl http://{admin}/metrics

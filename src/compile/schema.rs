@@ -63,7 +63,32 @@ pub fn manifest_schema() -> Value {
         sorted.sort_by(|a, b| a.0.cmp(&b.0));
         known.extend(sorted);
     }
+    admit_variables(&mut root);
     root
+}
+
+/// Any value that is no text may also be written as text with a variable in it: `"${LIMIT:-5}"`.
+fn admit_variables(schema: &mut Value) {
+    match schema {
+        Value::Array(schemas) => schemas.iter_mut().for_each(admit_variables),
+        Value::Object(schema) => {
+            let kinds = match schema.get("type") {
+                Some(Value::String(kind)) => vec![kind.clone()],
+                Some(Value::Array(kinds)) => {
+                    kinds.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+                }
+                _ => Vec::new(),
+            };
+            let plain = kinds.iter().any(|kind| matches!(kind.as_str(), "integer" | "number" | "boolean"));
+            if plain && !kinds.iter().any(|kind| kind == "string") {
+                let kinds: Vec<_> = kinds.into_iter().chain(["string".to_owned()]).collect();
+                schema.insert("type".to_owned(), json!(kinds));
+                schema.insert("pattern".to_owned(), json!(r"\$\{"));
+            }
+            schema.values_mut().for_each(admit_variables);
+        }
+        _ => {}
+    }
 }
 
 fn definitions(generator: &mut SchemaGenerator) -> Map<String, Value> {

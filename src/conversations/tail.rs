@@ -24,6 +24,9 @@ const BATCH: usize = 256;
 /// Looks without an event after which the database is asked whether the turn still runs.
 const DOUBT: u32 = 20;
 
+/// An event as it is to be sent, or how the turn ended.
+type Told = Result<Bytes, End>;
+
 /// One reader's view of a turn. Dropping it is leaving.
 pub struct Tail {
     /// The turn.
@@ -35,7 +38,7 @@ enum Source {
     /// It runs here, or ran here.
     Here { turn: Arc<Turn>, read: usize },
     /// It runs on another replica. The lock only makes the boxed stream shareable; it is never contended.
-    Elsewhere(Mutex<Pin<Box<dyn Stream<Item = Result<Bytes, End>> + Send>>>),
+    Elsewhere(Mutex<Pin<Box<dyn Stream<Item = Told> + Send>>>),
     /// It is over, and all there is to say is here.
     Told { events: VecDeque<Bytes>, end: End },
 }
@@ -129,7 +132,7 @@ impl Tail {
     }
 
     /// The next event as it is to be sent; `Err` with how the turn ended where nothing follows.
-    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, End>> {
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
         match &mut self.source {
             Source::Here { turn, read } => {
                 let event = ready!(turn.log.poll_event(*read, cx));
@@ -158,13 +161,13 @@ struct Remote {
 
 impl Remote {
     /// What is left cannot be told.
-    fn broke(&mut self) -> Option<Result<Bytes, End>> {
+    fn broke(&mut self) -> Option<Told> {
         self.over = true;
         self.held.clear();
         Some(Ok(Bytes::from_static(sse::INTERRUPTED.as_bytes())))
     }
 
-    async fn next(&mut self) -> Option<Result<Bytes, End>> {
+    async fn next(&mut self) -> Option<Told> {
         loop {
             if self.over {
                 return None;

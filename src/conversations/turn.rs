@@ -286,3 +286,6 @@ pub(super) fn refused(error: &GatewayError) -> Ending {
     let last = format!("event: error\ndata: {{\"type\":\"error\",\"code\":\"{code}\"}}\n");
     Ending { status, end: End::UpstreamBroke, last: Some(last.into()) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const STOPPING: Duration = Duration::from_secs(3);
 /// Between attempts to store a message, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How often, and how far apart, a retry looks for what its first request began.
+const AGAIN: u32 = 10;
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often, and how far apart, events are offered to shared state that does not take them.
 const MIRROR_ATTEMPTS: u32 = 40;
 const MIRROR_RETRY: Duration = Duration::from_millis(250);
@@ -322,20 +325,23 @@ impl Turns {
         turn: &TurnRef,
         limits: TurnLimits,
     ) -> Result<Tail, GatewayError> {
-        if let Some(tail) = self.tail(owner, &turn.session_id, &turn.id, 0, limits).await? {
-            return Ok(tail);
+        for _ in 0..AGAIN {
+            if let Some(tail) = self.tail(owner, &turn.session_id, &turn.id, 0, limits).await? {
+                return Ok(tail);
+            }
+            match self.store.message(owner, &turn.session_id, &turn.id).await {
+                Ok(message) => return Ok(Tail::told_again(turn, &message)),
+                // The first request has stored its question, and is about to run.
+                Err(StoreError::NotFound) => sleep(LOOK_AGAIN).await,
+                Err(error) => return Err(fault(error)),
+            }
         }
-        match self.store.message(owner, &turn.session_id, &turn.id).await {
-            Ok(message) => Ok(Tail::told_again(turn, &message)),
-            Err(StoreError::NotFound) => Err(GatewayError {
-                retry_after: Some(Duration::from_secs(1)),
-                ..GatewayError::new(
-                    Kind::StillRunning,
-                    "the first request with this Idempotency-Key is under way",
-                )
-            }),
-            Err(error) => Err(fault(error)),
-        }
+        let detail =
+            "the first request with this Idempotency-Key is under way where its answer cannot be read along";
+        Err(GatewayError {
+            retry_after: Some(Duration::from_secs(1)),
+            ..GatewayError::new(Kind::StillRunning, detail)
+        })
     }
 
     /// The events of a turn behind the one that `id` names (`Last-Event-ID`).

@@ -54,8 +54,8 @@ struct LoginRequest {
 /// A refresh token to be exchanged.
 #[derive(Object)]
 struct RefreshRequest {
-    /// As given by the last login or refresh; works once. Sent again within seconds (`auth.refresh_grace`), as by two
-    /// tabs at once, it works again; sent again later, it ends the login.
+    /// As given by the last login or refresh; works once. Sent again, it ends the login, unless the manifest gives
+    /// tabs that refresh together some seconds (`auth.refresh_grace`).
     refresh_token: String,
 }
 

@@ -100,8 +100,6 @@ const CLAIMS: &[(&str, Claim)] = &[
 
 const HOUR: Duration = Duration::from_secs(3600);
 const QUARTER: Duration = Duration::from_secs(900);
-/// Longer graces are warned of: what a thief can do in them is not seen.
-const LONG_GRACE: Duration = Duration::from_secs(60);
 /// bcrypt looks at no more bytes (SECURITY rule 8).
 const LONGEST_PASSWORD: u32 = 72;
 
@@ -112,7 +110,7 @@ impl Default for AuthPolicy {
             issuer: "voicehelper-api".to_owned(),
             access_ttl: 24 * HOUR,
             refresh_ttl: 7 * 24 * HOUR,
-            refresh_grace: Duration::from_secs(10),
+            refresh_grace: Duration::ZERO,
             renew_within: HOUR,
             token_from: vec![From::Header, From::Query, From::Cookie],
             lockout: LockoutPolicy { failures: 5, window: QUARTER, lock_for: QUARTER },
@@ -186,9 +184,8 @@ impl AuthPolicy {
         };
         set(&auth.access_ttl, &mut self.access_ttl);
         set(&auth.refresh_ttl, &mut self.refresh_ttl);
-        // The defaults do not contradict a short lifetime that was asked for.
-        let grace = self.refresh_grace.min(self.refresh_ttl / 2);
-        self.refresh_grace = auth.refresh_grace.as_ref().map_or(grace, |grace| grace.value.0);
+        self.refresh_grace = auth.refresh_grace.as_ref().map_or(self.refresh_grace, |grace| grace.value.0);
+        // The default does not contradict a short lifetime that was asked for.
         self.renew_within = self.renew_within.min(self.access_ttl / 2);
         set(&auth.renew_within, &mut self.renew_within);
         let span = |own: &Option<Spanned<crate::units::Dur>>, other: &Option<Spanned<crate::units::Dur>>| {
@@ -217,12 +214,13 @@ impl AuthPolicy {
                     Diagnostic::error(Code::DEADLINES, grace.span, "a refresh token would never be used up")
                         .help("`refresh_grace` is much shorter than `refresh_ttl`; 10s and 7d are usual"),
                 );
-            } else if self.refresh_grace > LONG_GRACE {
-                let message = "for so long a stolen refresh token works beside its owner's, unnoticed";
-                out.push(
-                    Diagnostic::warning(Code::LOOSENED, grace.span, message)
-                        .help("10s is enough for tabs that refresh together and for an answer that got lost"),
-                );
+            } else if !self.refresh_grace.is_zero() {
+                let message =
+                    "for so long after its use a stolen refresh token works beside its owner's, unnoticed";
+                out.push(Diagnostic::warning(Code::LOOSENED, grace.span, message).help(
+                    "`0s` ends the login at every reuse; 10s is enough for tabs that refresh together and for an \
+                     answer that got lost",
+                ));
             }
         }
     }
@@ -362,7 +360,7 @@ mod tests {
             ("{ access_ttl: 1h, renew_within: 1h }", "VG060"),
             ("access_ttl: 7d", "VG060"),
             ("{ access_ttl: 1h, refresh_ttl: 2h, refresh_grace: 2h }", "VG060"),
-            ("refresh_grace: 61s", "VG063"),
+            ("refresh_grace: 1s", "VG063"),
             ("token_from: [header, header]", "VG011"),
             ("lockout: { failures: 0, window: 1m, lock_for: 1m }", "VG011"),
             ("password: { bcrypt_cost: 31 }", "VG011"),

@@ -94,7 +94,7 @@ async fn every_shipped_route_answers() {
 fn commands(text: &str) -> String {
     let (mut script, mut goes_on) = (String::new(), false);
     for line in text.lines().map(str::trim) {
-        if goes_on || line.starts_with("curl ") || line.starts_with("TOKEN=$(curl ") {
+        if goes_on || line.starts_with("curl ") || line.contains("=$(curl ") {
             script.push_str(line);
             script.push('\n');
             goes_on = line.ends_with('\\');
@@ -122,7 +122,7 @@ async fn pasted(script: String) -> String {
     for (status, url) in &calls {
         let wanted = match url {
             url if url.ends_with("/nowhere") => "404",
-            url if url.ends_with("/register") => "201",
+            url if url.ends_with("/register") || url.ends_with("/sessions") => "201",
             _ => "200",
         };
         assert_eq!(status, wanted, "{url}: {said}");
@@ -130,7 +130,10 @@ async fn pasted(script: String) -> String {
     for needed in ["/register", "/login", "/chat/stream", "/health"] {
         assert!(calls.iter().any(|(_, url)| url.ends_with(needed)), "{needed} is not shown: {calls:?}");
     }
-    assert!(said.contains("event: token") && said.contains("event: done"), "{said}");
+    // Either dialect.
+    let whole = said.contains(r#""type":"token""#) && said.contains(r#""type":"end""#)
+        || said.contains("event: token") && said.contains("event: done");
+    assert!(whole, "{said}");
     said
 }
 
@@ -148,6 +151,8 @@ async fn the_demo_starts_anywhere_and_the_commands_it_prints_work() {
         assert!(line.contains(&public) || line.contains(&admin), "real addresses: {line}");
     }
     let said = pasted(script).await;
+    let history = [r#""role":"user","content":"Tell me about gateways""#, r#""role":"assistant""#];
+    assert!(history.iter().all(|message| said.contains(message)), "{said}");
     assert!(said.contains("资源不存在") && said.contains("http_requests_total"), "{said}");
 }
 
@@ -160,6 +165,18 @@ async fn the_commands_of_the_readme_work() {
 }
 
 const ANN: &str = r#"{"username": "ann", "email": "ann@example.com", "password": "Gateway1"}"#;
+
+#[tokio::test]
+async fn a_demo_shows_the_lockout() {
+    let process = Process::serve_in(tempfile::tempdir().unwrap(), &["--demo"], &[]).await;
+    assert_eq!(process.client.post("/api/v01/auth/register", ANN).await.status, 201);
+    let mut answers = Vec::new();
+    for password in ["Wrong123", "Wrong123", "Wrong123", "Wrong123", "Wrong123", "Wrong123", "Gateway1"] {
+        let asked = format!(r#"{{"username": "ANN", "password": "{password}"}}"#);
+        answers.push(process.client.post("/api/v01/auth/login", &asked).await.status.as_u16());
+    }
+    assert_eq!(answers, [401, 401, 401, 401, 401, 423, 423]);
+}
 
 /// Entries of a folder.
 fn entries(folder: &Path) -> Vec<PathBuf> {

@@ -15,7 +15,7 @@ pub struct Auth {
     pub access_ttl: Option<Spanned<Dur>>,
     /// Lifetime of a refresh token (default `7d`).
     pub refresh_ttl: Option<Spanned<Dur>>,
-    /// For so long a used refresh token is taken again, so that tabs that refresh together all succeed; later its family ends (default `10s`; `0s` for never).
+    /// For so long a used refresh token is taken again, so that tabs that refresh together all succeed; beyond it, its family ends (default `0s`: at once).
     pub refresh_grace: Option<Spanned<DurOrZero>>,
     /// An access token with less than this left is renewed by `X-New-Token` (default `1h`).
     pub renew_within: Option<Spanned<Dur>>,
