@@ -8,7 +8,6 @@ use crate::exchange::End;
 use crate::sse;
 use crate::stores::{Message, MessageStatus, Owner, TurnRef};
 use bytes::Bytes;
-use futures_util::Stream as _;
 use futures_util::stream::BoxStream;
 use serde_json::json;
 use std::collections::VecDeque;
