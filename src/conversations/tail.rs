@@ -8,10 +8,9 @@ use crate::exchange::End;
 use crate::sse;
 use crate::stores::{Message, MessageStatus, Owner, TurnRef};
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::stream::BoxStream;
 use serde_json::json;
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -38,7 +37,7 @@ enum Source {
     /// It runs here, or ran here.
     Here { turn: Arc<Turn>, read: usize },
     /// It runs on another replica. The lock only makes the boxed stream shareable; it is never contended.
-    Elsewhere(Mutex<Pin<Box<dyn Stream<Item = Told> + Send>>>),
+    Elsewhere(Mutex<BoxStream<'static, Told>>),
     /// It is over, and all there is to say is here.
     Told { events: VecDeque<Bytes>, end: End },
 }

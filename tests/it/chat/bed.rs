@@ -41,6 +41,7 @@ versions:
         ("stream", "", ""),
         ("limited", "", ", with: { concurrency: { limit: 3, by: [user] } }"),
         ("finish", "on_disconnect: finish", ""),
+        ("single", "on_disconnect: finish", ", with: { concurrency: { limit: 1, by: [user] } }"),
         ("brief", "on_disconnect: finish, resume_for: 300ms", ""),
         ("hasty", "first_event: 400ms, idle: 400ms, heartbeat: 100ms", ""),
         ("short", "max: 700ms", ""),
