@@ -54,6 +54,25 @@ async fn an_answer_that_shall_finish_finishes_without_its_reader(bed: Bed) {
     assert_eq!((bed.model.streams().finished, bed.model.streams().aborted), (1, 0));
 }
 
+#[tokio::test]
+async fn an_answer_without_a_reader_keeps_its_place() {
+    let bed = Bed::sqlite().await;
+    let ann = bed.register("ann").await;
+    let session = ann.create().await;
+    let mut open = ann.ask("/chat/single", &session, "delay=20ms&tokens=60").await;
+    until(&mut open, "\"token\"").await;
+    drop(open);
+    // It is written on, and so counts, though nobody reads.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let body = json!({ "session_id": session, "query": "tokens=1" });
+    let refused = ann.send("POST", "/chat/single", &[], body.clone()).await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (429, "too_many_concurrent"));
+    eventually("its place is free", PATIENCE, async || {
+        ann.send("POST", "/chat/single", &[], body.clone()).await.status == 200
+    })
+    .await;
+}
+
 async fn whoever_comes_back_gets_what_was_missed(bed: Bed) {
     let (ann, eve) = (bed.register("ann").await, bed.register("eve").await);
     let (session, other) = (ann.create().await, ann.create().await);
