@@ -146,20 +146,44 @@ async fn a_logout_at_one_replica_is_heard_by_the_other_whatever_becomes_of_redis
     logout_is_heard(&other, &one, "eve").await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_refreshes_at_once_over_two_replicas_all_get_tokens() {
-    let stores = Stores::start().await;
-    let (one, other) = (stores.replica().await, stores.replica().await);
+/// One refresh token, presented twenty times at once at both in turn.
+async fn twenty_refreshes(one: &Gateway, other: &Gateway) -> Vec<Answer> {
     let ann = register(&one.client, "ann").await;
     let body = json!({ "refresh_token": text(&ann, "refresh_token") });
     let presented = (0..20).map(|n| {
-        let (client, body) = ([&one, &other][n % 2].client.clone(), body.clone());
+        let (client, body) = ([one, other][n % 2].client.clone(), body.clone());
         tokio::spawn(async move { post(&client, "refresh", body).await })
     });
-    let answers = join_all(presented).await;
+    join_all(presented).await.into_iter().map(Result::unwrap).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_twenty_refreshes_at_once_over_two_replicas_one_gets_tokens_and_all_the_login_ends() {
+    let stores = Stores::start().await;
+    let (one, other) = (stores.replica().await, stores.replica().await);
+    let (won, lost): (Vec<_>, Vec<_>) =
+        twenty_refreshes(&one, &other).await.into_iter().partition(|answer| answer.status == 200);
+    assert_eq!(won.len(), 1, "{won:?}");
+    assert!(lost.iter().all(|answer| answer.code() == "invalid_refresh_token"), "{lost:?}");
+    let said = won[0].json();
+    for gateway in [&one, &other] {
+        refused(&gateway.client, text(&said, "access_token")).await;
+        let next =
+            post(&gateway.client, "refresh", json!({ "refresh_token": text(&said, "refresh_token") })).await;
+        assert_eq!(next.code(), "invalid_refresh_token");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn within_the_grace_twenty_refreshes_at_once_over_two_replicas_all_get_tokens() {
+    let stores = Stores::start().await;
+    let manifest = MANIFEST.replace("auth: {", "auth: { refresh_grace: 1m,");
+    let (one, other) = (
+        stores.replica_of(Gateway::with(&manifest)).await,
+        stores.replica_of(Gateway::with(&manifest)).await,
+    );
     let mut seen = std::collections::HashSet::new();
-    for (n, answer) in answers.into_iter().enumerate() {
-        let answer = answer.unwrap();
+    for (n, answer) in twenty_refreshes(&one, &other).await.into_iter().enumerate() {
         assert_eq!(answer.status, 200, "{}", answer.text());
         let said = answer.json();
         assert!(seen.insert(text(&said, "refresh_token").to_owned()), "nobody gets another's token");
