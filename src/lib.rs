@@ -27,3 +27,4 @@ pub mod telemetry;
 pub mod tokens;
 pub mod units;
 pub mod upstream;
+pub mod ws;

@@ -10,7 +10,7 @@ const ROWS: &[&[&str]] = &[
     &["exchange", "settings"],
     &["telemetry"],
     &["manifest"],
-    &["stores", "shared", "sse"],
+    &["stores", "shared", "sse", "ws"],
     &["tokens"],
     &["accounts", "conversations"],
     &["state"],
