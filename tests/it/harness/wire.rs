@@ -117,6 +117,26 @@ impl Wire {
         std::mem::replace(&mut self.read, rest)
     }
 
+    /// So many bytes; `None` if the connection ends before.
+    pub async fn try_bytes(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.read.len() < count {
+            self.more().await.ok()?;
+        }
+        let rest = self.read.split_off(count);
+        Some(std::mem::replace(&mut self.read, rest))
+    }
+
+    /// Says that nothing more is sent, and goes on reading.
+    pub async fn half_close(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
+    /// The socket itself, for a library; nothing may have been read ahead.
+    pub fn into_stream(self) -> TcpStream {
+        assert!(self.read.is_empty(), "bytes were read ahead");
+        self.stream
+    }
+
     /// Everything until the other end finishes, and how it does.
     pub async fn rest(&mut self) -> (String, Finish) {
         loop {
