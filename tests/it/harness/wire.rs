@@ -28,6 +28,11 @@ impl Wire {
         Self::over(TcpStream::connect(address).await.expect("somebody listens"))
     }
 
+    /// Of a connection that a library is done with.
+    pub fn of(stream: TcpStream) -> Self {
+        Self::over(stream)
+    }
+
     fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Wire { stream, read: Vec::new() }
