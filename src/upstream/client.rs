@@ -46,6 +46,8 @@ pub(super) async fn connect(
         socket.set_nodelay(true)?;
         if let Purpose::Upgrade { probe } = purpose {
             // A server that vanished says nothing, and neither may its caller.
+            // The kernel counts in seconds.
+            let probe = probe.max(Duration::from_secs(1));
             let probes = TcpKeepalive::new().with_time(probe).with_interval(probe).with_retries(3);
             SockRef::from(&socket).set_tcp_keepalive(&probes)?;
         }

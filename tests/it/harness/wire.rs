@@ -63,6 +63,11 @@ impl Wire {
         true
     }
 
+    /// Writes all of it, however long the other end takes to read it; whether it was there to take it.
+    pub async fn press_raw(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
+    }
+
     /// Reads once; `Err` at the end of the connection.
     async fn more(&mut self) -> Result<usize, Finish> {
         let reading = self.stream.read_buf(&mut self.read);
