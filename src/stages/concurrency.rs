@@ -128,7 +128,9 @@ impl Slots {
         let key = self.keys.of(exchange, request, body.as_ref());
         match Slot::take(&self.shared, key, self.slots).await {
             Ok(Some(slot)) => exchange.observe(Arc::new(Held(slot))),
-            Ok(None) => return Err(GatewayError { retry_after: Some(AGAIN), ..Kind::TooManyConcurrent.into() }),
+            Ok(None) => {
+                return Err(GatewayError { retry_after: Some(AGAIN), ..Kind::TooManyConcurrent.into() });
+            }
             Err(error) => tracing::debug!(%error, "calls under way cannot be counted"),
         }
         Ok(())

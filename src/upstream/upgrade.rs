@@ -56,8 +56,7 @@ impl Upstream {
         let began = Instant::now();
         let times = self.spec.timeouts();
         let until = began + times.total;
-        let deadlines =
-            Deadlines { first_byte: times.first_byte, idle: times.idle, until: Some(until) };
+        let deadlines = Deadlines { first_byte: times.first_byte, idle: times.idle, until: Some(until) };
         let server = &self.servers[self.balancer.pick(&*self.servers, rand::random)];
         exchange.sent_to(server.note.clone());
         let mut request = request.map(|()| RequestBody::empty());
@@ -99,9 +98,8 @@ impl Upstream {
     /// The error for a server whose 101 cannot be believed; `why` is for the log.
     pub fn misbehaved(&self, exchange: &Exchange, why: &'static str) -> GatewayError {
         let note = exchange.upstream();
-        let server = self.servers.iter().find(|server| {
-            note.is_some_and(|note| note.target == server.note.target)
-        });
+        let server =
+            self.servers.iter().find(|server| note.is_some_and(|note| note.target == server.note.target));
         match server {
             Some(server) => self.failed(exchange, server, Kind::UpstreamBadResponse, &why),
             None => Kind::UpstreamBadResponse.into(),

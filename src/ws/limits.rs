@@ -126,7 +126,10 @@ mod tests {
         let none = SocketLimits::check(None, &mut Diagnostics::new());
         let (ping, idle) = (Duration::from_secs(30), Duration::from_secs(60));
         assert_eq!((none.ping, none.idle, none.max_message), (ping, idle, 1 << 20));
-        assert_eq!((none.max_rate, none.max_bytes_rate, none.per_user, none.takeover), (None, None, None, false));
+        assert_eq!(
+            (none.max_rate, none.max_bytes_rate, none.per_user, none.takeover),
+            (None, None, None, false)
+        );
         let (short, faults) = checked("{ idle: 10s }");
         assert_eq!((short.ping, faults), (Duration::from_secs(5), vec![]));
         let (full, faults) = checked("{ per_user: 1, takeover: true, max_rate: 5, max_bytes_rate: 1MiB }");

@@ -66,9 +66,8 @@ pub(super) struct Paces {
 
 impl Paces {
     fn take(&mut self, frames: u32, bytes: usize) -> bool {
-        let within = |pace: &mut Option<Pace>, count| {
-            pace.as_mut().is_none_or(|pace| pace.take(count, Instant::now))
-        };
+        let within =
+            |pace: &mut Option<Pace>, count| pace.as_mut().is_none_or(|pace| pace.take(count, Instant::now));
         within(&mut self.frames, frames.into()) & within(&mut self.bytes, bytes as u64)
     }
 }

@@ -102,6 +102,8 @@ mod tests {
         assert!(!listed.allow(&headers(&["HTTPS://app.example"], "a.example")));
         assert!(listed.allow(&headers(&[], "a.example")));
         let two = ["https://app.example", "https://app.example"];
-        assert!(!listed.allow(&headers(&two, "a.example")) && !Origins::Any.allow(&headers(&two, "a.example")));
+        assert!(
+            !listed.allow(&headers(&two, "a.example")) && !Origins::Any.allow(&headers(&two, "a.example"))
+        );
     }
 }

@@ -251,7 +251,8 @@ impl<C: Socket, U: Socket, S> Tunnel<C, U, S> {
 
     /// Deadlines: what is due is done. Whether it is over; if something was put in, `drove` is unset.
     fn watch(&mut self, cx: &mut Context<'_>, put_in: &mut bool) -> bool {
-        let moved = [(self.up.is_blocked(), &mut self.up.went), (self.down.is_blocked(), &mut self.down.went)];
+        let moved =
+            [(self.up.is_blocked(), &mut self.up.went), (self.down.is_blocked(), &mut self.down.went)];
         let came = std::mem::take(&mut self.up.came);
         if came || moved[0].0 || moved[1].0 || self.stalled != [None; 2] {
             let now = Instant::now();
@@ -287,7 +288,8 @@ impl<C: Socket, U: Socket, S> Tunnel<C, U, S> {
                 return false;
             }
             let now = Instant::now();
-            let too_long = |since: Option<Instant>| since.is_some_and(|since| now >= since + self.terms.stall);
+            let too_long =
+                |since: Option<Instant>| since.is_some_and(|since| now >= since + self.terms.stall);
             if self.until.is_some_and(|until| now >= until) {
                 return true;
             }

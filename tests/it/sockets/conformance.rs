@@ -83,8 +83,14 @@ fn cases() -> Vec<Case> {
     all.push(case("two closes", [close(1000, ""), close(1001, "")].concat()));
     all.push(Case { answers: 1, stop: Stop::HalfCloses, ..case("half close", frame(TEXT, "last words")) });
     all.push(Case { stop: Stop::HalfCloses, ..case("half close at once", frame(TEXT, "last words")) });
-    all.push(Case { stop: Stop::HalfCloses, ..case("half close in a header", &frame(BINARY, [0; 300])[..3]) });
-    all.push(Case { stop: Stop::HalfCloses, ..case("half close in a frame", &frame(BINARY, [0; 300])[..90]) });
+    all.push(Case {
+        stop: Stop::HalfCloses,
+        ..case("half close in a header", &frame(BINARY, [0; 300])[..3])
+    });
+    all.push(Case {
+        stop: Stop::HalfCloses,
+        ..case("half close in a frame", &frame(BINARY, [0; 300])[..90])
+    });
     all
 }
 

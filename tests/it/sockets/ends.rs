@@ -75,7 +75,11 @@ async fn a_caller_of_an_upstream_that_leaves_is_told_1011() {
         upstream.send(said(TEXT, "last words")).await;
         assert_eq!(next(&mut caller).await, Came::Text("last words".to_owned()));
         let begun = Instant::now();
-        if resets { upstream.reset() } else { drop(upstream) }
+        if resets {
+            upstream.reset()
+        } else {
+            drop(upstream)
+        }
         assert_eq!(next(&mut caller).await, told(1011, "upstream_broke"));
         caller.send(close(1011, "")).await;
         assert_eq!(next(&mut caller).await, Came::End);
@@ -182,7 +186,8 @@ async fn a_reload_leaves_sockets_alone_until_their_route_is_gone() {
     reload(&more).await;
     echoes(&mut wire, "unchanged").await;
     // Its own is another, and so is its upstream.
-    let changed = manifest(&echo.url(), "max_message: 2MiB").replace("targets:", "max_connections: 9, targets:");
+    let changed =
+        manifest(&echo.url(), "max_message: 2MiB").replace("targets:", "max_connections: 9, targets:");
     reload(&changed).await;
     echoes(&mut wire, "changed").await;
     let mut young = open(&gateway, "/ws").await;
@@ -200,7 +205,8 @@ async fn a_reload_leaves_sockets_alone_until_their_route_is_gone() {
     reload(&manifest(&echo.url(), "")).await;
     let mut wire = open(&gateway, "/ws").await;
     echoes(&mut wire, "again").await;
-    reload(&manifest(&echo.url(), "").replace("protocol: websocket, websocket: {  }", "protocol: http")).await;
+    reload(&manifest(&echo.url(), "").replace("protocol: websocket, websocket: {  }", "protocol: http"))
+        .await;
     assert_eq!(next(&mut wire).await, told(1012, "route_removed"));
     reload(&manifest(&echo.url(), "")).await;
     echoes(&mut open(&gateway, "/ws").await, "and again").await;
@@ -208,10 +214,9 @@ async fn a_reload_leaves_sockets_alone_until_their_route_is_gone() {
 
 /// A gateway for users of its own, who are in this folder.
 async fn for_users(url: &str, auth: &str, folder: &Path) -> Gateway {
-    let routes = manifest(url, "").replace("chain: all, public: true, upstream", "chain: own, upstream").replace(
-        "chains: { ",
-        "chains: { own: [{ chain: all }, auth], ",
-    );
+    let routes = manifest(url, "")
+        .replace("chain: all, public: true, upstream", "chain: own, upstream")
+        .replace("chains: { ", "chains: { own: [{ chain: all }, auth], ");
     let manifest = format!(
         "auth: {{ password: {{ bcrypt_cost: 4 }}, {auth} }}\n{routes}  \
          - {{ route: POST /auth/register, handler: auth.register, chain: all, public: true }}\n  \

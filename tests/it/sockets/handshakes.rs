@@ -111,7 +111,11 @@ async fn an_upstream_that_cannot_be_had_is_said_as_elsewhere() {
     assert_eq!(said, (502, "upstream_unreachable".to_owned()));
     let wrong = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                  Sec-WebSocket-Accept: bm90IGFuIGFuc3dlcg==\r\n\r\n";
-    for (answer, code) in [(wrong, "upstream_bad_response"), ("nonsense\r\n\r\n", "upstream_bad_response"), ("", "upstream_reset")] {
+    for (answer, code) in [
+        (wrong, "upstream_bad_response"),
+        ("nonsense\r\n\r\n", "upstream_bad_response"),
+        ("", "upstream_reset"),
+    ] {
         let upstream = Sockets::saying_last(answer).await;
         let gateway = gateway(&upstream.url(), "").start().await;
         let said = refused(gateway.client.address(), "/ws", &[]).await;
@@ -119,7 +123,8 @@ async fn an_upstream_that_cannot_be_had_is_said_as_elsewhere() {
     }
     let silent = Sockets::start(|_, mut wire| async move { drop(wire.rest().await) }).await;
     let limits = "targets: [{ url";
-    let impatient = manifest(&silent.url(), "").replace(limits, "timeouts: { first_byte: 300ms }, targets: [{ url");
+    let impatient =
+        manifest(&silent.url(), "").replace(limits, "timeouts: { first_byte: 300ms }, targets: [{ url");
     let late = Gateway::with(&impatient).start().await;
     let said = refused(late.client.address(), "/ws", &[]).await;
     assert_eq!(said, (504, "upstream_timeout".to_owned()));
