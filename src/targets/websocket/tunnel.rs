@@ -24,6 +24,7 @@ use crate::telemetry::OpenSocket;
 use crate::tokens::TokenError;
 use crate::ws::frame::{self, CloseCode, Violation};
 use crate::ws::{Pace, SocketLimits};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -172,7 +173,7 @@ impl<C: Socket, U: Socket, S> Tunnel<C, U, S> {
                     }
                     return true;
                 }
-                Step::WriteBroke => {
+                Step::WriteBroke(_) => {
                     // What it said last may still stand to be read.
                     self.up.go_deaf();
                     self.limit(LINGER);
@@ -204,9 +205,10 @@ impl<C: Socket, U: Socket, S> Tunnel<C, U, S> {
                     true => self.limit(LINGER),
                     false => self.upstream_broke(),
                 },
-                Step::WriteBroke => {
+                Step::WriteBroke(why) => {
                     if !self.said_close() {
-                        self.end.get_or_insert(End::ClientLeft);
+                        let stalled = why == io::ErrorKind::TimedOut;
+                        self.end.get_or_insert(if stalled { End::StreamLimit } else { End::ClientLeft });
                     }
                     return true;
                 }
