@@ -57,8 +57,8 @@ pub(super) struct Terms<S> {
     pub(super) notice: Notice<Word>,
     pub(super) open: OpenSocket,
     pub(super) exchange: Arc<Exchange>,
-    /// Held until the end.
-    pub(super) _seat: S,
+    /// Held until the end, or until another takes it.
+    pub(super) seat: Option<S>,
 }
 
 /// An open WebSocket; done when both connections are to be closed.
@@ -136,7 +136,11 @@ impl<C: Socket, U: Socket, S> Tunnel<C, U, S> {
                 };
                 self.leave(End::Reauth, (CloseCode::REAUTH, reason), away);
             }
-            Word::Replaced => self.leave(End::Replaced, (CloseCode::REPLACED, "replaced"), away),
+            Word::Replaced => {
+                // Whoever came does not wait for the goodbye.
+                self.terms.seat = None;
+                self.leave(End::Replaced, (CloseCode::REPLACED, "replaced"), away);
+            }
             Word::RouteRemoved => {
                 self.leave(End::RouteRemoved, (CloseCode::RESTART, "route_removed"), away);
             }
