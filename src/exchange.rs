@@ -195,6 +195,30 @@ impl Exchange {
         })
     }
 
+    /// One more request of the same caller's on the same route, as another says a message as a request of its own. Nobody
+    /// observes it.
+    pub fn follow_up(&self, method: Method) -> Arc<Self> {
+        let next = Exchange::begin(Arrival {
+            peer: self.peer,
+            client_ip: self.client_ip,
+            secure: self.secure,
+            method,
+            path: self.path.clone(),
+            lang: self.lang,
+        });
+        next.adopt_request_id(self.request_id().to_owned());
+        if let Some((info, params)) = self.route.get() {
+            next.matched(info.clone(), params.clone());
+        }
+        if let Some(identity) = self.identity() {
+            next.identified(identity.clone());
+        }
+        if let Some(trace) = self.trace() {
+            next.set_trace(trace.clone());
+        }
+        next
+    }
+
     /// The exchange a request belongs to.
     pub fn of(request: &Request) -> &Arc<Exchange> {
         request.data::<Arc<Exchange>>().expect("the door puts an exchange into every request")

@@ -143,7 +143,10 @@ pub fn check(
     }
     let upstream = route.upstream.as_ref().and_then(|name| known(name, manifest, out));
     let found = match (&route.handler, &route.upstream, &route.respond, &route.redirect) {
-        (Some(handler), ..) => Some(Found::Handler(handler.clone())),
+        (Some(handler), ..) => {
+            no_sockets(route, out);
+            Some(Found::Handler(handler.clone()))
+        }
         (None, Some(_), ..) if speaks_websocket(route) => {
             let target = websocket::check(route, params, manifest, upstream, out);
             target.map(|target| Found::Target(Arc::new(target)))
@@ -151,7 +154,13 @@ pub fn check(
         (None, Some(_), ..) => {
             no_websocket(route, out);
             let target = proxy::check(route, params, upstream, out);
-            target.map(|target| Found::Target(Arc::new(target)))
+            target.map(|target| match &route.bridge {
+                None => Found::Target(Arc::new(target)),
+                Some(_) => {
+                    let bridged = websocket::bridged(Arc::new(target), route, manifest, out);
+                    Found::Target(Arc::new(bridged))
+                }
+            })
         }
         (None, None, Some(respond), _) => {
             misplaced(route, "respond", out);
@@ -185,12 +194,36 @@ fn speaks_websocket(route: &Route) -> bool {
 
 /// A fault for limits of a WebSocket where there is none.
 fn no_websocket(route: &Route, out: &mut Diagnostics) {
-    if let Some(limits) = &route.websocket {
+    if let Some(bridge) = &route.bridge
+        && route.protocol.as_ref().is_none_or(|protocol| protocol.value != Protocol::Sse)
+    {
+        let message = "`bridge: websocket` is for routes with `protocol: sse`";
+        out.push(
+            Diagnostic::error(Code::MISPLACED, bridge.span, message)
+                .help("add `protocol: sse`, or remove `bridge`"),
+        );
+    }
+    if let Some(limits) = &route.websocket
+        && route.bridge.is_none()
+    {
         let message = "`websocket` is for routes with `protocol: websocket`";
         out.push(
             Diagnostic::error(Code::MISPLACED, limits.span, message)
                 .help("add `protocol: websocket`, or remove `websocket`"),
         );
+    }
+}
+
+/// Faults for keys of sockets beside a handler, which answers requests.
+fn no_sockets(route: &Route, out: &mut Diagnostics) {
+    let keys = [
+        ("websocket", route.websocket.as_ref().map(|it| it.span)),
+        ("bridge", route.bridge.as_ref().map(|it| it.span)),
+    ];
+    for (key, span) in keys.into_iter().filter_map(|(key, span)| Some((key, span?))) {
+        let message = format!("`{key}` does not apply to a route that ends in a handler");
+        let help = "it belongs to routes with `upstream` alone; remove it here";
+        out.push(Diagnostic::error(Code::MISPLACED, span, message).help(help));
     }
 }
 
@@ -238,6 +271,7 @@ fn misplaced(route: &Route, target: &str, out: &mut Diagnostics) {
         ("protocol", route.protocol.as_ref().map(|it| it.span)),
         ("stream", route.stream.as_ref().map(|it| it.span)),
         ("websocket", route.websocket.as_ref().map(|it| it.span)),
+        ("bridge", route.bridge.as_ref().map(|it| it.span)),
     ] {
         if let Some(span) = span {
             let message = format!("`{key}` does not apply to a route that ends in `{target}`");

@@ -15,6 +15,8 @@ const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
+const PONG: u8 = 10;
+const TEXT: u8 = 1;
 
 /// What the gateway's own pings carry. A pong that answers one passes on to the upstream: nobody has to answer a pong
 /// that was not asked for (section 5.5.3).
@@ -143,6 +145,10 @@ impl CloseCode {
     pub const GOING_AWAY: CloseCode = CloseCode(1001);
     /// What came is no WebSocket.
     pub const PROTOCOL: CloseCode = CloseCode(1002);
+    /// A kind of message that nobody reads here.
+    pub const NOT_READ: CloseCode = CloseCode(1003);
+    /// Text that is not UTF-8.
+    pub const NOT_TEXT: CloseCode = CloseCode(1007);
     /// A limit that is no message's size.
     pub const POLICY: CloseCode = CloseCode(1008);
     /// A message is too big.
@@ -168,6 +174,35 @@ pub fn close(code: CloseCode, reason: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
     payload.extend_from_slice(&code.0.to_be_bytes());
     payload.extend_from_slice(&reason.as_bytes()[..end]);
     control(CLOSE, &payload, mask)
+}
+
+/// A text message of a server's, in one frame.
+pub fn text(text: &str) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(10 + text.len());
+    frame.push(FIN | TEXT);
+    match text.len() {
+        len @ 0..=125 => frame.push(len as u8),
+        len @ 126..=65535 => {
+            frame.push(126);
+            frame.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(127);
+            frame.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(text.as_bytes());
+    frame
+}
+
+/// A server's answer to a ping with this in it, which is no longer than a ping may be.
+pub fn pong(payload: &[u8]) -> Vec<u8> {
+    control(PONG, &payload[..payload.len().min(MAX_CONTROL)], None)
+}
+
+/// A server's answer to a Close with this in it: the same code.
+pub fn answer_close(payload: &[u8]) -> Vec<u8> {
+    control(CLOSE, &payload[..payload.len().min(2)], None)
 }
 
 /// A ping of the gateway's own, for a caller.

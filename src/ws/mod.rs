@@ -3,9 +3,11 @@
 pub mod frame;
 pub mod handshake;
 mod limits;
+mod message;
 mod offer;
 mod pace;
 
 pub use limits::SocketLimits;
+pub use message::{Decoder, Said};
 pub use offer::{Offer, SUBPROTOCOL};
 pub use pace::Pace;

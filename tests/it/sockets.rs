@@ -1,6 +1,7 @@
 //! WebSockets through the gateway, byte by byte: what both ends see, and how a socket ends.
 
 mod bed;
+mod bridge;
 mod conformance;
 mod ends;
 mod handshakes;

@@ -78,6 +78,8 @@ pub struct Route {
     pub stream: Option<Spanned<StreamLimits>>,
     /// Limits of a WebSocket.
     pub websocket: Option<Spanned<WebSocketLimits>>,
+    /// What callers speak with a route of `protocol: sse` instead (default: as the route's protocol).
+    pub bridge: Option<Spanned<Bridge>>,
     /// The chain of this route instead of its version's: a name, or a list of stages.
     pub chain: Option<ChainRef>,
     /// Anybody may call it; a route without `auth` in its chain must say so.
@@ -152,6 +154,14 @@ pub enum Protocol {
     Websocket,
     /// gRPC.
     Grpc,
+}
+
+/// What callers speak, where that is not what the upstream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Bridge {
+    /// A WebSocket: each text message is a POST, each event of its answer a text message.
+    Websocket,
 }
 
 /// Limits of an event stream.

@@ -11,6 +11,7 @@
 //!
 //! WebSockets over HTTP/2 (RFC 8441) are not served: browsers then open an HTTP/1.1 connection.
 
+mod bridge;
 mod flow;
 mod origins;
 mod seats;
@@ -28,7 +29,7 @@ use crate::manifest::model::Route;
 use crate::manifest::{Manifest, Spanned};
 use crate::state::Shared;
 use crate::telemetry::SocketMetrics;
-use crate::upstream::{Switch, Upstream, UpstreamSocket};
+use crate::upstream::{Switch, Upstream};
 use crate::ws::{Offer, SUBPROTOCOL, SocketLimits, handshake};
 use futures_util::FutureExt as _;
 use http::header::{
@@ -39,7 +40,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Version, response};
 use http_body_util::combinators::BoxBody;
 use origins::Origins;
 use poem::{Endpoint, OnUpgrade, Request, Response};
-use seats::Seats;
+use seats::{Seat, Seats};
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,26 +60,14 @@ pub(super) struct WebSocket {
     origins: Origins,
 }
 
-/// Is it sound? Reports every fault.
-pub(super) fn check(
-    route: &Spanned<Route>,
-    params: &[String],
-    manifest: &Manifest,
-    upstream: Option<Decl<'_>>,
-    out: &mut Diagnostics,
-) -> Option<WebSocket> {
+/// Are they sound? Reports every fault of what a route says of its sockets: limits, and whose pages may connect.
+fn terms(route: &Spanned<Route>, manifest: &Manifest, out: &mut Diagnostics) -> (SocketLimits, Origins) {
     if !route.route.value.trim_start().starts_with("GET ") {
         let method = route.route.value.split_whitespace().next().unwrap_or_default();
         let span = route.route.span;
         out.push(
             Diagnostic::error(Code::MISPLACED, span, format!("a WebSocket is opened with GET, not {method}"))
                 .help("write `GET` before the path"),
-        );
-    }
-    if let Some(stream) = &route.stream {
-        out.push(
-            Diagnostic::error(Code::MISPLACED, stream.span, "`stream` is for routes with `protocol: sse`")
-                .help("the limits of a WebSocket stand under `websocket`"),
         );
     }
     for change in &route.with.0 {
@@ -91,7 +80,6 @@ pub(super) fn check(
             out.push(Diagnostic::error(Code::MISPLACED, change.name.span, message).help(help));
         }
     }
-    let path = route.path.as_ref().map(|path| Template::check(path, 0, &path.value, params, out));
     let limits = SocketLimits::check(route.websocket.as_ref(), out);
     let origins = match route.websocket.as_ref().and_then(|limits| limits.origins.as_ref()) {
         None => Origins::Same,
@@ -107,6 +95,43 @@ pub(super) fn check(
             }
         },
     };
+    (limits, origins)
+}
+
+/// A checked target with a bridge before it, if the route's own keys are sound too.
+pub(super) fn bridged(
+    inner: Arc<dyn Target>,
+    route: &Spanned<Route>,
+    manifest: &Manifest,
+    out: &mut Diagnostics,
+) -> bridge::Bridged {
+    let (limits, origins) = terms(route, manifest, out);
+    bridge::Bridged { inner, limits, origins }
+}
+
+/// Is it sound? Reports every fault.
+pub(super) fn check(
+    route: &Spanned<Route>,
+    params: &[String],
+    manifest: &Manifest,
+    upstream: Option<Decl<'_>>,
+    out: &mut Diagnostics,
+) -> Option<WebSocket> {
+    if let Some(stream) = &route.stream {
+        out.push(
+            Diagnostic::error(Code::MISPLACED, stream.span, "`stream` is for routes with `protocol: sse`")
+                .help("the limits of a WebSocket stand under `websocket`"),
+        );
+    }
+    if let Some(bridge) = &route.bridge {
+        let message = "`bridge: websocket` is for routes with `protocol: sse`";
+        out.push(
+            Diagnostic::error(Code::MISPLACED, bridge.span, message)
+                .help("this route speaks WebSocket already: remove it"),
+        );
+    }
+    let path = route.path.as_ref().map(|path| Template::check(path, 0, &path.value, params, out));
+    let (limits, origins) = terms(route, manifest, out);
     let upstream = upstream?;
     Some(WebSocket {
         upstream: upstream.name.into(),
@@ -125,13 +150,8 @@ impl Target for WebSocket {
         let upstream = cx.upstreams.get(&self.upstream).cloned();
         sealed(Running {
             upstream: upstream.expect("the checks saw that this upstream is defined"),
-            shared: cx.shared.clone(),
             path: self.path.clone(),
-            limits: self.limits,
-            origins: self.origins.clone(),
-            seats: Seats::new(&self.limits, cx.route, &cx.shared.shared),
-            metrics: cx.shared.telemetry.sockets(cx.route),
-            presence: cx.presence.clone(),
+            door: Door::new(self.limits, self.origins.clone(), cx),
         })
     }
 
@@ -167,13 +187,28 @@ impl Target for WebSocket {
 /// A `protocol: websocket` that runs.
 struct Running {
     upstream: Arc<Upstream>,
-    shared: Arc<Shared>,
     path: Option<Arc<Template>>,
+    door: Door,
+}
+
+/// Who may open a socket on a route, and on what terms.
+struct Door {
+    shared: Arc<Shared>,
     limits: SocketLimits,
     origins: Origins,
     seats: Option<Arc<Seats>>,
     metrics: Arc<SocketMetrics>,
     presence: Arc<Presence>,
+}
+
+/// Who was let in.
+struct Entered {
+    /// The caller's key.
+    key: HeaderValue,
+    upgrade: OnUpgrade,
+    seat: Option<Seat>,
+    /// What comes when another takes the seat.
+    replaced: Option<oneshot::Receiver<()>>,
 }
 
 impl Endpoint for Running {
@@ -184,19 +219,55 @@ impl Endpoint for Running {
         let version = request.version();
         match self.open(&exchange, request).await {
             Ok(response) => Ok(response),
-            Err(error) => {
-                let mut response = exchange.refuse(&error);
-                if error.kind == Kind::UpgradeRequired {
-                    ask_for_upgrade(response.headers_mut(), version);
-                }
-                Ok(response)
-            }
+            Err(error) => Ok(refusal(&exchange, &error, version)),
         }
     }
 }
 
 impl Running {
     async fn open(&self, exchange: &Arc<Exchange>, request: Request) -> Result<Response, GatewayError> {
+        let Entered { key, upgrade, seat, replaced } = self.door.enter(exchange, &request).await?;
+        let offer = Offer::of(request.headers());
+        let knows_ours = offer.knows_ours();
+        let asked = Asked {
+            key: handshake::fresh_key(),
+            protocols: offer.forwarded(),
+            extensions: request.headers().get_all(SEC_WEBSOCKET_EXTENSIONS).iter().cloned().collect(),
+        };
+        let trusted = self.door.shared.settings.trusts(exchange.peer.ip());
+        let forwarded = forward::request(exchange, request, self.path.as_deref(), trusted)?;
+        let mut forwarded = forwarded.map(drop);
+        asked.set(forwarded.headers_mut());
+        let (head, socket) = match self.upstream.switch(exchange, forwarded, self.door.limits.ping).await? {
+            Switch::Switched(head, socket) => (head, socket),
+            Switch::Declined(response) => {
+                let mut response = response.map(BoxBody::new);
+                forward::clean_response(response.headers_mut());
+                return Ok(proxy::finished(response));
+            }
+        };
+        asked.check(&head).map_err(|why| self.upstream.misbehaved(exchange, why))?;
+        let response = switching(head.headers, &key, knows_ours);
+        let terms = self.door.terms(exchange, seat, replaced);
+        tokio::spawn(run(upgrade, socket, terms));
+        Ok(response)
+    }
+}
+
+impl Door {
+    fn new(limits: SocketLimits, origins: Origins, cx: &TargetCx<'_>) -> Self {
+        Door {
+            shared: cx.shared.clone(),
+            limits,
+            origins,
+            seats: Seats::new(&limits, cx.route, &cx.shared.shared),
+            metrics: cx.shared.telemetry.sockets(cx.route),
+            presence: cx.presence.clone(),
+        }
+    }
+
+    /// Lets a request in, if it asks for a socket and may have one.
+    async fn enter(&self, exchange: &Exchange, request: &Request) -> Result<Entered, GatewayError> {
         let key = handshake::asked(request.method(), request.version(), request.headers())?.clone();
         if !self.origins.allow(request.headers()) {
             return Err(Kind::OriginNotAllowed.into());
@@ -209,37 +280,24 @@ impl Running {
             }
             None => (None, None),
         };
-        let offer = Offer::of(request.headers());
-        let knows_ours = offer.knows_ours();
-        let asked = Asked {
-            key: handshake::fresh_key(),
-            protocols: offer.forwarded(),
-            extensions: request.headers().get_all(SEC_WEBSOCKET_EXTENSIONS).iter().cloned().collect(),
-        };
-        let trusted = self.shared.settings.trusts(exchange.peer.ip());
-        let forwarded = forward::request(exchange, request, self.path.as_deref(), trusted)?;
-        let mut forwarded = forwarded.map(drop);
-        asked.set(forwarded.headers_mut());
-        let (head, socket) = match self.upstream.switch(exchange, forwarded, self.limits.ping).await? {
-            Switch::Switched(head, socket) => (head, socket),
-            Switch::Declined(response) => {
-                let mut response = response.map(BoxBody::new);
-                forward::clean_response(response.headers_mut());
-                return Ok(proxy::finished(response));
-            }
-        };
-        asked.check(&head).map_err(|why| self.upstream.misbehaved(exchange, why))?;
-        let response = switching(head.headers, &key, knows_ours);
-        let terms = Terms {
+        Ok(Entered { key, upgrade, seat, replaced })
+    }
+
+    /// What its socket is opened with. It counts as open from now on.
+    fn terms(
+        &self,
+        exchange: &Arc<Exchange>,
+        seat: Option<Seat>,
+        replaced: Option<oneshot::Receiver<()>>,
+    ) -> Terms<Seat> {
+        Terms {
             limits: self.limits,
             stall: self.shared.settings.door.write_timeout.0,
             notice: self.notice(exchange, replaced),
             open: self.metrics.open(),
             exchange: exchange.clone(),
             seat,
-        };
-        tokio::spawn(run(upgrade, socket, terms));
-        Ok(response)
+        }
     }
 
     /// Whatever ends it from outside.
@@ -261,7 +319,7 @@ impl Running {
 }
 
 /// Runs an open socket to its end.
-async fn run<S: Unpin>(upgrade: OnUpgrade, socket: UpstreamSocket, terms: Terms<S>) {
+async fn run(upgrade: OnUpgrade, socket: impl flow::End, terms: Terms<Seat>) {
     // The caller may have left before it was told.
     if let Ok(caller) = upgrade.await {
         Tunnel::new(caller, socket, terms).await;
@@ -346,6 +404,15 @@ fn switching(mut headers: HeaderMap, key: &HeaderValue, knows_ours: bool) -> Res
     }
     let mut response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).finish();
     *response.headers_mut() = headers;
+    response
+}
+
+/// The answer to who was not let in.
+fn refusal(exchange: &Exchange, error: &GatewayError, version: Version) -> Response {
+    let mut response = exchange.refuse(error);
+    if error.kind == Kind::UpgradeRequired {
+        ask_for_upgrade(response.headers_mut(), version);
+    }
     response
 }
 
