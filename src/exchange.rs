@@ -57,6 +57,10 @@ pub enum End {
     Shutdown = 4,
     /// The caller's token expired or was revoked.
     Reauth = 5,
+    /// A newer connection of the same caller's took its place.
+    Replaced = 6,
+    /// A reload removed its route.
+    RouteRemoved = 7,
 }
 
 impl End {
@@ -69,6 +73,8 @@ impl End {
             End::StreamLimit => "stream_limit",
             End::Shutdown => "shutdown",
             End::Reauth => "reauth",
+            End::Replaced => "replaced",
+            End::RouteRemoved => "route_removed",
         }
     }
 
@@ -79,6 +85,8 @@ impl End {
             3 => End::StreamLimit,
             4 => End::Shutdown,
             5 => End::Reauth,
+            6 => End::Replaced,
+            7 => End::RouteRemoved,
             _ => End::ClientLeft,
         }
     }
@@ -185,6 +193,30 @@ impl Exchange {
             first_byte_micros: AtomicU64::new(0),
             upstream_micros: AtomicU64::new(0),
         })
+    }
+
+    /// One more request of the same caller's on the same route, as another says a message as a request of its own. Nobody
+    /// observes it.
+    pub fn follow_up(&self, method: Method) -> Arc<Self> {
+        let next = Exchange::begin(Arrival {
+            peer: self.peer,
+            client_ip: self.client_ip,
+            secure: self.secure,
+            method,
+            path: self.path.clone(),
+            lang: self.lang,
+        });
+        next.adopt_request_id(self.request_id().to_owned());
+        if let Some((info, params)) = self.route.get() {
+            next.matched(info.clone(), params.clone());
+        }
+        if let Some(identity) = self.identity() {
+            next.identified(identity.clone());
+        }
+        if let Some(trace) = self.trace() {
+            next.set_trace(trace.clone());
+        }
+        next
     }
 
     /// The exchange a request belongs to.

@@ -8,6 +8,7 @@ mod guarded;
 mod logs;
 mod memory;
 mod redis;
+mod slot;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod window;
 pub use guarded::Guarded;
 pub use memory::Memory;
 pub use redis::Redis;
+pub use slot::Slot;
 
 use crate::settings::StoreSettings;
 use async_trait::async_trait;

@@ -24,4 +24,5 @@ mod routing;
 mod sessions;
 mod shipped;
 mod shutdown;
+mod sockets;
 mod streams;

@@ -78,6 +78,8 @@ pub struct Route {
     pub stream: Option<Spanned<StreamLimits>>,
     /// Limits of a WebSocket.
     pub websocket: Option<Spanned<WebSocketLimits>>,
+    /// What callers speak with a route of `protocol: sse` instead (default: as the route's protocol).
+    pub bridge: Option<Spanned<Bridge>>,
     /// The chain of this route instead of its version's: a name, or a list of stages.
     pub chain: Option<ChainRef>,
     /// Anybody may call it; a route without `auth` in its chain must say so.
@@ -154,6 +156,14 @@ pub enum Protocol {
     Grpc,
 }
 
+/// What callers speak, where that is not what the upstream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Bridge {
+    /// A WebSocket: each text message is a POST, each event of its answer a text message.
+    Websocket,
+}
+
 /// Limits of an event stream.
 #[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -189,14 +199,22 @@ pub enum OnDisconnect {
 #[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebSocketLimits {
-    /// Between two pings (default `30s`).
-    pub ping: Option<Dur>,
-    /// It is closed after this much silence (default `60s`).
-    pub idle: Option<Dur>,
-    /// Largest message (default `1MiB`).
-    pub max_message: Option<Size>,
-    /// CORS policy whose origins may connect.
+    /// Silence of the caller's after which the gateway pings (default `30s`).
+    pub ping: Option<Spanned<Dur>>,
+    /// The caller counts as gone after this much silence; a pong breaks it (default `60s`).
+    pub idle: Option<Spanned<Dur>>,
+    /// Largest message either way, in bytes on the wire: compressed, where the ends agreed on that (default `1MiB`).
+    pub max_message: Option<Spanned<Size>>,
+    /// Frames that a caller may send in a second, and at once (default: no limit).
+    pub max_rate: Option<Spanned<u64>>,
+    /// Bytes that a caller may send in a second, and at once (default: no limit).
+    pub max_bytes_rate: Option<Spanned<Size>>,
+    /// CORS policy whose origins may connect (default: pages of the same host, and callers that are no browser).
     pub origins: Option<Spanned<String>>,
+    /// Connections that a caller may have on this route, over all replicas (default: no limit).
+    pub per_user: Option<Spanned<u32>>,
+    /// With `per_user: 1`: a new connection closes the old one with 4409 instead of being refused (default `false`).
+    pub takeover: Option<Spanned<bool>>,
 }
 
 /// Answers instead of a target while it is set.
