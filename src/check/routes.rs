@@ -89,6 +89,14 @@ impl CheckedRoute {
 }
 
 impl Ending {
+    /// Whether callers open a WebSocket there.
+    pub fn opens_websocket(&self) -> bool {
+        match self {
+            Ending::Native(_) => false,
+            Ending::Target(target) => target.opens_websocket(),
+        }
+    }
+
     /// How long its stream may last, if it answers with one.
     fn longest_stream(&self) -> Option<Duration> {
         match self {

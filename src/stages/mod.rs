@@ -159,6 +159,8 @@ pub struct BuildCx<'a> {
     pub route: &'a Arc<RouteInfo>,
     /// Whether the route answers with a stream.
     pub streams: bool,
+    /// Whether callers open a WebSocket on it.
+    pub websocket: bool,
     /// The native operation that answers, such as `auth.login`, if one does.
     pub operation: Option<&'static str>,
     /// What the process has.

@@ -38,6 +38,11 @@ pub trait Target: Send + Sync {
         false
     }
 
+    /// Whether callers open a WebSocket here: then a token may stand where a browser can put one.
+    fn opens_websocket(&self) -> bool {
+        false
+    }
+
     /// How long its stream may last, if it answers with one.
     fn longest_stream(&self) -> Option<Duration> {
         None
