@@ -101,6 +101,8 @@ kinds! {
     UriTooLong = 414 "uri_too_long": "The request URI is too long", "请求地址过长";
     /// Headers are larger or more than allowed.
     HeadersTooLarge = 431 "headers_too_large": "The request headers are too large", "请求头过大";
+    /// The route is a WebSocket, the request is not.
+    UpgradeRequired = 426 "upgrade_required": "This is a WebSocket: connect with version 13 over HTTP/1.1", "此接口仅支持 WebSocket 连接";
     /// A route that asks who is calling was not told.
     NoToken = 401 "no_token": "No token provided", "未提供令牌";
     /// The token is not valid here.

@@ -57,6 +57,10 @@ pub enum End {
     Shutdown = 4,
     /// The caller's token expired or was revoked.
     Reauth = 5,
+    /// A newer connection of the same caller's took its place.
+    Replaced = 6,
+    /// A reload removed its route.
+    RouteRemoved = 7,
 }
 
 impl End {
@@ -69,6 +73,8 @@ impl End {
             End::StreamLimit => "stream_limit",
             End::Shutdown => "shutdown",
             End::Reauth => "reauth",
+            End::Replaced => "replaced",
+            End::RouteRemoved => "route_removed",
         }
     }
 
@@ -79,6 +85,8 @@ impl End {
             3 => End::StreamLimit,
             4 => End::Shutdown,
             5 => End::Reauth,
+            6 => End::Replaced,
+            7 => End::RouteRemoved,
             _ => End::ClientLeft,
         }
     }

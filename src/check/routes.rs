@@ -90,10 +90,10 @@ impl CheckedRoute {
 
 impl Ending {
     /// Whether callers open a WebSocket there.
-    pub fn opens_websocket(&self) -> bool {
+    pub fn is_socket(&self) -> bool {
         match self {
             Ending::Native(_) => false,
-            Ending::Target(target) => target.opens_websocket(),
+            Ending::Target(target) => target.is_socket(),
         }
     }
 
@@ -174,6 +174,11 @@ impl<'a> RouteChecker<'a> {
         if streaming {
             streams(ending.as_ref().and_then(Ending::longest_stream), &links, out);
         }
+        if let Some(Ending::Target(target)) = &ending
+            && target.counts_callers()
+        {
+            counted(route, &links, out);
+        }
         let (method, pattern) = parsed?;
         let host = match host {
             Some(host) => Some(host?),
@@ -201,6 +206,9 @@ impl<'a> RouteChecker<'a> {
         links.iter().for_each(|link| link.fingerprint.hash(&mut state));
         for name in used(route) {
             self.upstreams.get(name).hash(&mut state);
+        }
+        if let Ending::Target(target) = &ending {
+            target.identify(&mut state);
         }
         Some(CheckedRoute {
             info: Arc::new(info),
@@ -283,6 +291,19 @@ fn access(route: &Route, links: &[Link], out: &mut Diagnostics) {
     }
 }
 
+/// A limit for each caller needs to know who is calling.
+fn counted(route: &Route, links: &[Link], out: &mut Diagnostics) {
+    let span = route.websocket.as_ref().and_then(|limits| limits.per_user.as_ref()).map(|count| count.span);
+    let known = links.iter().any(|link| super::order::IDENTIFY.contains(&link.name));
+    if let Some(span) = span.filter(|_| !known) {
+        let message = "`per_user` counts by who is calling, and nobody finds that out on this route";
+        out.push(
+            Diagnostic::error(Code::NO_CALLER, span, message)
+                .help("put `auth` or `api_key` into its chain, or remove `per_user`"),
+        );
+    }
+}
+
 /// Stages that cannot do for this route what they are for.
 fn misfits(route: &Route, info: &RouteInfo, links: &[Link], out: &mut Diagnostics) {
     for link in links {
@@ -310,16 +331,22 @@ fn streams(longest: Option<Duration>, links: &[Link], out: &mut Diagnostics) {
         if let (Some(deadline), Some(longest)) = (facts.deadline, longest)
             && deadline < longest
         {
-            let message = format!(
-                "`{}` of {} would cut a stream that may last {}",
-                link.name,
-                crate::units::Dur(deadline),
-                crate::units::Dur(longest)
-            );
-            out.push(
-                Diagnostic::error(Code::DEADLINES, link.span, message)
-                    .help("raise it for this route by `with:`, or lower `stream.max`"),
-            );
+            let deadline = crate::units::Dur(deadline);
+            let (message, help) = match longest {
+                Duration::MAX => (
+                    format!("`{}` of {deadline} stands before a socket, which has no end", link.name),
+                    "give this route a chain without it; `websocket.idle` ends a socket whose caller is gone",
+                ),
+                longest => (
+                    format!(
+                        "`{}` of {deadline} would cut a stream that may last {}",
+                        link.name,
+                        crate::units::Dur(longest)
+                    ),
+                    "raise it for this route by `with:`, or lower `stream.max`",
+                ),
+            };
+            out.push(Diagnostic::error(Code::DEADLINES, link.span, message).help(help));
         }
     }
 }

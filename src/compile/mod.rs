@@ -16,7 +16,7 @@ use crate::handlers::Handlers;
 use crate::stages::body_limit::limit_body;
 use crate::stages::{BuildCx, Hook, Layer, fold};
 use crate::state::Shared;
-use crate::targets::TargetCx;
+use crate::targets::{Presence, TargetCx};
 use crate::upstream::{Registry, Running};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint, Request, Response};
@@ -58,6 +58,8 @@ pub struct CompiledRoute {
     /// Answers `OPTIONS`; built when first asked.
     options: OnceLock<Next>,
     shared: Arc<Shared>,
+    /// The same for all revisions of the route.
+    presence: Arc<Presence>,
 }
 
 /// What every table is built with.
@@ -80,7 +82,11 @@ pub fn compile(checked: Arc<Checked>, parts: &Parts, before: Option<&RoutingTabl
         let known = before.and_then(|table| table.routes.get(&key));
         let compiled = match known {
             Some(known) if known.checked.fingerprint == route.fingerprint => known.clone(),
-            _ => Arc::new(compile_route(route, parts, &upstreams)),
+            known => {
+                let known = known.filter(|known| known.is_socket());
+                let presence = known.map_or_else(Arc::default, |known| known.presence.clone());
+                Arc::new(compile_route(route, parts, &upstreams, presence))
+            }
         };
         router.insert(&place_of(route), compiled.clone());
         routes.insert(key, compiled);
@@ -102,8 +108,13 @@ pub fn place_of(route: &CheckedRoute) -> Place<'_> {
     }
 }
 
-fn compile_route(route: &Arc<CheckedRoute>, parts: &Parts, upstreams: &Running) -> CompiledRoute {
-    let cx = TargetCx { route: &route.info, shared: &parts.shared, upstreams };
+fn compile_route(
+    route: &Arc<CheckedRoute>,
+    parts: &Parts,
+    upstreams: &Running,
+    presence: Arc<Presence>,
+) -> CompiledRoute {
+    let cx = TargetCx { route: &route.info, shared: &parts.shared, upstreams, presence: &presence };
     let target = match &route.ending {
         Ending::Native(native) => sealed(parts.handlers.endpoint(native.operation, native.behind(&cx))),
         Ending::Target(target) => target.build(&cx),
@@ -117,6 +128,7 @@ fn compile_route(route: &Arc<CheckedRoute>, parts: &Parts, upstreams: &Running) 
         checked: route.clone(),
         options: OnceLock::new(),
         shared: parts.shared.clone(),
+        presence,
     }
 }
 
@@ -126,7 +138,7 @@ fn layers(route: &CheckedRoute, shared: &Arc<Shared>, keep: impl Fn(&str) -> boo
         Ending::Native(native) => Some(native.operation.name),
         Ending::Target(_) => None,
     };
-    let websocket = route.ending.opens_websocket();
+    let websocket = route.ending.is_socket();
     let cx = BuildCx { route: &route.info, streams: route.streams(), websocket, operation, shared };
     let deprecation = route.deprecation.clone().map(|headers| Layer::Hook(Box::new(FixedHeaders(headers))));
     let stages = route.links.iter().filter(|link| keep(link.name)).filter_map(|link| link.stage.as_ref());
@@ -168,6 +180,10 @@ impl CompiledRoute {
         &self.checked
     }
 
+    fn is_socket(&self) -> bool {
+        self.checked.ending.is_socket()
+    }
+
     /// Answers `OPTIONS` where the manifest has no route for it: what the chain says to everybody, then `Allow`.
     fn options(&self) -> &Next {
         self.options.get_or_init(|| {
@@ -198,6 +214,15 @@ impl RoutingTable {
             other.routes.get(key).is_some_and(|known| Arc::ptr_eq(known, route))
         };
         self.routes.iter().filter(|entry| same(*entry)).count()
+    }
+
+    /// Another table serves instead from now on: ends what outlives requests of routes that are not in it.
+    pub fn retire(&self, successor: &RoutingTable) {
+        for (key, route) in self.routes.iter().filter(|(_, route)| route.is_socket()) {
+            if !successor.routes.get(key).is_some_and(|next| next.is_socket()) {
+                route.presence.end();
+            }
+        }
     }
 
     /// The route that would take a request, and the ranges of its parameters.

@@ -111,6 +111,8 @@ codes! {
         "It has no effect; often the reference to it is mistyped or was removed.";
     LOOSENED = 63: "a safety rule is loosened",
         "The manifest may do this, but somebody should have decided it.";
+    NO_CALLER = 70: "a limit for each caller where nobody is known",
+        "Who is calling is found out by `auth` or `api_key`. Without one of them all callers of an address would count as one.";
 }
 
 #[cfg(test)]

@@ -91,6 +91,11 @@ impl ResponseBody {
         }
         ResponseBody { body, exchange: Some(exchange) }
     }
+
+    /// A body that is not counted: it ends no exchange.
+    pub(super) fn of_nobody(body: BoxBody<Bytes, io::Error>) -> Self {
+        ResponseBody { body, exchange: None }
+    }
 }
 
 impl Body for ResponseBody {

@@ -10,7 +10,7 @@ use crate::exchange::{Arrival, Exchange};
 use crate::telemetry::trace::TRACESTATE;
 use http::header::{CONNECTION, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -87,7 +87,11 @@ impl Service for Gateway {
         drop(table);
         exchange.set_status(response.status().as_u16());
         let response: Response<_> = response.into();
-        let mut response = response.map(|body| ResponseBody::new(body, exchange));
+        let mut response = match response.status() {
+            // Whoever took the connection over says how it ends.
+            StatusCode::SWITCHING_PROTOCOLS => response.map(ResponseBody::of_nobody),
+            _ => response.map(|body| ResponseBody::new(body, exchange)),
+        };
         *response.version_mut() = version;
         if refusal.is_some_and(|refusal| refusal.close) && version <= Version::HTTP_11 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -224,7 +224,7 @@ impl Live {
             // The same files taken again are nothing to go back to.
             self.remember(serving.checked().clone());
         }
-        self.table.store(Arc::new(table));
+        self.put_up(table);
         let took = begun.elapsed();
         let revision = self.announce(*number, took);
         let routes = revision.routes;
@@ -233,13 +233,20 @@ impl Live {
         Reloaded::Serves { revision, diff, took }
     }
 
+    /// From now on this table serves.
+    fn put_up(&self, table: RoutingTable) {
+        let table = Arc::new(table);
+        let before = self.table.swap(table.clone());
+        before.retire(&table);
+    }
+
     /// Serves the revision before the current one again, until the files change.
     pub fn rollback(&self) -> Option<Revision> {
         let mut newest = self.lock();
         let (_, checked) = self.past().pop()?;
         let as_on_disk = checked.hash() == newest.hash;
         let serving = self.table.load_full();
-        self.table.store(Arc::new(compile(checked, &self.parts, Some(&serving))));
+        self.put_up(compile(checked, &self.parts, Some(&serving)));
         newest.number += 1;
         let revision = self.revision(newest.number);
         // What the files say is as good or as bad as before.

@@ -9,6 +9,7 @@ mod logs;
 mod memory;
 mod notes;
 mod redis;
+mod slot;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod window;
 pub use guarded::Guarded;
 pub use memory::Memory;
 pub use redis::Redis;
+pub use slot::Slot;
 
 use crate::settings::StoreSettings;
 use async_trait::async_trait;

@@ -11,19 +11,13 @@ use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::{Exchange, Observer};
 use crate::manifest::{List, Spanned};
-use crate::shared::{AnyShared, Lease, SharedError};
+use crate::shared::{AnyShared, Slot};
 use poem::{Endpoint, Request, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use std::time::Duration;
 
-/// How long a slot is held without a word from its holder.
-const TTL: Duration = Duration::from_secs(30);
-/// How often the holder says a word.
-const RENEW: Duration = Duration::from_secs(10);
 /// When to try again: nobody knows when a call ends.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -104,7 +98,7 @@ struct Slots {
 }
 
 /// Held by the exchange: when it goes, the slot does.
-struct Held(#[expect(dead_code, reason = "its drop is the message")] oneshot::Sender<()>);
+struct Held(#[expect(dead_code, reason = "its drop gives it back")] Slot);
 
 impl Observer for Held {
     fn finished(&self, _: &Exchange) {}
@@ -132,51 +126,14 @@ impl Slots {
             false => None,
         };
         let key = self.keys.of(exchange, request, body.as_ref());
-        let (held, gone) = oneshot::channel();
-        exchange.observe(Arc::new(Held(held)));
-        let (tell, told) = oneshot::channel();
-        // A task of its own, so that a caller who leaves while a slot is being taken does not keep it.
-        tokio::spawn(hold(self.shared.clone(), key, self.slots, tell, gone));
-        match told.await {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err(GatewayError { retry_after: Some(AGAIN), ..Kind::TooManyConcurrent.into() }),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "calls under way cannot be counted");
-                Ok(())
+        match Slot::take(&self.shared, key, self.slots).await {
+            Ok(Some(slot)) => exchange.observe(Arc::new(Held(slot))),
+            Ok(None) => {
+                return Err(GatewayError { retry_after: Some(AGAIN), ..Kind::TooManyConcurrent.into() });
             }
-            // The runtime goes down.
-            Err(_) => Err(Kind::ShuttingDown.into()),
+            Err(error) => tracing::debug!(%error, "calls under way cannot be counted"),
         }
-    }
-}
-
-/// Takes a slot, says whether it has one, and keeps it until `gone`.
-async fn hold(
-    shared: AnyShared,
-    key: String,
-    slots: u32,
-    tell: oneshot::Sender<Result<bool, SharedError>>,
-    mut gone: oneshot::Receiver<()>,
-) {
-    let mut lease: Lease = match shared.acquire(&key, slots, TTL, SystemTime::now()).await {
-        Ok(Some(lease)) => {
-            // Who left meanwhile is found gone below.
-            let _ = tell.send(Ok(true));
-            lease
-        }
-        Ok(None) => return drop(tell.send(Ok(false))),
-        Err(error) => return drop(tell.send(Err(error))),
-    };
-    while timeout(RENEW, &mut gone).await.is_err() {
-        // Shared state may have forgotten it (it was restarted); while it is away there is nobody to tell.
-        if let Ok(false) = shared.renew(&lease, TTL, SystemTime::now()).await
-            && let Ok(Some(anew)) = shared.acquire(&key, slots, TTL, SystemTime::now()).await
-        {
-            lease = anew;
-        }
-    }
-    if let Err(error) = shared.release(&lease).await {
-        tracing::debug!(%error, "a slot could not be given back: it runs out by itself");
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ mod sse;
 mod template;
 #[cfg(test)]
 mod testing;
+mod websocket;
 
 pub use respond::Answer;
 
@@ -25,8 +26,10 @@ use crate::manifest::{Manifest, Spanned};
 use crate::state::Shared;
 use crate::upstream::Upstream;
 use std::collections::HashMap;
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// A checked target.
 pub trait Target: Send + Sync {
@@ -38,15 +41,25 @@ pub trait Target: Send + Sync {
         false
     }
 
-    /// Whether callers open a WebSocket here: then a token may stand where a browser can put one.
-    fn opens_websocket(&self) -> bool {
-        false
-    }
-
     /// How long its stream may last, if it answers with one.
     fn longest_stream(&self) -> Option<Duration> {
         None
     }
+
+    /// Whether it takes the connection over: then it lasts as long as its caller likes, and a reload that removes the
+    /// route ends it.
+    fn is_socket(&self) -> bool {
+        false
+    }
+
+    /// Whether it bounds something by who is calling.
+    fn counts_callers(&self) -> bool {
+        false
+    }
+
+    /// Feeds what it takes from other sections of the manifest to the route's identity, so that a change there is a
+    /// change of the route.
+    fn identify(&self, _state: &mut dyn Hasher) {}
 
     /// Name of the upstream it sends to, if it does.
     fn upstream(&self) -> Option<&str> {
@@ -67,6 +80,30 @@ pub struct TargetCx<'a> {
     pub shared: &'a Arc<Shared>,
     /// Every upstream that the manifest defines, running.
     pub upstreams: &'a HashMap<Arc<str>, Arc<Upstream>>,
+    /// Whether the route is there: the same for all its revisions.
+    pub presence: &'a Arc<Presence>,
+}
+
+/// Whether a route is in the table that serves. What outlives a request asks here.
+#[derive(Debug, Default)]
+pub struct Presence(watch::Sender<bool>);
+
+impl Presence {
+    /// The route was removed.
+    pub fn end(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Resolves when the route was removed.
+    pub fn over(&self) -> impl Future<Output = ()> + Send + Sync + 'static + use<> {
+        let mut over = self.0.subscribe();
+        async move {
+            if over.wait_for(|over| *over).await.is_err() {
+                // Its last revision went with the process.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
 }
 
 /// What a route ends in.
@@ -107,7 +144,12 @@ pub fn check(
     let upstream = route.upstream.as_ref().and_then(|name| known(name, manifest, out));
     let found = match (&route.handler, &route.upstream, &route.respond, &route.redirect) {
         (Some(handler), ..) => Some(Found::Handler(handler.clone())),
+        (None, Some(_), ..) if speaks_websocket(route) => {
+            let target = websocket::check(route, params, manifest, upstream, out);
+            target.map(|target| Found::Target(Arc::new(target)))
+        }
         (None, Some(_), ..) => {
+            no_websocket(route, out);
             let target = proxy::check(route, params, upstream, out);
             target.map(|target| Found::Target(Arc::new(target)))
         }
@@ -137,6 +179,21 @@ fn kinds(route: &Route) -> Vec<(&'static str, Span)> {
     .collect()
 }
 
+fn speaks_websocket(route: &Route) -> bool {
+    route.protocol.as_ref().is_some_and(|protocol| protocol.value == Protocol::Websocket)
+}
+
+/// A fault for limits of a WebSocket where there is none.
+fn no_websocket(route: &Route, out: &mut Diagnostics) {
+    if let Some(limits) = &route.websocket {
+        let message = "`websocket` is for routes with `protocol: websocket`";
+        out.push(
+            Diagnostic::error(Code::MISPLACED, limits.span, message)
+                .help("add `protocol: websocket`, or remove `websocket`"),
+        );
+    }
+}
+
 fn refuse_what_waits(route: &Route, out: &mut Diagnostics) {
     let mut waits = |what: &str, span: Option<Span>, milestone: &str| {
         if let Some(span) = span {
@@ -146,13 +203,11 @@ fn refuse_what_waits(route: &Route, out: &mut Diagnostics) {
     waits("`split`", route.split.as_ref().map(|it| it.span), UPSTREAMS);
     waits("`mirror`", route.mirror.as_ref().map(|it| it.span), UPSTREAMS);
     waits("`grpc`", route.grpc.as_ref().map(|it| it.span), PROTOCOLS);
-    waits("`websocket`", route.websocket.as_ref().map(|it| it.span), PROTOCOLS);
     waits("`maintenance`", route.maintenance.as_ref().map(|it| it.span), UPSTREAMS);
     if let Some(protocol) = &route.protocol {
         match protocol.value {
-            Protocol::Websocket => waits("`protocol: websocket`", Some(protocol.span), PROTOCOLS),
             Protocol::Grpc => waits("`protocol: grpc`", Some(protocol.span), PROTOCOLS),
-            Protocol::Http | Protocol::Sse => {}
+            Protocol::Http | Protocol::Sse | Protocol::Websocket => {}
         }
     }
 }
@@ -182,6 +237,7 @@ fn misplaced(route: &Route, target: &str, out: &mut Diagnostics) {
         ("path", route.path.as_ref().map(|it| it.span)),
         ("protocol", route.protocol.as_ref().map(|it| it.span)),
         ("stream", route.stream.as_ref().map(|it| it.span)),
+        ("websocket", route.websocket.as_ref().map(|it| it.span)),
     ] {
         if let Some(span) = span {
             let message = format!("`{key}` does not apply to a route that ends in `{target}`");
@@ -219,8 +275,8 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused() {
         let route = "{ route: GET /a, upstream: algo, mirror: { upstream: algo, share: 5% }, grpc: a.B/C, \
-                     protocol: websocket, websocket: {}, maintenance: { respond: {} } }";
-        assert_eq!(faults(route), [Code::NOT_AVAILABLE; 5]);
+                     maintenance: { respond: {} } }";
+        assert_eq!(faults(route), [Code::NOT_AVAILABLE; 3]);
         assert_eq!(
             faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"),
             [Code::NOT_AVAILABLE]
@@ -237,5 +293,7 @@ mod tests {
         assert_eq!(faults("{ route: GET /a, redirect: /b, path: /x }"), [Code::MISPLACED]);
         assert_eq!(faults("{ route: GET /a, upstream: algo, stream: {} }"), [Code::MISPLACED]);
         assert_eq!(faults("{ route: GET /a, upstream: algo, protocol: sse, stream: {} }"), []);
+        assert_eq!(faults("{ route: GET /a, upstream: algo, websocket: {} }"), [Code::MISPLACED]);
+        assert_eq!(faults("{ route: GET /a, upstream: algo, protocol: websocket, websocket: {} }"), []);
     }
 }

@@ -7,8 +7,8 @@ use crate::exchange::End;
 use crate::identity::Identity;
 use crate::state::Shared;
 use crate::tokens::TokenError;
-use futures_util::FutureExt as _;
 use futures_util::task::AtomicWaker;
+use futures_util::{FutureExt as _, future};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,32 +35,53 @@ impl Leave {
 }
 
 /// Waits for a reason to end one connection.
-pub(super) struct Notice {
+pub(super) struct Notice<W = Leave> {
     // Gone once it has come.
-    word: Option<Pin<Box<dyn Future<Output = Leave> + Send + Sync>>>,
+    word: Option<Pin<Box<dyn Future<Output = W> + Send + Sync>>>,
     bell: Arc<Bell>,
     // The bell as the word sees it.
     rings: Waker,
 }
 
 pin_project_lite::pin_project! {
-    // `select!` in an `async` block would keep each of them twice.
-    struct Either<E, D> {
+    /// The first of two words to come. `select!` in an `async` block would keep each of them twice.
+    pub(super) struct Either<A, B> {
         #[pin]
-        ended: E,
+        one: A,
         #[pin]
-        down: D,
+        other: B,
     }
 }
 
-impl<E: Future<Output = TokenError>, D: Future<Output = ()>> Future for Either<E, D> {
-    type Output = Leave;
+impl<A, B> Either<A, B> {
+    /// Of the two, `one` counts where both have come.
+    pub(super) fn new(one: A, other: B) -> Self {
+        Either { one, other }
+    }
+}
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Leave> {
+impl<W, A: Future<Output = W>, B: Future<Output = W>> Future for Either<A, B> {
+    type Output = W;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<W> {
         let this = self.project();
-        match this.ended.poll(cx) {
-            Poll::Ready(why) => Poll::Ready(Leave::Reauth(why)),
-            Poll::Pending => this.down.poll(cx).map(|()| Leave::Shutdown),
+        match this.one.poll(cx) {
+            Poll::Ready(word) => Poll::Ready(word),
+            Poll::Pending => this.other.poll(cx),
+        }
+    }
+}
+
+/// When a connection of this caller's has to end, if anybody knows who it is.
+pub(super) fn leave(
+    shared: &Shared,
+    caller: Option<&Identity>,
+) -> impl Future<Output = Leave> + Send + Sync + 'static {
+    let down = closed(shared.closing.clone()).map(|()| Leave::Shutdown);
+    match caller {
+        None => future::Either::Left(down),
+        Some(caller) => {
+            future::Either::Right(Either::new(shared.tokens.ended(caller).map(Leave::Reauth), down))
         }
     }
 }
@@ -84,21 +105,20 @@ impl Wake for Bell {
 impl Notice {
     /// For a connection of this caller's, if anybody knows who it is.
     pub(super) fn new(shared: &Shared, caller: Option<&Identity>) -> Self {
-        let down = closed(shared.closing.clone());
-        match caller {
-            None => Notice::of(down.map(|()| Leave::Shutdown)),
-            Some(caller) => Notice::of(Either { ended: shared.tokens.ended(caller), down }),
-        }
+        Notice::of(leave(shared, caller))
     }
+}
 
-    fn of(word: impl Future<Output = Leave> + Send + Sync + 'static) -> Self {
+impl<W> Notice<W> {
+    /// For a connection that this word ends.
+    pub(super) fn of(word: impl Future<Output = W> + Send + Sync + 'static) -> Self {
         // Not polled yet: it may have come already.
         let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
         Notice { word: Some(Box::pin(word)), rings: bell.clone().into(), bell }
     }
 
     /// The word, if it has come; once. Wakes nobody: for a task that is awake and will ask again.
-    pub(super) fn heard(&mut self) -> Option<Leave> {
+    pub(super) fn heard(&mut self) -> Option<W> {
         if !self.bell.rung.load(Ordering::Relaxed) || !self.bell.rung.swap(false, Ordering::Acquire) {
             return None;
         }
@@ -113,7 +133,7 @@ impl Notice {
     }
 
     /// The word, if it has come; once. Otherwise wakes the task when it may have.
-    pub(super) fn listen(&mut self, cx: &Context<'_>) -> Option<Leave> {
+    pub(super) fn listen(&mut self, cx: &Context<'_>) -> Option<W> {
         // Before looking, so that no ring is lost.
         self.bell.task.register(cx.waker());
         self.heard()

@@ -64,10 +64,9 @@ pub(super) fn check(
         (None, false) => None,
     };
     let upstream = upstream?;
-    let servers = &upstream.decl.targets.0;
     Some(Proxy {
         upstream: upstream.name.into(),
-        servers: servers.iter().map(|server| server.url.trim_end_matches('/').to_owned()).collect(),
+        servers: servers(&upstream),
         path: match path {
             Some(path) => Some(Arc::new(path?)),
             None => None,
@@ -121,21 +120,36 @@ impl Target for Proxy {
     }
 
     fn describe(&self, path: &str, values: &[&str]) -> String {
-        let path = match &self.path {
-            None => Some(path.to_owned()),
-            Some(template) => template.render(|index| values.get(index).copied()),
-        };
-        let Some(path) = path else {
-            return "refused: the rewritten path cannot be sent (400)".to_owned();
-        };
-        let mut text = String::new();
-        for (index, server) in self.servers.iter().enumerate() {
-            text.push_str(if index == 0 { "" } else { " or " });
-            text.push_str(server);
-            text.push_str(&path);
-        }
-        text
+        describe(&self.servers, self.path.as_deref(), path, values)
     }
+}
+
+/// URLs of an upstream's servers, for people.
+pub(super) fn servers(upstream: &Decl<'_>) -> Vec<String> {
+    upstream.decl.targets.0.iter().map(|server| server.url.trim_end_matches('/').to_owned()).collect()
+}
+
+/// Where a request would end, for [`Target::describe`].
+pub(super) fn describe(
+    servers: &[String],
+    rewrite: Option<&Template>,
+    path: &str,
+    values: &[&str],
+) -> String {
+    let path = match rewrite {
+        None => Some(path.to_owned()),
+        Some(template) => template.render(|index| values.get(index).copied()),
+    };
+    let Some(path) = path else {
+        return "refused: the rewritten path cannot be sent (400)".to_owned();
+    };
+    let mut text = String::new();
+    for (index, server) in servers.iter().enumerate() {
+        text.push_str(if index == 0 { "" } else { " or " });
+        text.push_str(server);
+        text.push_str(&path);
+    }
+    text
 }
 
 /// A `upstream:` that runs.
@@ -205,7 +219,7 @@ impl Endpoint for Streaming {
 }
 
 /// The response in poem's form; nothing is copied.
-fn finished(response: http::Response<BoxBody<bytes::Bytes, std::io::Error>>) -> Response {
+pub(super) fn finished(response: http::Response<BoxBody<bytes::Bytes, std::io::Error>>) -> Response {
     let (parts, body) = response.into_parts();
     let mut response = Response::builder().status(parts.status).body(Body::from(body));
     *response.headers_mut() = parts.headers;

@@ -84,7 +84,12 @@ impl Bench {
             params,
         });
         let upstreams = HashMap::from([(Arc::from("algo"), upstream.clone())]);
-        let next = target.build(&TargetCx { route: &info, shared: &shared, upstreams: &upstreams });
+        let next = target.build(&TargetCx {
+            route: &info,
+            shared: &shared,
+            upstreams: &upstreams,
+            presence: &Arc::default(),
+        });
         Bench { next, target, info, upstream, shared, close }
     }
 

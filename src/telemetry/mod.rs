@@ -19,6 +19,7 @@ mod meters;
 mod process;
 mod reloads;
 mod requests;
+mod sockets;
 mod streams;
 mod throttle;
 pub mod trace;
@@ -35,6 +36,7 @@ pub use level::{Held, Level};
 pub use limits::LimitMetrics;
 pub use lines::Lines;
 pub use requests::RouteMetrics;
+pub use sockets::{OpenSocket, SocketMetrics};
 pub use streams::{OpenStream, StreamMetrics};
 pub use throttle::Throttle;
 pub use upstreams::{TargetMetrics, UpstreamMetrics};
@@ -50,6 +52,7 @@ use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use reloads::ReloadMetrics;
 use requests::RequestMeters;
+use sockets::SocketMeters;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -74,6 +77,7 @@ pub struct Telemetry {
     requests: Arc<RequestMeters>,
     routes: Keyed<RouteMetrics>,
     streams: StreamMeters,
+    sockets: SocketMeters,
     upstreams: UpstreamMeters,
     limits: LimitMeters,
     reloads: ReloadMetrics,
@@ -118,6 +122,7 @@ impl Telemetry {
         Ok(Telemetry {
             routes: Keyed::default(),
             streams: StreamMeters::new(&meters),
+            sockets: SocketMeters::new(&meters),
             upstreams: UpstreamMeters::new(&meters)?,
             limits: LimitMeters::new(&meters),
             reloads: ReloadMetrics::new(&meters),
@@ -137,6 +142,11 @@ impl Telemetry {
     /// The counters of a route's streams, shared likewise.
     pub fn streams(&self, route: &RouteInfo) -> Arc<StreamMetrics> {
         self.streams.route(&route.template)
+    }
+
+    /// The counters of a route's WebSockets, shared likewise.
+    pub fn sockets(&self, route: &RouteInfo) -> Arc<SocketMetrics> {
+        self.sockets.route(&route.template)
     }
 
     /// The counters of an upstream by name, shared likewise.

@@ -8,6 +8,7 @@ use super::spec::ServerSpec;
 use hyper::client::conn::http1::{self, Connection};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,23 +23,40 @@ const MAX_HEAD: usize = 64 << 10;
 /// Most a connection buffers each way: what a slow reader costs.
 const MAX_BUFFER: usize = 128 << 10;
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose {
+    /// Requests.
+    Requests,
+    /// One request that may switch protocols; how long the server may be silent before the kernel asks for it.
+    Upgrade { probe: Duration },
+}
+
 /// Opens a connection within `patience`. The error is for logs.
 pub(super) async fn connect(
     server: &ServerSpec,
     tls: Option<&Arc<ClientConfig>>,
     patience: Duration,
+    purpose: Purpose,
 ) -> io::Result<Conn> {
     let deadline = Instant::now() + patience;
     let all = async {
         let socket = dial(server, deadline).await?;
         // Small pieces of streams must not wait for acknowledgements.
         socket.set_nodelay(true)?;
+        if let Purpose::Upgrade { probe } = purpose {
+            // A server that vanished says nothing, and neither may its caller.
+            // The kernel counts in seconds.
+            let probe = probe.max(Duration::from_secs(1));
+            let probes = TcpKeepalive::new().with_time(probe).with_interval(probe).with_retries(3);
+            SockRef::from(&socket).set_tcp_keepalive(&probes)?;
+        }
         match (&server.tls, tls) {
             (Some(name), Some(config)) => {
                 let connector = TlsConnector::from(config.clone());
-                handshake(TokioIo::new(connector.connect(name.clone(), socket).await?)).await
+                handshake(TokioIo::new(connector.connect(name.clone(), socket).await?), purpose).await
             }
-            _ => handshake(TokioIo::new(socket)).await,
+            _ => handshake(TokioIo::new(socket), purpose).await,
         }
     };
     timeout_at(deadline, all).await.unwrap_or_else(|_| Err(late()))
@@ -69,7 +87,7 @@ async fn dial(server: &ServerSpec, deadline: Instant) -> io::Result<TcpStream> {
     Err(last)
 }
 
-async fn handshake<T>(io: T) -> io::Result<Conn>
+async fn handshake<T>(io: T, purpose: Purpose) -> io::Result<Conn>
 where
     T: Read + Write + Unpin + Send + 'static,
 {
@@ -78,8 +96,12 @@ where
     let (sender, connection): (_, Connection<T, RequestBody>) =
         builder.handshake(io).await.map_err(io::Error::other)?;
     let driver = tokio::spawn(async move {
+        let ended = match purpose {
+            Purpose::Requests => connection.await,
+            Purpose::Upgrade { .. } => connection.with_upgrades().await,
+        };
         // Its requests learn of an error themselves; here it can only concern a connection at rest.
-        if let Err(error) = connection.await {
+        if let Err(error) = ended {
             tracing::debug!(%error, "a connection to an upstream ended");
         }
     });

@@ -6,7 +6,7 @@
 
 use super::Upstream;
 use super::body::{Causes, RequestBody};
-use super::client::connect;
+use super::client::{Purpose, connect};
 use super::meter::Figures;
 use super::pool::{REST, Server};
 use super::spec::{HealthSpec, UpstreamSpec};
@@ -191,8 +191,8 @@ async fn check(spec: &UpstreamSpec, servers: &[Arc<Server>]) {
 async fn ask(spec: &UpstreamSpec, server: &Server, health: &HealthSpec) -> Result<(), String> {
     let all = async {
         let patience = spec.connect_timeout().min(health.timeout);
-        let mut conn =
-            connect(&server.spec, spec.tls(), patience).await.map_err(|error| Causes(&error).to_string())?;
+        let conn = connect(&server.spec, spec.tls(), patience, Purpose::Requests).await;
+        let mut conn = conn.map_err(|error| Causes(&error).to_string())?;
         let mut request = Request::new(RequestBody::empty());
         *request.uri_mut() = Uri::from(health.path.clone());
         let headers = request.headers_mut();

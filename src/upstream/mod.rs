@@ -20,6 +20,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod upgrade;
 
 pub use body::UpstreamBody;
 pub use health::{Condition, ServerStatus, UpstreamStatus};
@@ -28,6 +29,7 @@ pub use meter::{Figures, Meter};
 pub use registry::{Registry, Running};
 pub use send::SendOptions;
 pub use spec::UpstreamSpec;
+pub use upgrade::{Switch, UpstreamSocket};
 
 use crate::state::Shared;
 use crate::telemetry::{Throttle, UpstreamMetrics};

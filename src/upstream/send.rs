@@ -7,7 +7,7 @@
 
 use super::Upstream;
 use super::body::{Causes, Progress, RequestBody, UpstreamBody};
-use super::client::connect;
+use super::client::{Purpose, connect};
 use super::meter::Meter;
 use super::pool::{Conn, Lease, Server};
 use crate::error::{BodyTimeout, GatewayError, Kind};
@@ -38,7 +38,7 @@ pub struct SendOptions {
 }
 
 /// Why there is no response.
-enum Fail {
+pub(super) enum Fail {
     /// Neither a response nor a deadline; the request where it never left.
     Broke(hyper::Error, Option<Box<Request<RequestBody>>>),
     /// The upstream's deadline passed.
@@ -48,10 +48,10 @@ enum Fail {
 }
 
 /// When to give up waiting for a head.
-struct Deadlines {
-    first_byte: Duration,
-    idle: Duration,
-    until: Option<Instant>,
+pub(super) struct Deadlines {
+    pub(super) first_byte: Duration,
+    pub(super) idle: Duration,
+    pub(super) until: Option<Instant>,
 }
 
 impl Upstream {
@@ -121,7 +121,7 @@ impl Upstream {
                 Meter::add(&self.meter.reused);
                 conn
             }
-            None => self.open(exchange, server, patience).await?,
+            None => self.open(exchange, server, patience, Purpose::Requests).await?,
         };
         loop {
             // Only a connection that was used before can have been closed behind our back; it is never used after
@@ -139,17 +139,18 @@ impl Upstream {
                 (fail, _) => return Err(self.explain(exchange, server, fail, progress.as_deref())),
             };
             Meter::add(&self.meter.resent);
-            conn = self.open(exchange, server, patience).await?;
+            conn = self.open(exchange, server, patience, Purpose::Requests).await?;
         }
     }
 
-    async fn open(
+    pub(super) async fn open(
         &self,
         exchange: &Exchange,
         server: &Server,
         patience: Duration,
+        purpose: Purpose,
     ) -> Result<Conn, GatewayError> {
-        match connect(&server.spec, self.spec.tls(), patience).await {
+        match connect(&server.spec, self.spec.tls(), patience, purpose).await {
             Ok(conn) => {
                 Meter::add(&self.meter.connects);
                 Ok(conn)
@@ -162,7 +163,7 @@ impl Upstream {
     }
 
     /// The error for a request that got no response.
-    fn explain(
+    pub(super) fn explain(
         &self,
         exchange: &Exchange,
         server: &Server,
@@ -186,7 +187,7 @@ impl Upstream {
     }
 
     /// Counts and logs a failure; callers learn its kind only.
-    fn failed(
+    pub(super) fn failed(
         &self,
         exchange: &Exchange,
         server: &Server,
@@ -230,7 +231,7 @@ impl Deadlines {
 }
 
 /// Sends on this connection and waits for the head.
-async fn head(
+pub(super) async fn head(
     conn: &mut Conn,
     request: Request<RequestBody>,
     progress: Option<&Progress>,
@@ -272,7 +273,7 @@ fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
 
 /// Whether only the connection's end tells the body's; an error for framing that two parsers could read differently
 /// (RFC 9112, section 6.3) and for a switch of protocols that nobody asked for.
-fn framing(response: &Response<Incoming>) -> Result<bool, &'static str> {
+pub(super) fn framing(response: &Response<Incoming>) -> Result<bool, &'static str> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err("it switched protocols unasked");
     }

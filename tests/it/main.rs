@@ -24,5 +24,6 @@ mod routing;
 mod sessions;
 mod shipped;
 mod shutdown;
+mod sockets;
 mod streams;
 mod voice;

@@ -189,14 +189,22 @@ pub enum OnDisconnect {
 #[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebSocketLimits {
-    /// Between two pings (default `30s`).
-    pub ping: Option<Dur>,
-    /// It is closed after this much silence (default `60s`).
-    pub idle: Option<Dur>,
-    /// Largest message (default `1MiB`).
-    pub max_message: Option<Size>,
-    /// CORS policy whose origins may connect.
+    /// Silence of the caller's after which the gateway pings (default `30s`).
+    pub ping: Option<Spanned<Dur>>,
+    /// The caller counts as gone after this much silence; a pong breaks it (default `60s`).
+    pub idle: Option<Spanned<Dur>>,
+    /// Largest message either way, in bytes on the wire: compressed, where the ends agreed on that (default `1MiB`).
+    pub max_message: Option<Spanned<Size>>,
+    /// Frames that a caller may send in a second, and at once (default: no limit).
+    pub max_rate: Option<Spanned<u64>>,
+    /// Bytes that a caller may send in a second, and at once (default: no limit).
+    pub max_bytes_rate: Option<Spanned<Size>>,
+    /// CORS policy whose origins may connect (default: pages of the same host, and callers that are no browser).
     pub origins: Option<Spanned<String>>,
+    /// Connections that a caller may have on this route, over all replicas (default: no limit).
+    pub per_user: Option<Spanned<u32>>,
+    /// With `per_user: 1`: a new connection closes the old one with 4409 instead of being refused (default `false`).
+    pub takeover: Option<Spanned<bool>>,
 }
 
 /// Answers instead of a target while it is set.

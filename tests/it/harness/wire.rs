@@ -28,6 +28,11 @@ impl Wire {
         Self::over(TcpStream::connect(address).await.expect("somebody listens"))
     }
 
+    /// Of a connection that a library is done with.
+    pub fn of(stream: TcpStream) -> Self {
+        Self::over(stream)
+    }
+
     fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Wire { stream, read: Vec::new() }
@@ -56,6 +61,11 @@ impl Wire {
             }
         }
         true
+    }
+
+    /// Writes all of it, however long the other end takes to read it; whether it was there to take it.
+    pub async fn press_raw(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
     }
 
     /// Reads once; `Err` at the end of the connection.
@@ -115,6 +125,26 @@ impl Wire {
         }
         let rest = self.read.split_off(count);
         std::mem::replace(&mut self.read, rest)
+    }
+
+    /// So many bytes; `None` if the connection ends before.
+    pub async fn try_bytes(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.read.len() < count {
+            self.more().await.ok()?;
+        }
+        let rest = self.read.split_off(count);
+        Some(std::mem::replace(&mut self.read, rest))
+    }
+
+    /// Says that nothing more is sent, and goes on reading.
+    pub async fn half_close(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
+    /// The socket itself, for a library; nothing may have been read ahead.
+    pub fn into_stream(self) -> TcpStream {
+        assert!(self.read.is_empty(), "bytes were read ahead");
+        self.stream
     }
 
     /// Everything until the other end finishes, and how it does.

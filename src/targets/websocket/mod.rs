@@ -1,0 +1,360 @@
+//! `protocol: websocket`, a socket passed on frame by frame (RFC 6455).
+//!
+//! A request is refused before anything is dialled if it is no handshake (426), comes from a page that may not (403), or
+//! its caller has as many sockets as `per_user` allows (429). Then the upstream is asked, with a handshake of the
+//! gateway's own; only its 101 makes one for the caller, and whatever else it answers goes back as it is. The caller's
+//! token never goes with it, nor back, wherever it stood (SECURITY rule 10).
+//!
+//! `permessage-deflate` is between the two ends: the gateway passes the offer and the answer, and counts messages as they
+//! are on the wire. From the 101 on a `tunnel` of two `flow`s runs on a task of its own, and the exchange lasts as long.
+//! A reload leaves it alone while its route is there, with the limits it began with.
+//!
+//! WebSockets over HTTP/2 (RFC 8441) are not served: browsers then open an HTTP/1.1 connection.
+
+mod flow;
+mod origins;
+mod seats;
+mod tunnel;
+
+use super::notice::{Either, Notice, leave};
+use super::proxy::{self, Decl};
+use super::template::Template;
+use super::{Presence, Target, TargetCx, forward};
+use crate::diag::{Code, Diagnostic, Diagnostics, did_you_mean};
+use crate::endpoint::{Next, sealed};
+use crate::error::{GatewayError, Kind};
+use crate::exchange::Exchange;
+use crate::manifest::model::Route;
+use crate::manifest::{Manifest, Spanned};
+use crate::state::Shared;
+use crate::telemetry::SocketMetrics;
+use crate::upstream::{Switch, Upstream, UpstreamSocket};
+use crate::ws::{Offer, SUBPROTOCOL, SocketLimits, handshake};
+use futures_util::FutureExt as _;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, response};
+use http_body_util::combinators::BoxBody;
+use origins::Origins;
+use poem::{Endpoint, OnUpgrade, Request, Response};
+use seats::Seats;
+use std::hash::Hasher;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tunnel::{Terms, Tunnel, Word};
+
+static WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// A checked `upstream:` with `protocol: websocket`.
+#[derive(Debug)]
+pub(super) struct WebSocket {
+    upstream: Arc<str>,
+    /// URLs of its servers, for people.
+    servers: Vec<String>,
+    path: Option<Arc<Template>>,
+    limits: SocketLimits,
+    origins: Origins,
+}
+
+/// Is it sound? Reports every fault.
+pub(super) fn check(
+    route: &Spanned<Route>,
+    params: &[String],
+    manifest: &Manifest,
+    upstream: Option<Decl<'_>>,
+    out: &mut Diagnostics,
+) -> Option<WebSocket> {
+    if !route.route.value.trim_start().starts_with("GET ") {
+        let method = route.route.value.split_whitespace().next().unwrap_or_default();
+        let span = route.route.span;
+        out.push(
+            Diagnostic::error(Code::MISPLACED, span, format!("a WebSocket is opened with GET, not {method}"))
+                .help("write `GET` before the path"),
+        );
+    }
+    if let Some(stream) = &route.stream {
+        out.push(
+            Diagnostic::error(Code::MISPLACED, stream.span, "`stream` is for routes with `protocol: sse`")
+                .help("the limits of a WebSocket stand under `websocket`"),
+        );
+    }
+    for change in &route.with.0 {
+        if ["body_limit", "cache", "compress", "transform", "validate"].contains(&change.name.text.as_str()) {
+            let message = format!("`{}` does not look into a WebSocket", change.name.text);
+            let help = match change.name.text.as_str() {
+                "body_limit" => "the largest message is `websocket.max_message`",
+                _ => "remove it here: its messages pass as they are",
+            };
+            out.push(Diagnostic::error(Code::MISPLACED, change.name.span, message).help(help));
+        }
+    }
+    let path = route.path.as_ref().map(|path| Template::check(path, 0, &path.value, params, out));
+    let limits = SocketLimits::check(route.websocket.as_ref(), out);
+    let origins = match route.websocket.as_ref().and_then(|limits| limits.origins.as_ref()) {
+        None => Origins::Same,
+        Some(name) => match manifest.cors.get(&name.value) {
+            Some(policy) => Origins::of(policy),
+            None => {
+                let message = format!("CORS policy `{}` is not defined", name.value);
+                out.push(
+                    Diagnostic::error(Code::UNKNOWN_POLICY, name.span, message)
+                        .maybe_help(did_you_mean(&name.value, manifest.cors.names())),
+                );
+                Origins::Same
+            }
+        },
+    };
+    let upstream = upstream?;
+    Some(WebSocket {
+        upstream: upstream.name.into(),
+        servers: proxy::servers(&upstream),
+        path: match path {
+            Some(path) => Some(Arc::new(path?)),
+            None => None,
+        },
+        limits,
+        origins,
+    })
+}
+
+impl Target for WebSocket {
+    fn build(&self, cx: &TargetCx<'_>) -> Next {
+        let upstream = cx.upstreams.get(&self.upstream).cloned();
+        sealed(Running {
+            upstream: upstream.expect("the checks saw that this upstream is defined"),
+            shared: cx.shared.clone(),
+            path: self.path.clone(),
+            limits: self.limits,
+            origins: self.origins.clone(),
+            seats: Seats::new(&self.limits, cx.route, &cx.shared.shared),
+            metrics: cx.shared.telemetry.sockets(cx.route),
+            presence: cx.presence.clone(),
+        })
+    }
+
+    fn streams(&self) -> bool {
+        true
+    }
+
+    fn longest_stream(&self) -> Option<Duration> {
+        Some(Duration::MAX)
+    }
+
+    fn is_socket(&self) -> bool {
+        true
+    }
+
+    fn counts_callers(&self) -> bool {
+        self.limits.per_user.is_some()
+    }
+
+    fn identify(&self, state: &mut dyn Hasher) {
+        self.origins.identify(state);
+    }
+
+    fn upstream(&self) -> Option<&str> {
+        Some(&self.upstream)
+    }
+
+    fn describe(&self, path: &str, values: &[&str]) -> String {
+        proxy::describe(&self.servers, self.path.as_deref(), path, values)
+    }
+}
+
+/// A `protocol: websocket` that runs.
+struct Running {
+    upstream: Arc<Upstream>,
+    shared: Arc<Shared>,
+    path: Option<Arc<Template>>,
+    limits: SocketLimits,
+    origins: Origins,
+    seats: Option<Arc<Seats>>,
+    metrics: Arc<SocketMetrics>,
+    presence: Arc<Presence>,
+}
+
+impl Endpoint for Running {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let exchange = Exchange::of(&request).clone();
+        let version = request.version();
+        match self.open(&exchange, request).await {
+            Ok(response) => Ok(response),
+            Err(error) => {
+                let mut response = exchange.refuse(&error);
+                if error.kind == Kind::UpgradeRequired {
+                    ask_for_upgrade(response.headers_mut(), version);
+                }
+                Ok(response)
+            }
+        }
+    }
+}
+
+impl Running {
+    async fn open(&self, exchange: &Arc<Exchange>, request: Request) -> Result<Response, GatewayError> {
+        let key = handshake::asked(request.method(), request.version(), request.headers())?.clone();
+        if !self.origins.allow(request.headers()) {
+            return Err(Kind::OriginNotAllowed.into());
+        }
+        let upgrade = request.take_upgrade().map_err(|_| GatewayError::from(Kind::UpgradeRequired))?;
+        let (seat, replaced) = match &self.seats {
+            Some(seats) => {
+                let (seat, replaced) = seats.take(exchange).await?;
+                (Some(seat), replaced)
+            }
+            None => (None, None),
+        };
+        let offer = Offer::of(request.headers());
+        let knows_ours = offer.knows_ours();
+        let asked = Asked {
+            key: handshake::fresh_key(),
+            protocols: offer.forwarded(),
+            extensions: request.headers().get_all(SEC_WEBSOCKET_EXTENSIONS).iter().cloned().collect(),
+        };
+        let trusted = self.shared.settings.trusts(exchange.peer.ip());
+        let forwarded = forward::request(exchange, request, self.path.as_deref(), trusted)?;
+        let mut forwarded = forwarded.map(drop);
+        asked.set(forwarded.headers_mut());
+        let (head, socket) = match self.upstream.switch(exchange, forwarded, self.limits.ping).await? {
+            Switch::Switched(head, socket) => (head, socket),
+            Switch::Declined(response) => {
+                let mut response = response.map(BoxBody::new);
+                forward::clean_response(response.headers_mut());
+                return Ok(proxy::finished(response));
+            }
+        };
+        asked.check(&head).map_err(|why| self.upstream.misbehaved(exchange, why))?;
+        let response = switching(head.headers, &key, knows_ours);
+        let terms = Terms {
+            limits: self.limits,
+            stall: self.shared.settings.door.write_timeout.0,
+            notice: self.notice(exchange, replaced),
+            open: self.metrics.open(),
+            exchange: exchange.clone(),
+            _seat: seat,
+        };
+        tokio::spawn(run(upgrade, socket, terms));
+        Ok(response)
+    }
+
+    /// Whatever ends it from outside.
+    fn notice(&self, exchange: &Exchange, replaced: Option<oneshot::Receiver<()>>) -> Notice<Word> {
+        let left = leave(&self.shared, exchange.identity().map(AsRef::as_ref)).map(Word::Leave);
+        let removed = self.presence.over().map(|()| Word::RouteRemoved);
+        let from_table = Either::new(left, removed);
+        match replaced {
+            None => Notice::of(from_table),
+            Some(replaced) => {
+                let replaced = replaced.then(async |told| match told {
+                    Ok(()) => Word::Replaced,
+                    Err(_) => std::future::pending().await,
+                });
+                Notice::of(Either::new(from_table, replaced))
+            }
+        }
+    }
+}
+
+/// Runs an open socket to its end.
+async fn run<S: Unpin>(upgrade: OnUpgrade, socket: UpstreamSocket, terms: Terms<S>) {
+    // The caller may have left before it was told.
+    if let Ok(caller) = upgrade.await {
+        Tunnel::new(caller, socket, terms).await;
+    }
+}
+
+/// What the gateway asks of an upstream in a caller's stead.
+struct Asked {
+    key: HeaderValue,
+    protocols: Option<HeaderValue>,
+    extensions: Vec<HeaderValue>,
+}
+
+impl Asked {
+    /// Puts it into a request's headers.
+    fn set(&self, headers: &mut HeaderMap) {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, WEBSOCKET.clone());
+        headers.insert(SEC_WEBSOCKET_VERSION, handshake::VERSION);
+        headers.insert(SEC_WEBSOCKET_KEY, self.key.clone());
+        headers.remove(SEC_WEBSOCKET_PROTOCOL);
+        headers.remove(SEC_WEBSOCKET_EXTENSIONS);
+        headers.remove(CONTENT_LENGTH);
+        if let Some(protocols) = &self.protocols {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, protocols.clone());
+        }
+        for value in &self.extensions {
+            headers.append(SEC_WEBSOCKET_EXTENSIONS, value.clone());
+        }
+    }
+
+    /// Whether an upstream's 101 answers it (RFC 6455, section 4.1); else why not.
+    fn check(&self, head: &response::Parts) -> Result<(), &'static str> {
+        let headers = &head.headers;
+        if !handshake::has_token(headers, &UPGRADE, "websocket")
+            || !handshake::has_token(headers, &CONNECTION, "upgrade")
+        {
+            return Err("it switched to another protocol than was asked for");
+        }
+        if handshake::single(headers, &SEC_WEBSOCKET_ACCEPT) != Some(&handshake::accept(&self.key)) {
+            return Err("its Sec-WebSocket-Accept does not answer the key");
+        }
+        let offered = |value: &HeaderValue, offers: &[HeaderValue]| {
+            let mut names = value.as_bytes().split(|byte| *byte == b',').map(name_of);
+            names.all(|name| {
+                let mut offers = offers.iter().flat_map(|offer| offer.as_bytes().split(|byte| *byte == b','));
+                !name.is_empty() && offers.any(|offer| name_of(offer) == name)
+            })
+        };
+        if headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().any(|value| !offered(value, &self.extensions)) {
+            return Err("it uses an extension that was not offered");
+        }
+        let mut protocols = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+        let chosen = protocols.next();
+        let is_one = |value: &HeaderValue| {
+            let offers = self.protocols.as_slice();
+            !value.as_bytes().contains(&b',') && offered(value, offers)
+        };
+        if chosen.is_some_and(|chosen| !is_one(chosen)) || protocols.next().is_some() {
+            return Err("it chose a subprotocol that was not offered");
+        }
+        Ok(())
+    }
+}
+
+/// The name before an extension's parameters.
+fn name_of(item: &[u8]) -> &[u8] {
+    item.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
+}
+
+/// The caller's 101, from the upstream's.
+fn switching(mut headers: HeaderMap, key: &HeaderValue, knows_ours: bool) -> Response {
+    forward::clean_response(&mut headers);
+    for not_of_a_101 in [CONTENT_LENGTH, TRANSFER_ENCODING, SEC_WEBSOCKET_VERSION] {
+        headers.remove(not_of_a_101);
+    }
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, WEBSOCKET.clone());
+    headers.insert(SEC_WEBSOCKET_ACCEPT, handshake::accept(key));
+    if knows_ours && !headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    }
+    let mut response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).finish();
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Says what would be served (RFC 9110, section 15.5.22; RFC 6455, section 4.4).
+fn ask_for_upgrade(headers: &mut HeaderMap, version: Version) {
+    headers.insert(SEC_WEBSOCKET_VERSION, handshake::VERSION);
+    // HTTP/2 has no such fields.
+    if version <= Version::HTTP_11 {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, WEBSOCKET.clone());
+    }
+}

@@ -1,0 +1,138 @@
+//! A request that switches protocols (RFC 9110, section 7.8), over a connection of its own.
+//!
+//! The connection holds one of its server's `max_connections` slots for as long as it is open. Nothing of the caller's
+//! goes over it before the server's 101; any other answer is an ordinary response. A request to switch is never sent
+//! twice: what it would open cannot be told apart from what it has opened.
+
+use super::Upstream;
+use super::body::{RequestBody, UpstreamBody};
+use super::client::Purpose;
+use super::pool::Lease;
+use super::send::{Deadlines, Fail, framing, head};
+use crate::error::{GatewayError, Kind};
+use crate::exchange::Exchange;
+use http::header::HOST;
+use http::{Request, Response, StatusCode, Version, response};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, timeout};
+
+/// What a server said to a request to switch.
+#[derive(Debug)]
+pub enum Switch {
+    /// 101: its head, and the connection.
+    Switched(Box<response::Parts>, UpstreamSocket),
+    /// Anything else, an ordinary response.
+    Declined(Box<Response<UpstreamBody>>),
+}
+
+/// A connection that speaks something else than HTTP now. Dropping it closes it and gives its slot back.
+pub struct UpstreamSocket {
+    io: TokioIo<Upgraded>,
+    _lease: Lease,
+    _upstream: Arc<Upstream>,
+}
+
+impl Upstream {
+    /// Asks a server to switch protocols. `request` has its path and headers, `Connection` and `Upgrade` among them, as
+    /// the server is to see them; `Host` is set here. `probe` is how long the server may be silent before the kernel
+    /// asks whether it is still there.
+    ///
+    /// # Errors
+    /// As of [`send`](Upstream::send), but for what concerns a caller's body.
+    pub async fn switch(
+        self: &Arc<Self>,
+        exchange: &Arc<Exchange>,
+        request: Request<()>,
+        probe: Duration,
+    ) -> Result<Switch, GatewayError> {
+        let began = Instant::now();
+        let times = self.spec.timeouts();
+        let until = began + times.total;
+        let deadlines = Deadlines { first_byte: times.first_byte, idle: times.idle, until: Some(until) };
+        let server = &self.servers[self.balancer.pick(&*self.servers, rand::random)];
+        exchange.sent_to(server.note.clone());
+        let mut request = request.map(|()| RequestBody::empty());
+        *request.version_mut() = Version::HTTP_11;
+        request.headers_mut().insert(HOST, server.spec.authority.clone());
+        let patience = self.spec.connect_timeout();
+        let Some(mut lease) = server.lease(patience).await else {
+            let why = "every connection is in use";
+            return Err(self.failed(exchange, server, Kind::UpstreamSaturated, &why));
+        };
+        let conn = self.open(exchange, server, patience, Purpose::Upgrade { probe }).await?;
+        let conn = lease.conn.insert(conn);
+        let answer = head(conn, request, None, &deadlines).await;
+        let mut response = answer.map_err(|fail| self.explain(exchange, server, fail, None))?;
+        let took = began.elapsed();
+        exchange.upstream_answered(took);
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close_delimited = framing(&response)
+                .map_err(|why| self.failed(exchange, server, Kind::UpstreamBadResponse, &why))?;
+            server.metrics.answered(response.status().as_u16(), took);
+            return Ok(Switch::Declined(Box::new(response.map(|incoming| {
+                let mut body =
+                    UpstreamBody::new(incoming, lease, self.clone(), exchange.clone(), close_delimited);
+                body.set_limits(Some(times.idle), Some(until));
+                body
+            }))));
+        }
+        let upgraded = timeout(deadlines.first_byte, hyper::upgrade::on(&mut response)).await;
+        let upgraded = upgraded
+            .map_err(|_| self.explain(exchange, server, Fail::Late, None))?
+            .map_err(|error| self.explain(exchange, server, Fail::Broke(error, None), None))?;
+        server.metrics.answered(response.status().as_u16(), took);
+        // Its driver is done; what is left of it is the slot.
+        lease.conn = None;
+        let socket = UpstreamSocket { io: TokioIo::new(upgraded), _lease: lease, _upstream: self.clone() };
+        Ok(Switch::Switched(Box::new(response.into_parts().0), socket))
+    }
+
+    /// The error for a server whose 101 cannot be believed; `why` is for the log.
+    pub fn misbehaved(&self, exchange: &Exchange, why: &'static str) -> GatewayError {
+        let note = exchange.upstream();
+        let server =
+            self.servers.iter().find(|server| note.is_some_and(|note| note.target == server.note.target));
+        match server {
+            Some(server) => self.failed(exchange, server, Kind::UpstreamBadResponse, &why),
+            None => Kind::UpstreamBadResponse.into(),
+        }
+    }
+}
+
+impl fmt::Debug for UpstreamSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamSocket").field("upstream", &self._upstream).finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for UpstreamSocket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for UpstreamSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
