@@ -2,6 +2,7 @@
 
 use crate::harness::process::run;
 use crate::harness::{Gateway, Process, eventually};
+use crate::sockets::bed;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use voicegate::demo::Demo;
@@ -15,6 +16,7 @@ pub async fn shipped(demo: &Demo) -> Gateway {
     let text = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
     let manifest = text("routes.yaml").replacen("version: 1\n", "", 1);
     let mut builder = Gateway::with(&manifest).var("ALGO_SERVICE_URL", demo.url());
+    builder = builder.var("NOTIFICATION_SERVICE_URL", demo.url());
     for entry in std::fs::read_dir(root().join("policies")).unwrap() {
         let name = format!("policies/{}", entry.unwrap().file_name().to_string_lossy());
         builder = builder.file(&name, &text(&name));
@@ -27,6 +29,9 @@ fn the_shipped_manifest_has_no_fault_and_no_warning() {
     let output = run(&root(), &["check", "--strict"]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
 }
+
+/// Where callers open WebSockets.
+const SOCKETS: [&str; 4] = ["/voice/stream", "/voice/ws", "/webrtc/signaling", "/v2/notifications"];
 
 /// What a front end would send to a route, its content type last: switches of the demo keep streams short.
 fn request_for(path: &str) -> (String, String, &'static str) {
@@ -71,6 +76,12 @@ async fn every_shipped_route_answers() {
         }
         let (path, body, content_type) = request_for(template);
         let headers = [("content-type", content_type), json[1]];
+        if SOCKETS.iter().any(|socket| template.ends_with(socket)) && method == "GET" {
+            let stranger = bed::refused(gateway.client.address(), &path, &[]).await;
+            assert_eq!(stranger, (401, "no_token".to_owned()), "{path}");
+            bed::open_with(gateway.client.address(), &path, &headers[1..]).await;
+            continue;
+        }
         let body = if method == "GET" { String::new() } else { body };
         // What needs a token is refused without one, before anything is asked behind the gateway.
         let stranger = gateway.client.send(method, &path, &headers[..1], &body).await;
