@@ -38,8 +38,8 @@ pub(super) enum Step {
     Ended,
     /// The source broke.
     ReadBroke,
-    /// The other end takes nothing any more.
-    WriteBroke,
+    /// The other end takes nothing any more: it is gone, or the door gave it up because it stopped reading.
+    WriteBroke(io::ErrorKind),
     /// What follows may not pass.
     Violated(Violation),
     /// It comes faster than it may.
@@ -199,7 +199,7 @@ impl Flow {
         for _ in 0..TURN {
             match self.write_kept(to, cx) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Step::WriteBroke,
+                Poll::Ready(Err(error)) => return Step::WriteBroke(error.kind()),
                 Poll::Pending => return Step::Waits,
             }
             if self.ended {
@@ -276,7 +276,7 @@ impl Flow {
         let pieces = &room[begin..begin + pass];
         self.passed += pass as u64;
         Poll::Ready(match self.write_on(pieces, to, cx) {
-            Err(_) => Some(Step::WriteBroke),
+            Err(error) => Some(Step::WriteBroke(error.kind())),
             Ok(()) => {
                 if let Mode::Finish(close) = &mut self.mode
                     && self.scanner.is_boundary()

@@ -236,7 +236,7 @@ impl Running {
             notice: self.notice(exchange, replaced),
             open: self.metrics.open(),
             exchange: exchange.clone(),
-            _seat: seat,
+            seat,
         };
         tokio::spawn(run(upgrade, socket, terms));
         Ok(response)

@@ -24,6 +24,7 @@ use crate::telemetry::OpenSocket;
 use crate::tokens::TokenError;
 use crate::ws::frame::{self, CloseCode, Violation};
 use crate::ws::{Pace, SocketLimits};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -56,8 +57,8 @@ pub(super) struct Terms<S> {
     pub(super) notice: Notice<Word>,
     pub(super) open: OpenSocket,
     pub(super) exchange: Arc<Exchange>,
-    /// Held until the end.
-    pub(super) _seat: S,
+    /// Held until the end, or until another takes it.
+    pub(super) seat: Option<S>,
 }
 
 /// An open WebSocket; done when both connections are to be closed.
@@ -135,7 +136,11 @@ impl<C: Socket, U: Socket, S> Tunnel<C, U, S> {
                 };
                 self.leave(End::Reauth, (CloseCode::REAUTH, reason), away);
             }
-            Word::Replaced => self.leave(End::Replaced, (CloseCode::REPLACED, "replaced"), away),
+            Word::Replaced => {
+                // Whoever came does not wait for the goodbye.
+                self.terms.seat = None;
+                self.leave(End::Replaced, (CloseCode::REPLACED, "replaced"), away);
+            }
             Word::RouteRemoved => {
                 self.leave(End::RouteRemoved, (CloseCode::RESTART, "route_removed"), away);
             }
@@ -172,7 +177,7 @@ impl<C: Socket, U: Socket, S> Tunnel<C, U, S> {
                     }
                     return true;
                 }
-                Step::WriteBroke => {
+                Step::WriteBroke(_) => {
                     // What it said last may still stand to be read.
                     self.up.go_deaf();
                     self.limit(LINGER);
@@ -204,9 +209,10 @@ impl<C: Socket, U: Socket, S> Tunnel<C, U, S> {
                     true => self.limit(LINGER),
                     false => self.upstream_broke(),
                 },
-                Step::WriteBroke => {
+                Step::WriteBroke(why) => {
                     if !self.said_close() {
-                        self.end.get_or_insert(End::ClientLeft);
+                        let stalled = why == io::ErrorKind::TimedOut;
+                        self.end.get_or_insert(if stalled { End::StreamLimit } else { End::ClientLeft });
                     }
                     return true;
                 }

@@ -208,6 +208,11 @@ impl Echo {
 
 /// Answers a handshake as a server does.
 pub async fn shake(wire: &mut Wire, more: &str, seen: &Mutex<Vec<String>>) -> bool {
+    shake_with(wire, more, seen, &[]).await
+}
+
+/// As [`shake`], with these bytes behind the head.
+pub async fn shake_with(wire: &mut Wire, more: &str, seen: &Mutex<Vec<String>>, behind: &[u8]) -> bool {
     let Some(head) = wire.head().await else { return false };
     let key = HeaderValue::from_str(header(&head, "sec-websocket-key").unwrap()).unwrap();
     seen.lock().unwrap().push(head);
@@ -217,7 +222,7 @@ pub async fn shake(wire: &mut Wire, more: &str, seen: &Mutex<Vec<String>>) -> bo
          Sec-WebSocket-Accept: {}\r\n{more}\r\n",
         accept.to_str().unwrap()
     );
-    wire.send(answer).await
+    wire.send([answer.as_bytes(), behind].concat()).await
 }
 
 async fn echo(wire: Wire) {

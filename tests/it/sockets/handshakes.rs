@@ -162,6 +162,56 @@ async fn nothing_of_the_callers_is_sent_before_the_upstreams_101() {
 }
 
 #[tokio::test]
+async fn what_comes_along_with_a_head_is_not_lost() {
+    let upstream = Sockets::start(|_, mut wire| async move {
+        // Its first frame stands behind its 101, in the same packet.
+        let greeting = said(TEXT, "welcome");
+        let seen = std::sync::Mutex::default();
+        shake_with(&mut wire, "", &seen, &greeting).await;
+        let Came::Text(text) = next(&mut wire).await else { panic!("no text") };
+        wire.send(said(TEXT, text)).await;
+        wire.rest().await;
+    })
+    .await;
+    let gateway = gateway(&upstream.url(), "").start().await;
+    let mut wire = crate::harness::Wire::connect(gateway.client.address()).await;
+    let head = format!(
+        "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: {KEY}\r\n\r\n"
+    );
+    // And so does the caller's, which could not wait.
+    wire.send([head.as_bytes(), &frame(TEXT, "hello")].concat()).await;
+    assert!(wire.head().await.unwrap().starts_with("HTTP/1.1 101 "));
+    assert_eq!(next(&mut wire).await, Came::Text("welcome".to_owned()));
+    assert_eq!(next(&mut wire).await, Came::Text("hello".to_owned()));
+}
+
+#[tokio::test]
+async fn both_connections_may_be_tls() {
+    let echo = Echo::start().await;
+    let made = rcgen::generate_simple_self_signed(["gateway.test".to_owned()]).unwrap();
+    let builder = gateway(&echo.url(), "")
+        .file("tls/cert.pem", &made.cert.pem())
+        .file("tls/key.pem", &made.signing_key.serialize_pem());
+    let (cert, key) = (builder.folder().join("tls/cert.pem"), builder.folder().join("tls/key.pem"));
+    let (cert, key) = (cert.to_str().unwrap().to_owned(), key.to_str().unwrap().to_owned());
+    // Its callers come over TLS: one of them is another gateway.
+    let inner = builder.flag("--tls-cert", &cert).flag("--tls-key", &key).start().await;
+    let url = format!("https://127.0.0.1:{}", inner.client.address().port());
+    let tls = format!("tls: {{ ca: \"{cert}\", server_name: gateway.test }}, targets: [{{ url");
+    let outer = manifest(&url, "").replace("targets: [{ url", &tls).replace("path: /up", "path: /ws");
+    let outer = Gateway::with(&outer).start().await;
+    let mut wire = open(&outer, "/ws").await;
+    echoes(&mut wire, "hello").await;
+    let large = vec![7; 500_000];
+    wire.send(frame(BINARY, &large)).await;
+    assert_eq!(next(&mut wire).await, Came::Frame(BINARY, large));
+    wire.send(close(4000, "bye")).await;
+    assert_eq!(next(&mut wire).await, Came::Close(Some(4000), "bye".to_owned()));
+    assert_eq!(next(&mut wire).await, Came::End);
+}
+
+#[tokio::test]
 async fn a_socket_takes_a_slot_of_the_upstreams_and_gives_it_back() {
     let echo = Echo::start().await;
     let narrow = manifest(&echo.url(), "")

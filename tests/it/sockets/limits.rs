@@ -209,6 +209,8 @@ async fn a_reader_who_takes_nothing_is_let_go() {
     let open = "voicegate_websockets_open{path=\"/ws\"}";
     assert_eq!(gateway.metric(open).await, 1.0);
     eventually("it is let go", SOON, async || gateway.metric(open).await == 0.0).await;
+    let stalled = "voicegate_websockets_ended_total{end=\"stream_limit\",path=\"/ws\"}";
+    assert_eq!(gateway.metric(stalled).await, 1.0);
     drop(wire);
     // The same of an upstream.
     let deaf = Sockets::start(|_, mut wire: Wire| async move {

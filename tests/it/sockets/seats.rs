@@ -56,11 +56,12 @@ async fn the_newest_takes_the_place_of_the_old_one() {
     let mut other = open_with(address, "/ws", &[("X-API-Key", &bob)]).await;
     let mut old = open_with(address, "/ws", &ada).await;
     for _ in 0..5 {
+        // The old one is not waited for: it may never answer.
         let begun = Instant::now();
         let mut new = open_with(address, "/ws", &ada).await;
         assert_eq!(next(&mut old).await, Came::Close(Some(4409), "replaced".to_owned()));
         echoes(&mut new, "mine").await;
-        assert!(begun.elapsed() < AT_ONCE + AT_ONCE, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
         old = new;
     }
     echoes(&mut other, "another user's").await;
