@@ -111,6 +111,8 @@ kinds! {
     TokenExpired = 401 "token_expired": "Token has expired", "令牌已过期";
     /// The token was taken back.
     TokenRevoked = 401 "token_revoked": "Token has been revoked", "令牌已被撤销";
+    /// The ticket was used, its time is over, or it never was one.
+    InvalidTicket = 401 "invalid_ticket": "This ticket was used already or is over, ask for another one", "票据无效或已使用，请重新获取";
     /// The API key is missing, unknown, over, or was taken back.
     InvalidApiKey = 401 "invalid_api_key": "Invalid API key", "API 密钥无效";
     /// The request names another tenant than the caller's.

@@ -1,5 +1,6 @@
 //! Who is calling, once a stage has found out.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -36,7 +37,7 @@ impl Identity {
 }
 
 /// What proved an identity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Proof {
     /// An access token of this gateway's.
     Token,

@@ -89,6 +89,14 @@ impl CheckedRoute {
 }
 
 impl Ending {
+    /// Whether callers open a WebSocket there.
+    pub fn is_socket(&self) -> bool {
+        match self {
+            Ending::Native(_) => false,
+            Ending::Target(target) => target.is_socket(),
+        }
+    }
+
     /// How long its stream may last, if it answers with one.
     fn longest_stream(&self) -> Option<Duration> {
         match self {

@@ -108,7 +108,9 @@ async fn demonstration(
     variables: &mut BTreeMap<String, String>,
 ) -> std::io::Result<Demonstration> {
     let services = Demo::start().await?;
-    variables.insert("ALGO_SERVICE_URL".to_owned(), services.url());
+    for service in ["ALGO_SERVICE_URL", "NOTIFICATION_SERVICE_URL"] {
+        variables.insert(service.to_owned(), services.url());
+    }
     if std::env::var_os("LOGIN_LIMIT").is_none() {
         // Whoever tries the lockout shall meet it before the limit.
         variables.insert("LOGIN_LIMIT".to_owned(), "20".to_owned());
@@ -148,7 +150,7 @@ fn what_to_try(address: &str, admin: &str, config: &str, database: Option<&Path>
     };
     format!(
         r#"
-voicegate is up, with a stand-in for the algorithm service behind it. Try:
+voicegate is up, with stand-ins for the services behind it. Try:
 
   curl http://{address}/health
   curl http://{address}/api/v01/auth/register -H 'Content-Type: application/json' \
@@ -160,6 +162,9 @@ voicegate is up, with a stand-in for the algorithm service behind it. Try:
   curl -N http://{address}/api/v01/chat/stream -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
        -d "{{\"query\": \"Tell me about gateways\", \"session_id\": \"$SESSION\"}}"
   curl http://{address}/api/v01/sessions/$SESSION/messages -H "Authorization: Bearer $TOKEN"
+  curl -s http://{address}/api/v01/voice/synthesize -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
+       -d '{{"text": "Hello"}}' | curl http://{address}/api/v01/voice/transcribe -H "Authorization: Bearer $TOKEN" -F 'audio=@-;type=audio/wav'
+  curl -X POST http://{address}/api/v01/auth/ws-ticket -H "Authorization: Bearer $TOKEN"   # opens ws://{address}/api/v2/voice/stream?ticket=…
   curl -i http://{address}/nowhere -H 'Accept-Language: zh'
   curl 'http://{admin}/readyz?verbose'
   curl http://{admin}/metrics

@@ -106,7 +106,8 @@ fn with_bare(form: Body, body: &Schema) -> Value {
 }
 
 fn bare_form(key: &str) -> Value {
-    json_schema!({ "type": ["string", "number"], "description": format!("Stands for `{key}`.") }).into()
+    json_schema!({ "type": ["string", "number", "array"], "description": format!("Stands for `{key}`.") })
+        .into()
 }
 
 fn described(schema: &Value, about: &str) -> Value {

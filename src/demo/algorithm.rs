@@ -13,14 +13,19 @@
 //! | `POST /cancel` | `{session_id}` or `{task_id}` | 200, or 404 when that is unknown or over |
 //! | `GET /stats`, `GET /health` | | [`super::Stats`]; `{status, service, version, timestamp}` |
 //! | `GET /sns/jscode2session` | | as WeChat: the openid behind a login code; see [`super::wechat`] |
+//! | `POST /api/v1/voice/transcribe`, `POST /voice/query`, `POST /api/v1/voice/synthesize` | | [`super::speech`] |
+//! | `WS /api/v1/voice/stream` | | voice sessions, [`super::voice`] |
+//! | `WS /api/v1/voice/ws` | | the same in the original gateway's dialect, [`super::recording`] |
+//! | `WS /api/v1/webrtc/signaling` | | [`super::signaling`] |
+//! | `WS /ws`, `POST /notifications` | | the notification service, [`super::notifications`] |
 //! | `ANY /files/{path}` | | `{method, path}` |
 //! | `ANY /echo`, `ANY /echo/*` | anything | what arrived, see [`super::echo`] |
 //!
 //! HEAD goes wherever GET does. Errors are `{"error", "code", "status"}`: 400 no JSON or an unreadable switch, 404, 405,
 //! 413 over 1 MiB, 422 JSON that lacks what the call needs.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use http::{Method, Request, Response, StatusCode};
@@ -32,10 +37,16 @@ use serde_json::{Value, json};
 use super::chat::{Chat, Dialect};
 use super::echo;
 use super::ledger::{Generation, Ledger};
+use super::notifications::{Bell, Notifications};
+use super::recording::Recording;
 use super::reply::{Body, Refusal, json_response, method_not_allowed, parse, read, timestamp};
 use super::script::{Script, answer};
+use super::signaling::{Rooms, Signaling};
+use super::socket::{self, Opening};
+use super::speech;
 use super::switches::Switches;
 use super::tasks::Tasks;
+use super::voice::Voice;
 use super::wechat;
 
 /// Where timestamps come from.
@@ -52,7 +63,18 @@ const MAX_SESSION_ID: usize = 128;
 pub(super) struct Algorithm {
     ledger: Arc<Ledger>,
     tasks: Tasks,
+    rooms: Arc<Rooms>,
+    notifications: Arc<Notifications>,
     clock: Clock,
+}
+
+/// A WebSocket that a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Talk {
+    Voice,
+    Recording,
+    Signaling,
+    Notifications,
 }
 
 /// What a request asks for (`/echo` aside), its path's parts borrowed.
@@ -68,6 +90,8 @@ enum Call<'a> {
     Cancel,
     Stats,
     Health,
+    Synthesize,
+    Notify,
     Wechat,
     Files(&'a str),
 }
@@ -94,19 +118,41 @@ struct CancelRequest {
 
 impl Algorithm {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { ledger: Arc::default(), tasks: Tasks::default(), clock }
+        let notifications = Arc::new(Notifications::new(clock));
+        Self { ledger: Arc::default(), tasks: Tasks::default(), rooms: Arc::default(), notifications, clock }
     }
 
     pub(super) fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// Answers one request. Dropping the future is the caller's leaving.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    /// Answers one request. Dropping the future is the caller's leaving. Where the answer makes the connection a
+    /// WebSocket, it stands in `opened`.
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        opened: &Mutex<Option<Opening>>,
+    ) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let _unanswered = (!matches!(path.as_str(), "/stats" | "/health")).then(|| self.ledger.requested());
         if path == "/echo" || path.starts_with("/echo/") {
             return echo::answer(request).await;
+        }
+        if let Some(talk) = Talk::find(&path) {
+            return match self.open(talk, request) {
+                Ok((response, opening)) => {
+                    *opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(opening);
+                    response
+                }
+                Err(refusal) => refusal.into_response(),
+            };
+        }
+        if let "/api/v1/voice/transcribe" | "/voice/query" = path.as_str() {
+            if request.method() != Method::POST {
+                return method_not_allowed("POST");
+            }
+            let transcribed = speech::transcribe(request, path == "/voice/query").await;
+            return transcribed.unwrap_or_else(Refusal::into_response);
         }
         let Some(call) = Call::find(&path) else {
             return Refusal::not_found(format!("the demo service has no {path}")).into_response();
@@ -115,6 +161,22 @@ impl Algorithm {
             return method_not_allowed(allow);
         }
         self.perform(call, request).await.unwrap_or_else(Refusal::into_response)
+    }
+
+    fn open(&self, talk: Talk, request: Request<Incoming>) -> Result<(Response<Body>, Opening), Refusal> {
+        let clock = self.clock;
+        let said =
+            |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (user, id) = (said("x-user-id"), said("x-request-id"));
+        socket::open(request, |inbox| match talk {
+            Talk::Voice => Box::new(Voice::new(clock)),
+            Talk::Recording => Box::new(Recording::new(clock, id.unwrap_or_else(|| "recording".to_owned()))),
+            Talk::Signaling => Box::new(Signaling::new(self.rooms.clone(), inbox)),
+            Talk::Notifications => {
+                let user = user.unwrap_or_else(|| "anonymous".to_owned());
+                Box::new(Bell::new(self.notifications.clone(), user, inbox))
+            }
+        })
     }
 
     async fn perform(&self, call: Call<'_>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
@@ -136,6 +198,8 @@ impl Algorithm {
         let now = Instant::now();
         let (status, answer) = match call {
             Call::Stream(dialect) => return self.stream(dialect, &body, switches).await,
+            Call::Synthesize => return speech::synthesize(&body),
+            Call::Notify => (StatusCode::OK, self.notifications.tell(&body)?),
             Call::Stats => return Ok(json_response(StatusCode::OK, &self.ledger.stats())),
             Call::Ingest => {
                 let _: Value = parse(&body)?;
@@ -213,6 +277,18 @@ impl Algorithm {
     }
 }
 
+impl Talk {
+    fn find(path: &str) -> Option<Self> {
+        Some(match path {
+            "/api/v1/voice/stream" => Self::Voice,
+            "/api/v1/voice/ws" => Self::Recording,
+            "/api/v1/webrtc/signaling" => Self::Signaling,
+            "/ws" => Self::Notifications,
+            _ => return None,
+        })
+    }
+}
+
 impl<'a> Call<'a> {
     fn find(path: &'a str) -> Option<Self> {
         let segment =
@@ -227,6 +303,8 @@ impl<'a> Call<'a> {
             "/cancel" => Self::Cancel,
             "/stats" => Self::Stats,
             "/health" => Self::Health,
+            "/api/v1/voice/synthesize" => Self::Synthesize,
+            "/notifications" => Self::Notify,
             "/sns/jscode2session" => Self::Wechat,
             _ => {
                 let file = path.strip_prefix("/files/").map(Self::Files);
@@ -240,7 +318,13 @@ impl<'a> Call<'a> {
     /// What the path would allow, when `method` is not it.
     fn refuses(self, method: &Method) -> Option<&'static str> {
         let allow = match self {
-            Self::Stream(_) | Self::CancelChat | Self::Query | Self::Ingest | Self::Cancel => "POST",
+            Self::Stream(_)
+            | Self::CancelChat
+            | Self::Query
+            | Self::Ingest
+            | Self::Cancel
+            | Self::Synthesize
+            | Self::Notify => "POST",
             Self::Session(_) | Self::Sessions | Self::Task(_) | Self::Stats | Self::Health | Self::Wechat => {
                 "GET, HEAD"
             }

@@ -22,6 +22,8 @@ pub struct Stats {
     pub unanswered: u64,
     /// TCP connections.
     pub connections: Connections,
+    /// WebSockets.
+    pub sockets: Sockets,
     /// Token streams: `started` is the sum of all the others.
     pub streams: Streams,
 }
@@ -31,6 +33,15 @@ pub struct Stats {
 pub struct Connections {
     /// Accepted since the start.
     pub accepted: u64,
+    /// Open now.
+    pub open: u64,
+}
+
+/// WebSockets of the demo services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Sockets {
+    /// Opened since the start.
+    pub opened: u64,
     /// Open now.
     pub open: u64,
 }
@@ -67,6 +78,8 @@ pub(super) struct Ledger {
     unanswered: AtomicU64,
     accepted: AtomicU64,
     open: AtomicU64,
+    sockets_opened: AtomicU64,
+    sockets_open: AtomicU64,
     streams: Mutex<Book>,
 }
 
@@ -105,6 +118,12 @@ impl Ledger {
     pub(super) fn connected(&self) -> Counted<'_> {
         self.accepted.fetch_add(1, Relaxed);
         Counted::up(&self.open)
+    }
+
+    /// Counts a WebSocket, open until the guard is dropped.
+    pub(super) fn talking(&self) -> Counted<'_> {
+        self.sockets_opened.fetch_add(1, Relaxed);
+        Counted::up(&self.sockets_open)
     }
 
     /// Counts a request, unanswered until the guard is dropped.
@@ -154,6 +173,10 @@ impl Ledger {
             requests: self.requests.load(Relaxed),
             unanswered: self.unanswered.load(Relaxed),
             connections: Connections { accepted: self.accepted.load(Relaxed), open: self.open.load(Relaxed) },
+            sockets: Sockets {
+                opened: self.sockets_opened.load(Relaxed),
+                open: self.sockets_open.load(Relaxed),
+            },
             streams,
         }
     }

@@ -1,8 +1,9 @@
 //! The stand-in VoiceHelper services, for `voicegate serve --demo` and as the upstream of the integration tests.
 //!
-//! One HTTP server (HTTP/1.1, and HTTP/2 by prior knowledge) plays the algorithm service: its calls stand in
-//! `demo/algorithm.rs`, the streams in `demo/chat.rs`, what it says in `demo/script.rs`, what tests may ask of it by
-//! query string in `demo/switches.rs`. It is real enough to build a front end against, and it counts what happens to it
+//! One HTTP server (HTTP/1.1, and HTTP/2 by prior knowledge) plays all of them: its calls stand in `demo/algorithm.rs`, the
+//! streams in `demo/chat.rs`, what it says in `demo/script.rs`, what tests may ask of it by query string in
+//! `demo/switches.rs`; WebSockets in `demo/socket.rs` and, one a file, what is said on them: `voice`, `recording`,
+//! `signaling`, `notifications`; uploads and spoken texts in `demo/speech.rs`. It is real enough to build a front end against, and it counts what happens to it
 //! ([`Stats`]), so that a test can see that a caller's leaving stopped the work.
 //!
 //! It listens on loopback unless told otherwise and trusts its callers: no authentication, no header timeout.
@@ -12,17 +13,23 @@ mod chat;
 mod echo;
 mod folder;
 mod ledger;
+mod notifications;
+mod recognizer;
+mod recording;
 mod reply;
 mod script;
+mod signaling;
+mod socket;
+mod speech;
 mod switches;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod voice;
 mod wechat;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -35,7 +42,8 @@ use tokio_util::sync::CancellationToken;
 
 use algorithm::Algorithm;
 pub use folder::Folder;
-pub use ledger::{Connections, Stats, Streams};
+pub use ledger::{Connections, Sockets, Stats, Streams};
+use socket::Opening;
 
 /// How long requests in flight may still run when a [`Demo`] is dropped without [`Demo::stop`].
 pub const DROP_GRACE: Duration = Duration::from_secs(1);
@@ -142,16 +150,29 @@ async fn connection(stream: TcpStream, algorithm: Arc<Algorithm>, drain: Cancell
     let _ = stream.set_nodelay(true);
     let _open = algorithm.ledger().connected();
     let serving = algorithm.clone();
+    // What the connection becomes where a request turned it into a WebSocket: it stays on this task.
+    let opened: Arc<Mutex<Option<Opening>>> = Arc::default();
+    let opens = opened.clone();
     let service = service_fn(move |request| {
-        let algorithm = serving.clone();
-        async move { Ok::<_, std::convert::Infallible>(algorithm.answer(request).await) }
+        let (algorithm, opens) = (serving.clone(), opens.clone());
+        async move { Ok::<_, std::convert::Infallible>(algorithm.answer(request, &opens).await) }
     });
     let server = auto::Builder::new(TokioExecutor::new());
-    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    let mut connection = Box::pin(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
     // A connection's error is its caller's leaving or a cut that a switch asked for: the ledger tells, nobody here needs it.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
+    let served = tokio::select! {
+        _ = connection.as_mut() => true,
+        () = drain.cancelled() => false,
+    };
+    if !served {
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.as_mut().await;
     }
-    let _ = connection.await;
+    let opening = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(opening) = opening {
+        // The socket may be open for long: what served HTTP before it need not stay.
+        drop(connection);
+        let _talks = algorithm.ledger().talking();
+        opening.talk(&drain).await;
+    }
 }

@@ -1,4 +1,5 @@
-//! The demo services over real sockets, in one file: every test speaks through the same few lines of client.
+//! The demo services over real connections: every test speaks through the same few lines of client. WebSockets are in
+//! `tests/sockets.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::*;
+
+mod sockets;
 
 /// No test waits longer than this for anything.
 const PATIENCE: Duration = Duration::from_secs(10);

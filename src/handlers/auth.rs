@@ -6,6 +6,7 @@ use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::identity::{Identity, Proof};
 use crate::stores::User;
+use crate::tokens::{TicketError, Tokens};
 use http::HeaderMap;
 use poem::Request;
 use poem_openapi::payload::Json;
@@ -17,12 +18,13 @@ use std::time::SystemTime;
 /// The group.
 pub struct AuthApi {
     accounts: Arc<Accounts>,
+    tokens: Arc<Tokens>,
 }
 
 impl AuthApi {
-    /// Over the process's accounts.
-    pub fn new(accounts: Arc<Accounts>) -> Self {
-        AuthApi { accounts }
+    /// Over the process's accounts and tokens.
+    pub fn new(accounts: Arc<Accounts>, tokens: Arc<Tokens>) -> Self {
+        AuthApi { accounts, tokens }
     }
 }
 
@@ -124,6 +126,15 @@ struct TokenResponse {
     user: UserInfo,
 }
 
+/// What opens one WebSocket.
+#[derive(Object)]
+struct TicketResponse {
+    /// To be sent as `?ticket=` with the request that opens the WebSocket; works once.
+    ticket: String,
+    /// How long it can be used, in seconds.
+    expires_in: i64,
+}
+
 /// A user, in short.
 #[derive(Object)]
 struct UserInfo {
@@ -175,6 +186,14 @@ enum SessionResponse {
     /// Logged in.
     #[oai(status = 200)]
     Ok(Json<TokenResponse>, #[oai(header = "Cache-Control")] String),
+}
+
+/// A ticket.
+#[derive(ApiResponse)]
+enum TicketMade {
+    /// Made.
+    #[oai(status = 200)]
+    Ok(Json<TicketResponse>, #[oai(header = "Cache-Control")] String),
 }
 
 /// The caller.
@@ -287,6 +306,16 @@ impl AuthApi {
         Ok(DoneResponse::Done)
     }
 
+    /// Ask for a ticket that opens one WebSocket
+    #[oai(path = "/auth/ws-ticket", method = "post", operation_id = "auth.ticket")]
+    async fn ticket(&self, request: &Request) -> poem::Result<TicketMade> {
+        // Whoever was let in, by whatever proof: tokens of other issuers cannot be put into a header either.
+        let identity = Exchange::of(request).identity().ok_or(GatewayError::from(Kind::NoToken))?;
+        let made = self.tokens.issue_ticket(identity).await.map_err(no_ticket)?;
+        let made = TicketResponse { ticket: made.ticket, expires_in: made.expires_in.as_secs() as i64 };
+        Ok(TicketMade::Ok(Json(made), no_store()))
+    }
+
     /// Log in with WeChat
     #[oai(path = "/auth/wechat/login", method = "post", operation_id = "auth.wechat_login")]
     async fn wechat_login(&self, body: Input<WechatLoginRequest>) -> poem::Result<SessionResponse> {
@@ -294,6 +323,11 @@ impl AuthApi {
         let session = self.accounts.wechat_login(&code, tenant_id.as_deref()).await?;
         Ok(SessionResponse::Ok(Json(session.into()), no_store()))
     }
+}
+
+fn no_ticket(error: TicketError) -> GatewayError {
+    tracing::warn!(%error, "a ticket could not be made");
+    Kind::StoreUnavailable.into()
 }
 
 /// The front end that tokens are made for: `X-Channel` where it names one, else `web`.

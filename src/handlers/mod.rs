@@ -108,7 +108,7 @@ impl Handlers {
         let clock = Arc::new(SystemTime::now);
         let groups: Groups = (
             GatewayApi::new(shared.clone()),
-            AuthApi::new(accounts.clone()),
+            AuthApi::new(accounts.clone(), shared.tokens.clone()),
             SessionsApi::new(store.clone(), accounts.clone(), &settings.conversations, clock),
             ChatApi::new(shared.clone()),
         );

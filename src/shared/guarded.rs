@@ -4,7 +4,8 @@
 //! with half their number, slots are this process's own. A failure opens the circuit: from then on nobody waits for
 //! the backend; a task asks it once a second and closes the circuit when it answers. So a backend that hangs costs
 //! each request that was under way one deadline, and later ones nothing. Publishing fails meanwhile: who tells of
-//! revocations has the database for that. Event logs fail too: what only this replica knew would be of no use to another.
+//! revocations has the database for that. Event logs and notes fail too: what only this replica knew would be of no
+//! use to another.
 
 use super::memory::{HERE, Memory};
 use super::{AnyShared, Decision, Lease, Limit, SharedError, SharedState};
@@ -149,6 +150,14 @@ impl SharedState for Guarded {
         limit: usize,
     ) -> Result<Vec<(u64, Bytes)>, SharedError> {
         self.far(self.guard.far.read_events(log, after, limit)).await
+    }
+
+    async fn leave_note(&self, key: &str, note: &[u8], ttl: Duration) -> Result<(), SharedError> {
+        self.far(self.guard.far.leave_note(key, note, ttl)).await
+    }
+
+    async fn take_note(&self, key: &str) -> Result<Option<Bytes>, SharedError> {
+        self.far(self.guard.far.take_note(key)).await
     }
 
     async fn ping(&self) -> Result<(), SharedError> {

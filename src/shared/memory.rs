@@ -6,6 +6,7 @@
 //! minute. No lock is held for longer than it takes to go through one of a thousand shards.
 
 use super::logs::Logs;
+use super::notes::Notes;
 use super::window::Window;
 use super::{Decision, Lease, Limit, SharedError, SharedLimits, SharedState};
 use async_trait::async_trait;
@@ -36,6 +37,7 @@ pub struct Memory {
     sweep_next: AtomicUsize,
     leases: Mutex<HashMap<String, Vec<(String, u64)>>>,
     logs: Logs,
+    notes: Notes,
     channels: Mutex<HashMap<String, broadcast::Sender<String>>>,
 }
 
@@ -88,6 +90,7 @@ impl Memory {
             sweep_next: AtomicUsize::new(0),
             leases: Mutex::default(),
             logs: Logs::default(),
+            notes: Notes::default(),
             channels: Mutex::default(),
         }
     }
@@ -236,6 +239,14 @@ impl SharedState for Memory {
         limit: usize,
     ) -> Result<Vec<(u64, Bytes)>, SharedError> {
         Ok(self.logs.read(log, after, limit, Instant::now()))
+    }
+
+    async fn leave_note(&self, key: &str, note: &[u8], ttl: Duration) -> Result<(), SharedError> {
+        self.notes.leave(key, note, ttl, Instant::now())
+    }
+
+    async fn take_note(&self, key: &str) -> Result<Option<Bytes>, SharedError> {
+        Ok(self.notes.take(key, Instant::now()))
     }
 
     async fn ping(&self) -> Result<(), SharedError> {

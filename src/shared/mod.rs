@@ -1,4 +1,4 @@
-//! State that replicas share: counters, leases, logs of events, word of revocations. In memory where `REDIS_URL` is not set.
+//! State that replicas share: counters, leases, logs of events, notes that are taken once, word of revocations. In memory where `REDIS_URL` is not set.
 //!
 //! [`SharedState`] is what stages use. To add a backend: one file, one arm in [`open`]; the contract suite in
 //! `tests.rs` then runs over it. Every call has a deadline (`REDIS_TIMEOUT`); time is given by the caller where the
@@ -7,6 +7,7 @@
 mod guarded;
 mod logs;
 mod memory;
+mod notes;
 mod redis;
 mod slot;
 #[cfg(test)]
@@ -75,6 +76,9 @@ pub struct Lease {
 /// since it drops them by the block.
 pub const MAX_EVENTS: usize = 8192;
 
+/// Notes that wait in memory at most, about 500 bytes each.
+pub const MOST_NOTES: usize = 65_536;
+
 /// State that replicas share.
 #[async_trait]
 pub trait SharedState: Send + Sync {
@@ -121,6 +125,14 @@ pub trait SharedState: Send + Sync {
         after: u64,
         limit: usize,
     ) -> Result<Vec<(u64, Bytes)>, SharedError>;
+    /// Leaves a note under a key that nobody can guess, to be taken once within `ttl`.
+    ///
+    /// While Redis is away this fails at once: a note that only this replica had could be taken at no other. In memory
+    /// it fails where [`MOST_NOTES`] wait.
+    async fn leave_note(&self, key: &str, note: &[u8], ttl: Duration) -> Result<(), SharedError>;
+    /// Takes a note: of all who ask, on whatever replica, one has it. `None` where it is not known, was taken, or is
+    /// over. Where this fails it may have been taken all the same.
+    async fn take_note(&self, key: &str) -> Result<Option<Bytes>, SharedError>;
     /// Whether it answers.
     async fn ping(&self) -> Result<(), SharedError>;
     /// Which it is: `memory` or `redis`.

@@ -23,6 +23,7 @@ use tokio::task::AbortHandle;
 static HIT: LazyLock<(Script, &str)> = LazyLock::new(|| script(include_str!("lua/hit.lua")));
 static ACQUIRE: LazyLock<(Script, &str)> = LazyLock::new(|| script(include_str!("lua/acquire.lua")));
 static RENEW: LazyLock<(Script, &str)> = LazyLock::new(|| script(include_str!("lua/renew.lua")));
+static TAKE: LazyLock<(Script, &str)> = LazyLock::new(|| script(include_str!("lua/take.lua")));
 static APPEND: LazyLock<(Script, &str)> = LazyLock::new(|| script(include_str!("lua/append.lua")));
 
 fn script(text: &'static str) -> (Script, &'static str) {
@@ -104,6 +105,10 @@ fn lease_key(key: &str) -> String {
 
 fn log_key(log: &str) -> String {
     ["voicegate:log:{", log, "}"].concat()
+}
+
+fn note_key(key: &str) -> String {
+    ["voicegate:note:{", key, "}"].concat()
 }
 
 /// A stream's entry: its id, and the one field and value that [`APPEND`] gives it.
@@ -206,6 +211,17 @@ impl SharedState for Redis {
         command.arg(log_key(log)).arg(first).arg("+").arg("COUNT").arg(limit);
         let entries: Vec<Entry> = self.ask(&command).await?;
         Ok(entries.into_iter().filter_map(event).collect())
+    }
+
+    async fn leave_note(&self, key: &str, note: &[u8], ttl: Duration) -> Result<(), SharedError> {
+        let mut command = redis::cmd("SET");
+        command.arg(note_key(key)).arg(note).arg("PX").arg(ttl.as_millis().max(1) as u64);
+        self.ask::<redis::Value>(&command).await.map(drop)
+    }
+
+    async fn take_note(&self, key: &str) -> Result<Option<Bytes>, SharedError> {
+        let note: Option<Vec<u8>> = self.run(&TAKE, &note_key(key), &[]).await?;
+        Ok(note.map(Bytes::from))
     }
 
     async fn ping(&self) -> Result<(), SharedError> {

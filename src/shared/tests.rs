@@ -101,6 +101,8 @@ contracts! {
     an_append_can_be_repeated;
     a_log_ends_unless_it_is_renewed;
     a_log_keeps_its_newest_events;
+    a_note_is_taken_once;
+    a_note_runs_out;
 }
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
@@ -276,6 +278,32 @@ async fn a_log_keeps_its_newest_events(case: Case) {
     );
 }
 
+async fn a_note_is_taken_once(case: Case) {
+    let bytes = b"\0\r\n\xff any bytes";
+    case.shared.leave_note("a", bytes, SECONDS(60)).await.unwrap();
+    case.shared.leave_note("b", b"", SECONDS(60)).await.unwrap();
+    let case = Arc::new(case);
+    let takers = (0..50).map(|_| {
+        let case = case.clone();
+        tokio::spawn(async move { case.shared.take_note("a").await.unwrap() })
+    });
+    let takers = futures_util::future::join_all(takers).await;
+    let taken: Vec<_> = takers.into_iter().filter_map(|taken| taken.unwrap()).collect();
+    assert_eq!(taken, [Bytes::from_static(bytes)]);
+    assert_eq!(case.shared.take_note("a").await.unwrap(), None);
+    assert_eq!(case.shared.take_note("b").await.unwrap().as_deref(), Some(&b""[..]));
+    assert_eq!(case.shared.take_note("none").await.unwrap(), None);
+}
+
+async fn a_note_runs_out(case: Case) {
+    case.shared.leave_note("a", b"1", MILLIS(300)).await.unwrap();
+    case.shared.leave_note("b", b"2", MILLIS(300)).await.unwrap();
+    assert!(case.shared.take_note("a").await.unwrap().is_some());
+    // Notes go by the real clock everywhere.
+    sleep(MILLIS(350)).await;
+    assert_eq!(case.shared.take_note("b").await.unwrap(), None);
+}
+
 async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + SECONDS(20);
     while !condition().await {
@@ -327,6 +355,7 @@ async fn nothing_is_written_for_a_rejected_request_and_everything_expires() {
     let _ = case.hit("k", limit, SystemTime::now()).await.unwrap();
     let _ = case.acquire("k", 1, SECONDS(30), SystemTime::now()).await.unwrap();
     case.append_events("k", &[event(1)], SECONDS(20)).await.unwrap();
+    case.leave_note("k", b"1", SECONDS(10)).await.unwrap();
     let dirty = async |raw: &mut ::redis::aio::MultiplexedConnection| -> u64 {
         let info: String = ::redis::cmd("INFO").arg("persistence").query_async(raw).await.unwrap();
         let line = info.lines().find_map(|line| line.strip_prefix("rdb_changes_since_last_save:"));
@@ -338,8 +367,12 @@ async fn nothing_is_written_for_a_rejected_request_and_everything_expires() {
         assert!(case.acquire("k", 1, SECONDS(30), SystemTime::now()).await.unwrap().is_none());
     }
     assert_eq!(dirty(&mut raw).await, before);
-    let kept =
-        [("voicegate:limit:{k}", 120_000), ("voicegate:lease:{k}", 30_000), ("voicegate:log:{k}", 20_000)];
+    let kept = [
+        ("voicegate:limit:{k}", 120_000),
+        ("voicegate:lease:{k}", 30_000),
+        ("voicegate:log:{k}", 20_000),
+        ("voicegate:note:{k}", 10_000),
+    ];
     for (key, most) in kept {
         let left: i64 = ::redis::cmd("PTTL").arg(key).query_async(&mut raw).await.unwrap();
         assert!(left > 0 && left <= most, "{key}: {left}");
@@ -381,6 +414,9 @@ async fn a_redis_that_hangs_costs_one_deadline_and_comes_back_exact() {
         assert!(matches!(appended, Err(SharedError::Unavailable(_))));
         assert!(shared.read_events("log", 0, 10).await.is_err());
     }
+    // Nor would a note.
+    assert!(shared.leave_note("n", b"1", SECONDS(60)).await.is_err());
+    assert!(shared.take_note("n").await.is_err());
     assert!(begun.elapsed() < SECONDS(1), "{:?}", begun.elapsed());
     server.signal("CONT");
     // The key is spent here and not in Redis: who lets it pass is Redis.

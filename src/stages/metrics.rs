@@ -100,6 +100,7 @@ mod tests {
         let layer = stage("").unwrap().layer(&BuildCx {
             route: &route,
             streams: false,
+            websocket: false,
             operation: None,
             shared: &shared,
         });

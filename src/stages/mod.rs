@@ -9,6 +9,7 @@
 
 mod access_log;
 mod caller;
+mod media;
 mod metrics;
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
@@ -32,6 +33,7 @@ pub mod auth;
 pub mod body_limit;
 pub mod compress;
 pub mod concurrency;
+pub mod content_type;
 pub mod cors;
 pub mod headers;
 pub mod ip_filter;
@@ -45,6 +47,7 @@ pub mod tenant;
 #[cfg(test)]
 mod testing;
 pub mod timeout;
+pub mod upload;
 
 /// A stage's typed body, as written in the manifest.
 pub trait StageDecl: DeserializeOwned + JsonSchema {
@@ -159,6 +162,8 @@ pub struct BuildCx<'a> {
     pub route: &'a Arc<RouteInfo>,
     /// Whether the route answers with a stream.
     pub streams: bool,
+    /// Whether callers open a WebSocket on it.
+    pub websocket: bool,
     /// The native operation that answers, such as `auth.login`, if one does.
     pub operation: Option<&'static str>,
     /// What the process has.
@@ -319,6 +324,8 @@ pub const STAGES: &[StageKind] = &[
     StageKind::of::<headers::Headers>(),
     StageKind::of::<timeout::Timeout>(),
     StageKind::of::<body_limit::BodyLimit>(),
+    StageKind::of::<content_type::ContentType>(),
+    StageKind::of::<upload::Upload>(),
     StageKind::of::<compress::Compress>(),
     StageKind::of::<auth::Auth>(),
     StageKind::of::<rbac::Rbac>(),

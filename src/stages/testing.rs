@@ -78,7 +78,8 @@ pub(super) fn build(stage: &Arc<dyn Stage>, method: &str, streams: bool) -> Laye
         params: Vec::new(),
     };
     let (shared, _) = shared(&[]);
-    stage.layer(&BuildCx { route: &Arc::new(route), streams, operation: None, shared: &shared })
+    let route = Arc::new(route);
+    stage.layer(&BuildCx { route: &route, streams, websocket: false, operation: None, shared: &shared })
 }
 
 /// A stage of a `GET` route round a target, in a process whose state is at hand.
@@ -93,6 +94,13 @@ pub(super) fn fold_around(stage: &Arc<dyn Stage>, shared: &Arc<Shared>, target: 
     fold_around_route(stage, shared, route, target)
 }
 
+/// Likewise, of a route on which callers open WebSockets.
+pub(super) fn fold_around_websocket(stage: &Arc<dyn Stage>, shared: &Arc<Shared>, target: Next) -> Next {
+    let route = Arc::new(RouteInfo { method: "GET".into(), template: "/t".into(), ..RouteInfo::unmatched() });
+    let cx = BuildCx { route: &route, streams: false, websocket: true, shared, operation: None };
+    fold(vec![stage.layer(&cx)], target)
+}
+
 /// Likewise, of any route.
 pub(super) fn fold_around_route(
     stage: &Arc<dyn Stage>,
@@ -100,7 +108,8 @@ pub(super) fn fold_around_route(
     route: RouteInfo,
     target: Next,
 ) -> Next {
-    let cx = BuildCx { route: &Arc::new(route), streams: false, shared, operation: None };
+    let route = Arc::new(route);
+    let cx = BuildCx { route: &route, streams: false, websocket: false, shared, operation: None };
     fold(vec![stage.layer(&cx)], target)
 }
 

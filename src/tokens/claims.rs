@@ -128,7 +128,8 @@ pub(super) fn seconds(numeric: u64) -> SystemTime {
     at(Duration::from_secs(numeric))
 }
 
-fn at(after: Duration) -> SystemTime {
+/// A moment so long after 1970; see [`seconds`].
+pub(super) fn at(after: Duration) -> SystemTime {
     const LATEST: Duration = Duration::from_secs(253_402_300_799);
     UNIX_EPOCH + after.min(LATEST)
 }

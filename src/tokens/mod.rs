@@ -2,7 +2,7 @@
 //!
 //! [`Tokens`] is one a process. `policy` is what the manifest decides, `keys` what the settings bring, `claims` what
 //! a token says, `verify` the one place that decides whether it is good, `jwks` the keys of other issuers,
-//! `revocations` what is taken back, `ended` what long connections wait for, `cache` what was verified lately. Asking takes no lock and no trip:
+//! `revocations` what is taken back, `ended` what long connections wait for, `tickets` what opens one WebSocket, `cache` what was verified lately. Asking takes no lock and no trip:
 //! proxying with tokens goes on while every store is away (SECURITY rule 17).
 
 pub(crate) mod cache;
@@ -17,7 +17,10 @@ mod revocations;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod verify;
+
+pub use tickets::{Ticket, TicketError};
 
 use crate::identity::{Identity, Proof};
 use crate::shared::AnyShared;

@@ -25,6 +25,8 @@ pub struct AuthPolicy {
     pub refresh_grace: Duration,
     /// Tokens with less left are renewed.
     pub renew_within: Duration,
+    /// How long a ticket can be used.
+    pub ticket_ttl: Duration,
     /// Where a token may stand, first choice first.
     pub token_from: Vec<TokenSource>,
     /// When an account is locked.
@@ -100,6 +102,10 @@ const CLAIMS: &[(&str, Claim)] = &[
 
 const HOUR: Duration = Duration::from_secs(3600);
 const QUARTER: Duration = Duration::from_secs(900);
+/// A ticket that is good for longer is worth a warning.
+const LONG_TICKET: Duration = Duration::from_secs(60);
+/// Longer ones would be tokens in URLs.
+const LONGEST_TICKET: Duration = HOUR;
 /// bcrypt looks at no more bytes (SECURITY rule 8).
 const LONGEST_PASSWORD: u32 = 72;
 
@@ -112,6 +118,7 @@ impl Default for AuthPolicy {
             refresh_ttl: 7 * 24 * HOUR,
             refresh_grace: Duration::ZERO,
             renew_within: HOUR,
+            ticket_ttl: Duration::from_secs(30),
             token_from: vec![From::Header, From::Query, From::Cookie],
             lockout: LockoutPolicy { failures: 5, window: QUARTER, lock_for: QUARTER },
             password: PasswordPolicy {
@@ -138,6 +145,7 @@ impl AuthPolicy {
             }
         }
         policy.lifetimes(auth, out);
+        policy.tickets(auth, out);
         if !auth.token_from.0.is_empty() {
             policy.token_from.clear();
             for source in &auth.token_from.0 {
@@ -222,6 +230,21 @@ impl AuthPolicy {
                      answer that got lost",
                 ));
             }
+        }
+    }
+
+    fn tickets(&mut self, auth: &Auth, out: &mut Diagnostics) {
+        let Some(ttl) = &auth.ticket_ttl else { return };
+        self.ticket_ttl = ttl.value.0.min(LONGEST_TICKET);
+        if ttl.value.0 > LONGEST_TICKET {
+            bad(ttl.span, "a ticket is good for an hour at most", "30s is enough to connect", out);
+        } else if ttl.value.0 > LONG_TICKET {
+            let message =
+                "for so long whoever finds a ticket in a log or a history can use it, if its owner did not";
+            out.push(
+                Diagnostic::warning(Code::LOOSENED, ttl.span, message)
+                    .help("a caller asks for a ticket right before it connects: 30s is enough"),
+            );
         }
     }
 
@@ -341,12 +364,13 @@ mod tests {
     #[test]
     fn what_is_said_counts() {
         let (policy, faults) = read(
-            "{ access_ttl: 10m, refresh_grace: 0s, token_from: [cookie], lockout: { failures: 3, window: 1m, lock_for: 2m }, password: { min_length: 12, require: [symbol] }, \
+            "{ access_ttl: 10m, ticket_ttl: 10s, refresh_grace: 0s, token_from: [cookie], lockout: { failures: 3, window: 1m, lock_for: 2m }, password: { min_length: 12, require: [symbol] }, \
              providers: [{ issuer: sso, jwks: 'https://sso.example/jwks', claims: { role: '$.roles[0]' } }] }",
         );
         assert_eq!(faults, Vec::<String>::new());
         assert_eq!(policy.renew_within, Duration::from_secs(300), "the default stays under a short lifetime");
         assert_eq!(policy.refresh_grace, Duration::ZERO);
+        assert_eq!(policy.ticket_ttl, Duration::from_secs(10));
         assert_eq!(policy.token_from, [TokenSource::Cookie]);
         assert_eq!(policy.lockout.failures, 3);
         assert_eq!(policy.password.require, [CharacterClass::Symbol]);
@@ -361,6 +385,8 @@ mod tests {
             ("access_ttl: 7d", "VG060"),
             ("{ access_ttl: 1h, refresh_ttl: 2h, refresh_grace: 2h }", "VG060"),
             ("refresh_grace: 1s", "VG063"),
+            ("ticket_ttl: 2m", "VG063"),
+            ("ticket_ttl: 2h", "VG011"),
             ("token_from: [header, header]", "VG011"),
             ("lockout: { failures: 0, window: 1m, lock_for: 1m }", "VG011"),
             ("password: { bcrypt_cost: 31 }", "VG011"),

@@ -264,6 +264,12 @@ impl SharedState for Word {
     async fn read_events(&self, _: &str, _: u64, _: usize) -> Result<Vec<(u64, Bytes)>, SharedError> {
         Ok(Vec::new())
     }
+    async fn leave_note(&self, _: &str, _: &[u8], _: Duration) -> Result<(), SharedError> {
+        Err(SharedError::Unavailable("not in this test".into()))
+    }
+    async fn take_note(&self, _: &str) -> Result<Option<Bytes>, SharedError> {
+        Err(SharedError::Unavailable("not in this test".into()))
+    }
     async fn ping(&self) -> Result<(), SharedError> {
         Ok(())
     }

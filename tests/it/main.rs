@@ -26,3 +26,4 @@ mod shipped;
 mod shutdown;
 mod sockets;
 mod streams;
+mod voice;

@@ -40,13 +40,13 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef-shared";
 const WORD: Duration = Duration::from_secs(3);
 
 /// What replicas share.
-struct Stores {
+pub struct Stores {
     database: Database,
-    redis: RedisServer,
+    pub(crate) redis: RedisServer,
 }
 
 impl Stores {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Stores { database: Database::fresh().await, redis: RedisServer::start() }
     }
 
@@ -56,7 +56,7 @@ impl Stores {
     }
 
     /// As [`replica`](Self::replica), of something else.
-    async fn replica_of(&self, builder: Builder) -> Gateway {
+    pub async fn replica_of(&self, builder: Builder) -> Gateway {
         let gateway = builder
             .flag("--database-url", self.database.url())
             .flag("--redis-url", &self.redis.url())

@@ -2,6 +2,7 @@
 
 use crate::harness::process::run;
 use crate::harness::{Gateway, Process, eventually};
+use crate::sockets::bed;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use voicegate::demo::Demo;
@@ -11,10 +12,11 @@ fn root() -> PathBuf {
 }
 
 /// A gateway that serves the shipped files, with the demo behind it.
-async fn shipped(demo: &Demo) -> Gateway {
+pub async fn shipped(demo: &Demo) -> Gateway {
     let text = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
     let manifest = text("routes.yaml").replacen("version: 1\n", "", 1);
     let mut builder = Gateway::with(&manifest).var("ALGO_SERVICE_URL", demo.url());
+    builder = builder.var("NOTIFICATION_SERVICE_URL", demo.url());
     for entry in std::fs::read_dir(root().join("policies")).unwrap() {
         let name = format!("policies/{}", entry.unwrap().file_name().to_string_lossy());
         builder = builder.file(&name, &text(&name));
@@ -28,11 +30,23 @@ fn the_shipped_manifest_has_no_fault_and_no_warning() {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// What a front end would send to a route: switches of the demo keep streams short.
-fn request_for(path: &str) -> (String, String) {
-    let body = r#"{"query": "Tell me", "session_id": "running"}"#.to_owned();
+/// Where callers open WebSockets.
+const SOCKETS: [&str; 4] = ["/voice/stream", "/voice/ws", "/webrtc/signaling", "/v2/notifications"];
+
+/// What a front end would send to a route, its content type last: switches of the demo keep streams short.
+fn request_for(path: &str) -> (String, String, &'static str) {
+    let json = "application/json";
+    let body = r#"{"query": "Tell me", "session_id": "running", "text": "Hi"}"#.to_owned();
     let path = path.replace(":id", "running");
-    if path.ends_with("/stream") { (format!("{path}?delay=0ms&tokens=3"), body) } else { (path, body) }
+    if ["/voice/transcribe", "/voice/query"].iter().any(|form| path.ends_with(form)) {
+        let audio = "--b\r\ncontent-disposition: form-data; name=audio\r\ncontent-type: audio/wav\r\n\r\nx\r\n--b--\r\n";
+        return (path, audio.to_owned(), "multipart/form-data; boundary=b");
+    }
+    if path.ends_with("/stream") {
+        (format!("{path}?delay=0ms&tokens=3"), body, json)
+    } else {
+        (path, body, json)
+    }
 }
 
 #[tokio::test]
@@ -60,10 +74,17 @@ async fn every_shipped_route_answers() {
             })
             .await;
         }
-        let (path, body) = request_for(template);
+        let (path, body, content_type) = request_for(template);
+        let headers = [("content-type", content_type), json[1]];
+        if SOCKETS.iter().any(|socket| template.ends_with(socket)) && method == "GET" {
+            let stranger = bed::refused(gateway.client.address(), &path, &[]).await;
+            assert_eq!(stranger, (401, "no_token".to_owned()), "{path}");
+            bed::open_with(gateway.client.address(), &path, &headers[1..]).await;
+            continue;
+        }
         let body = if method == "GET" { String::new() } else { body };
         // What needs a token is refused without one, before anything is asked behind the gateway.
-        let stranger = gateway.client.send(method, &path, &json[..1], &body).await;
+        let stranger = gateway.client.send(method, &path, &headers[..1], &body).await;
         let open = [
             "/auth/register",
             "/auth/login",
@@ -74,7 +95,7 @@ async fn every_shipped_route_answers() {
         let open = open.iter().chain(&["/auth/wechat/login", "/health", "/livez", "/readyz"]);
         let guarded = !open.into_iter().any(|open| template.ends_with(open));
         assert_eq!(stranger.status == 401, guarded, "{method} {path}: {}", stranger.text());
-        let answer = gateway.client.send(method, &path, &json, &body).await;
+        let answer = gateway.client.send(method, &path, &headers, &body).await;
         // What these do with a right body is shown in accounts.rs and sessions.rs; here they are there, and refuse.
         let ours = ["/auth/", "/v01/sessions", "/v01/chat/"].iter().any(|part| template.contains(part));
         let refused = ours && matches!(answer.status.as_u16(), 400 | 401 | 404 | 429);

@@ -1,6 +1,6 @@
 //! WebSockets through the gateway, byte by byte: what both ends see, and how a socket ends.
 
-mod bed;
+pub mod bed;
 mod bridge;
 mod conformance;
 mod ends;

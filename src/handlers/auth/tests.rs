@@ -4,6 +4,9 @@ use super::*;
 use crate::accounts::testing::House;
 use crate::exchange::tests::exchange;
 use crate::settings::Environment;
+use crate::shared::{AnyShared, Memory};
+use crate::tokens::keys::Keys;
+use crate::tokens::testing::{SECRET, backends};
 use http::{Method, StatusCode};
 use poem::endpoint::BoxEndpoint;
 use poem::{Endpoint, IntoEndpoint, Response};
@@ -15,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 struct Front {
     house: House,
+    tokens: Arc<Tokens>,
     service: BoxEndpoint<'static, Response>,
 }
 
@@ -46,8 +50,15 @@ impl Front {
     }
 
     fn over(house: House) -> Self {
-        let service = OpenApiService::new(AuthApi::new(house.accounts.clone()), "test", "1");
-        Front { house, service: service.into_endpoint() }
+        Front::with_tokens(house, Arc::new(Memory::new()))
+    }
+
+    /// Tickets are kept in this shared state.
+    fn with_tokens(house: House, shared: AnyShared) -> Self {
+        let keys = Keys::new(SECRET.as_bytes(), &[]);
+        let tokens = Tokens::new(keys, backends().0, shared, 8);
+        let service = OpenApiService::new(AuthApi::new(house.accounts.clone(), tokens.clone()), "test", "1");
+        Front { house, tokens, service: service.into_endpoint() }
     }
 
     async fn send(
@@ -378,6 +389,26 @@ async fn logout_ends_the_access_token_and_the_family() {
     assert_eq!(front.me(one.text("access_token")).await.refused().1, "no_token");
     assert_eq!(front.post("/auth/refresh", body).await.status, 401);
     assert_eq!(front.me(other.text("access_token")).await.status, 200, "other sessions go on");
+}
+
+#[tokio::test]
+async fn a_ticket_is_for_who_asked() {
+    let front = Front::new();
+    let said = front.register("ann").await;
+    let token = said.text("access_token");
+    let made = front.send(Method::POST, "/auth/ws-ticket", Some(token), &[], "").await;
+    assert_eq!((made.status, &made.body["expires_in"]), (200, &json!(30)), "{}", made.body);
+    assert_eq!(made.headers["cache-control"], "no-store");
+    // The house has a clock of its own.
+    let redeemed = front.tokens.redeem_ticket(made.text("ticket"), SystemTime::UNIX_EPOCH).await.unwrap();
+    assert_eq!(&*redeemed.user_id, said.body["user"]["id"].as_str().unwrap());
+    let stranger = front.send(Method::POST, "/auth/ws-ticket", None, &[], "").await;
+    assert_eq!(stranger.refused(), (401, "no_token".to_owned(), vec![]));
+    // Shared state that is away: said, and to be tried again.
+    let front = Front::with_tokens(House::with(&[]), backends().1);
+    let said = front.register("ann").await;
+    let refused = front.send(Method::POST, "/auth/ws-ticket", Some(said.text("access_token")), &[], "").await;
+    assert_eq!(refused.refused(), (503, "store_unavailable".to_owned(), vec![]));
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ pub struct Auth {
     pub refresh_grace: Option<Spanned<DurOrZero>>,
     /// An access token with less than this left is renewed by `X-New-Token` (default `1h`).
     pub renew_within: Option<Spanned<Dur>>,
+    /// How long a ticket for a WebSocket can be used (default `30s`; an hour at most).
+    pub ticket_ttl: Option<Spanned<Dur>>,
     /// Where a token may stand, in order of preference (default all three).
     #[serde(default)]
     pub token_from: List<TokenSource>,
@@ -35,7 +37,7 @@ pub struct Auth {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenSource {
-    /// `Authorization: Bearer`.
+    /// `Authorization: Bearer`; where a WebSocket is opened also `bearer.<token>` in `Sec-WebSocket-Protocol`.
     Header,
     /// `?token=`.
     Query,
