@@ -111,6 +111,16 @@ codes! {
         "It has no effect; often the reference to it is mistyped or was removed.";
     LOOSENED = 63: "a safety rule is loosened",
         "The manifest may do this, but somebody should have decided it.";
+    EXPRESSION = 90: "an expression cannot be read",
+        "Expressions are CEL (https://cel.dev): `claims.role == 'admin' && request.path.startsWith('/x')`. Texts in them stand in single quotes.";
+    EXPRESSION_NAME = 91: "an expression names something that is not there",
+        "Variables are `route`, `request` and `claims`, in mappings also `body` and `response`; each has the fields that the documentation lists.";
+    EXPRESSION_TYPE = 92: "an expression is of the wrong type",
+        "What would fail or be the same for every request is refused: a text is not compared with a number, and a condition is true or false.";
+    EXPRESSION_COST = 93: "an expression may cost too much",
+        "Expressions run for every request, so their length, depth and loops are bounded, and patterns are compiled beforehand.";
+    MAPPING = 94: "a mapping contradicts itself",
+        "Two of its keys would write the same field, or a path cannot be followed.";
 }
 
 #[cfg(test)]
