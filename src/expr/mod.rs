@@ -39,8 +39,12 @@ const BUDGET: u64 = 200_000;
 const MAX_TEXT: usize = 2048;
 /// Parts of an expression, once its macros are written out.
 const MAX_PARTS: u64 = 400;
-/// Parts within parts.
-const MAX_DEPTH: u16 = 24;
+/// Brackets that open, wherever they stand.
+const MAX_BRACKETS: usize = 200;
+/// Parts within parts, once it is read.
+const MAX_DEPTH: usize = 48;
+/// Stack of the thread that reads a text: the grammar's code takes 100 KiB and more for brackets in brackets.
+const PARSER_STACK: usize = 64 << 20;
 
 /// Where an expression stands: which variables it may use, and what it must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,16 +124,21 @@ impl Expression {
             );
             return None;
         }
-        let parser = cel::parser::Parser::new().max_recursion_depth(MAX_DEPTH).error_recovery_limit(4);
-        // The parser's own code has assertions; a text must not bring the process down.
-        let read = catch_unwind(AssertUnwindSafe(|| parser.parse_with_source_info(text)));
-        let (tree, source) = match read {
-            Ok(Ok(read)) => read,
-            Ok(Err(errors)) => {
+        if text.matches(['(', '[', '{']).count() > MAX_BRACKETS {
+            let message = format!("this expression has more than {MAX_BRACKETS} brackets");
+            out.push(
+                Diagnostic::error(Code::EXPRESSION_COST, text.span, message)
+                    .help("say it shorter, or in two stages"),
+            );
+            return None;
+        }
+        let (tree, source) = match parse(text) {
+            Some(Ok(read)) => read,
+            Some(Err(errors)) => {
                 out.push(typing::syntax_fault(text, &errors));
                 return None;
             }
-            Err(_) => {
+            None => {
                 out.push(Diagnostic::error(Code::EXPRESSION, text.span, "this is not an expression"));
                 return None;
             }
@@ -192,6 +201,20 @@ impl Expression {
         }
         outcome.unwrap_or(Err(Failed::Other("the evaluator failed")))
     }
+}
+
+type Parsed = Result<(cel::IdedExpr, cel::common::ast::SourceInfo), cel::ParseErrors>;
+
+/// Reads a text on a thread with stack enough; `None` where the parser gave up altogether.
+fn parse(text: &str) -> Option<Parsed> {
+    std::thread::scope(|scope| {
+        let read = || {
+            let parser = cel::parser::Parser::new().error_recovery_limit(4);
+            parser.parse_with_source_info(text)
+        };
+        let thread = std::thread::Builder::new().stack_size(PARSER_STACK).spawn_scoped(scope, read);
+        thread.ok()?.join().ok()
+    })
 }
 
 impl std::fmt::Debug for Expression {

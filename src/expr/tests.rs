@@ -203,7 +203,7 @@ fn faults_stand_where_they_are() {
         ("request.path.contains()", "23 VG092 `contains` takes one argument here, not 0"),
         (
             "has(claims)",
-            "5 VG090 this is not an expression: invalid argument to has() macro [`has` takes a field, as in `has(claims.channel)`; for a header write `'x-name' in request.headers`]",
+            "6 VG090 this is not an expression: invalid argument to has() macro [`has` takes a field, as in `has(claims.channel)`; for a header write `'x-name' in request.headers`]",
         ),
         (
             "claims.scopes.exists('s', true)",
@@ -264,11 +264,38 @@ fn size_depth_and_nesting_are_bounded() {
     assert!(faults(&long)[0].contains("VG093"), "{:?}", faults(&long));
     let wide = vec!["request.path == 'a'"; 81].join("||");
     assert!(faults(&wide)[0].contains("more than 400 parts"), "{:?}", faults(&wide));
-    let deep = format!("{}request.secure{}", "(".repeat(100), ")".repeat(100));
-    assert!(!faults(&deep).is_empty());
+    for (open, middle, close) in
+        [("(", "request.secure", ")"), ("[", "1", "]"), ("{'a':", "1", "}"), ("!(", "request.secure", ")")]
+    {
+        let deep =
+            |levels: usize| faults(&format!("{}{middle}{}", open.repeat(levels), close.repeat(levels)));
+        assert!(deep(250)[0].contains("VG093 this expression has more than 200 brackets"), "{:?}", deep(250));
+        // The parser bears what it is given.
+        let _ = deep(200);
+    }
+    let lists = faults(&format!("1 in {}1{}", "[".repeat(60), "]".repeat(60)));
+    assert!(lists[0].contains("VG093 this expression nests too deep"), "{lists:?}");
+    for chain in [
+        "request.path + 'a'".to_owned() + &" + 'b'".repeat(60),
+        "-".repeat(99) + "1",
+        "request.path".to_owned() + &".trim()".repeat(60),
+    ] {
+        let chain = format!("{chain} == 'a'");
+        assert!(faults(&chain).iter().any(|fault| fault.contains("VG0")), "{chain}");
+    }
     let nested = "claims.scopes.all(a, claims.scopes.all(b, claims.scopes.all(c, a == b)))";
     assert!(faults(nested)[0].contains("VG093 macros stand too deep"), "{:?}", faults(nested));
     assert_eq!(faults("claims.scopes.all(a, claims.scopes.all(b, a == b))"), Vec::<String>::new());
+}
+
+/// The deepest expression that passes runs on the smallest stack there is.
+#[test]
+fn the_deepest_expression_fits_the_stack() {
+    let chain = "request.path".to_owned() + &".trim()".repeat(20);
+    let chain = chain + &" + 'b'".repeat(20) + " != ''";
+    assert_eq!(given(&chain, Place::Condition, &Value::Null), Ok(json!(true)));
+    let chain = "1".to_owned() + &" + 1".repeat(40) + " == 41 && request.path != ''";
+    assert_eq!(given(&chain, Place::Condition, &Value::Null), Ok(json!(true)));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use super::functions::METERED;
 use super::scope::{Pattern, is_hearsay, names};
-use super::{MAX_PARTS, Place, Uses};
+use super::{MAX_DEPTH, MAX_PARTS, Place, Uses};
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::manifest::Spanned;
 use cel::IdedExpr;
@@ -184,6 +184,7 @@ pub(super) fn check(
         place,
         out,
         bound: Vec::new(),
+        depth: 0,
         nesting: 0,
         patterns: Vec::new(),
         parts: 0,
@@ -224,6 +225,8 @@ struct Walk<'a> {
     out: &'a mut Diagnostics,
     /// Names that macros bind, innermost last.
     bound: Vec<(String, Type)>,
+    /// Parts around the place.
+    depth: usize,
     /// Macros around the place.
     nesting: usize,
     patterns: Vec<Pattern>,
@@ -255,7 +258,18 @@ impl Walk<'_> {
     }
 
     fn part(&mut self, expr: &mut IdedExpr) -> Type {
+        if self.depth == MAX_DEPTH {
+            let help = Some(format!("it nests {MAX_DEPTH} deep at most: say it in smaller steps"));
+            return self.fault(Code::EXPRESSION_COST, expr.id, "this expression nests too deep", help);
+        }
+        self.depth += 1;
         self.parts += 1;
+        let kind = self.kind(expr);
+        self.depth -= 1;
+        kind
+    }
+
+    fn kind(&mut self, expr: &mut IdedExpr) -> Type {
         let id = expr.id;
         match &mut expr.expr {
             Expr::Literal(literal) => match literal {
