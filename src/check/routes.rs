@@ -258,7 +258,13 @@ fn access(route: &Route, links: &[Link], out: &mut Diagnostics) {
             let mut fault = Diagnostic::error(Code::NOT_PUBLIC, route.route.span, message)
                 .help("add `auth` to its chain, or say `public: true` if anybody may call it");
             if let Some(optional) = links.iter().find(|link| super::order::IDENTIFY.contains(&link.name)) {
-                fault = fault.note(optional.span, format!("`{}` here lets strangers pass", optional.name));
+                let conditional = optional.stage.as_ref().is_some_and(|stage| stage.condition().is_some());
+                let how = if conditional {
+                    "lets pass whom its condition leaves out"
+                } else {
+                    "lets strangers pass"
+                };
+                fault = fault.note(optional.span, format!("`{}` here {how}", optional.name));
             }
             out.push(fault);
         }

@@ -42,6 +42,9 @@ pub fn manifest_schema() -> Value {
     root["title"] = json!("voicegate manifest");
     root["$id"] = json!("manifest.schema.json");
     let mut defs = definitions(&mut generator);
+    for (_, body) in &bodies {
+        admit_condition(body, &mut defs);
+    }
     defs.insert(
         STAGE_SCHEMA.to_owned(),
         json!({ "description": "One stage of a chain.", "oneOf": stage_choices }),
@@ -89,6 +92,20 @@ fn admit_variables(schema: &mut Value) {
         }
         _ => {}
     }
+}
+
+/// Every stage takes a condition beside its own keys.
+fn admit_condition(body: &Schema, defs: &mut Map<String, Value>) {
+    let reference = body.get("$ref").and_then(Value::as_str).unwrap_or_default();
+    let Some(definition) = reference.strip_prefix("#/$defs/").and_then(|name| defs.get_mut(name)) else {
+        return;
+    };
+    let about = "Condition (CEL over `route`, `request` and `claims`) for the stage to run; where it cannot be decided, \
+                 the stage runs (default: always).";
+    let when = json!({ "type": "string", "description": about });
+    let Some(definition) = definition.as_object_mut() else { return };
+    let keys = definition.entry("properties").or_insert_with(|| json!({}));
+    keys["when"] = when;
 }
 
 fn definitions(generator: &mut SchemaGenerator) -> Map<String, Value> {

@@ -64,6 +64,8 @@ pub struct Uses {
     pub headers: bool,
     /// `request.query`.
     pub query: bool,
+    /// `claims`.
+    pub claims: bool,
     /// Something that only a real request has: nobody can tell offline what it gives.
     pub live: bool,
 }

@@ -240,7 +240,20 @@ impl Walk<'_> {
     fn span(&self, id: u64) -> Span {
         let Some((start, stop)) = self.source.offset_for(id) else { return self.text.span };
         let (start, stop) = (start as usize, stop as usize + 1);
-        part(self.text, start, stop.saturating_sub(start).max(1))
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (before, after) = (self.text.get(..start), self.text.get(start + 1..));
+        // The parser places a field at its dot, and a call at its bracket.
+        match (self.text.as_bytes().get(start), before, after) {
+            (Some(b'.'), _, Some(after)) => {
+                let name = after.find(|c| !word(c)).unwrap_or(after.len());
+                part(self.text, start + 1, name.max(1))
+            }
+            (Some(b'('), Some(before), _) => {
+                let name = before.len() - before.trim_end_matches(word).len();
+                part(self.text, start - name, name.max(1))
+            }
+            _ => part(self.text, start, stop.saturating_sub(start).max(1)),
+        }
     }
 
     fn fault(&mut self, code: Code, id: u64, message: impl Into<String>, help: Option<String>) -> Type {
@@ -351,7 +364,10 @@ impl Walk<'_> {
                 self.uses.live = true;
                 Type::Variable(variable)
             }
-            variable => Type::Variable(variable),
+            variable => {
+                self.uses.claims |= variable == "claims";
+                Type::Variable(variable)
+            }
         }
     }
 
