@@ -23,7 +23,7 @@ mod json;
 mod scope;
 mod typing;
 
-pub use scope::Scope;
+pub use scope::{Scope, is_hearsay};
 
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::manifest::Spanned;

@@ -40,7 +40,7 @@ const SECRETS: [&str; 3] = ["token", "access_token", "ticket"];
 
 /// Whether a header is a caller's word on who it is or where it comes from. Names count folded, as services behind
 /// may read `X_User.ID` as `X-User-ID`.
-pub(super) fn is_hearsay(name: &str) -> bool {
+pub fn is_hearsay(name: &str) -> bool {
     let folded = name.to_ascii_lowercase().replace(['_', '.'], "-");
     folded == "forwarded"
         || ["x-user", "x-tenant", "x-forwarded", "x-real-ip"].iter().any(|word| {

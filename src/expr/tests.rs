@@ -176,8 +176,8 @@ fn faults_stand_where_they_are() {
             "1 VG092 this condition is the same for every request [use `route`, `request` or `claims` in it, or remove the stage or its `when`]",
         ),
         ("request.path == 1", "15 VG092 a text never equals a whole number"),
-        ("request.secure && request.path", "27 VG092 true or false is needed here, and this is a text"),
-        ("!request.path", "10 VG092 true or false is needed here, and this is a text"),
+        ("request.secure && request.path", "28 VG092 true or false is needed here, and this is a text"),
+        ("!request.path", "11 VG092 true or false is needed here, and this is a text"),
         (
             "request.path > 5",
             "15 VG092 `>` does not take a text and a whole number [convert one: `string(…)`, `int(…)`, `double(…)`]",
@@ -219,7 +219,7 @@ fn faults_stand_where_they_are() {
         ),
         (
             "request.path.matches(request.method)",
-            "30 VG093 the pattern of `matches` is not a literal [write it out in quotes: only then can it be compiled once]",
+            "31 VG093 the pattern of `matches` is not a literal [write it out in quotes: only then can it be compiled once]",
         ),
         (
             "request.path.matches('(')",

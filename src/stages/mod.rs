@@ -50,6 +50,7 @@ pub mod tenant;
 #[cfg(test)]
 mod testing;
 pub mod timeout;
+pub mod transform;
 
 /// A stage's typed body, as written in the manifest.
 pub trait StageDecl: DeserializeOwned + JsonSchema {
@@ -148,6 +149,8 @@ pub struct Facts {
     pub deadline: Option<Duration>,
     /// The word by which it goes by who is calling (`user`, `tenant`), if it does.
     pub needs_identity: Option<&'static str>,
+    /// Whether it reads bodies as a whole: then it is nothing for protocols without them.
+    pub reads_bodies: bool,
     /// Whether it finds out who is calling only where the caller says so, and lets strangers pass.
     pub lets_strangers_pass: bool,
 }
@@ -345,7 +348,7 @@ pub const STAGES: &[StageKind] = &[
     StageKind::of::<concurrency::Concurrency>(),
     StageKind::of::<planned::Cache>(),
     StageKind::of::<planned::Validate>(),
-    StageKind::of::<planned::Transform>(),
+    StageKind::of::<transform::Transform>(),
     StageKind::of::<planned::Inspect>(),
 ];
 
