@@ -42,9 +42,6 @@ pub fn manifest_schema() -> Value {
     root["title"] = json!("voicegate manifest");
     root["$id"] = json!("manifest.schema.json");
     let mut defs = definitions(&mut generator);
-    for (_, body) in &bodies {
-        admit_condition(body, &mut defs);
-    }
     defs.insert(
         STAGE_SCHEMA.to_owned(),
         json!({ "description": "One stage of a chain.", "oneOf": stage_choices }),
@@ -61,6 +58,9 @@ pub fn manifest_schema() -> Value {
     if let Some(known) = root["$defs"].as_object_mut() {
         for (name, schema) in defs {
             known.entry(name).or_insert(schema);
+        }
+        for (_, body) in &bodies {
+            admit_condition(body, known);
         }
         let mut sorted: Vec<_> = std::mem::take(known).into_iter().collect();
         sorted.sort_by(|a, b| a.0.cmp(&b.0));

@@ -8,7 +8,10 @@
 //! A stage with a condition counts for less: `auth` with one does not refuse strangers (the route must say `public: true`),
 //! and `check` warns about every protecting stage that has one. What it holds back, or cuts off, still counts.
 
-use super::{BuildCx, Facts, Hook, Layer, Mark, Misfit, Next, Probe, Stage, StageCx, Stop, Verdict, sealed};
+use super::body_limit::BodyLimit;
+use super::{
+    BuildCx, Facts, Hook, Layer, Mark, Misfit, Next, Probe, Stage, StageCx, StageDecl, Stop, Verdict, sealed,
+};
 use crate::diag::{Code, Diagnostic};
 use crate::exchange::{Exchange, RouteInfo};
 use crate::expr::{Expression, Place, Scope};
@@ -68,7 +71,12 @@ impl Stage for Conditional {
             throttle: Throttle::default(),
         };
         match self.stage.layer(cx) {
-            Layer::Hook(hook) => Layer::Hook(Box::new(HookWhen { condition, hook })),
+            Layer::Hook(hook) => {
+                // Without its own limit, a route takes what the door takes, and not anything.
+                let otherwise = (self.stage.name() == BodyLimit::NAME)
+                    .then(|| BodyLimit { max: cx.shared.settings.door.max_body_size });
+                Layer::Hook(Box::new(HookWhen { condition, hook, otherwise }))
+            }
             Layer::Around(wrap) => Layer::Around(Box::new(move |next| {
                 let next = Arc::new(next);
                 sealed(AroundWhen { condition, around: wrap(sealed(Inner(next.clone()))), next })
@@ -177,14 +185,19 @@ impl Decides {
 struct HookWhen {
     condition: Decides,
     hook: Box<dyn Hook>,
+    /// What runs in its stead, on the way in.
+    otherwise: Option<BodyLimit>,
 }
 
 impl Hook for HookWhen {
     fn enter(&self, exchange: &Arc<Exchange>, request: &mut Request) -> Result<Mark, Stop> {
-        match self.condition.runs(exchange, request) {
-            true => self.hook.enter(exchange, request),
-            false => Ok(PASSED_OVER),
+        if self.condition.runs(exchange, request) {
+            return self.hook.enter(exchange, request);
         }
+        if let Some(otherwise) = &self.otherwise {
+            otherwise.request(exchange, request)?;
+        }
+        Ok(PASSED_OVER)
     }
 
     fn leave(&self, exchange: &Arc<Exchange>, mark: Mark, response: &mut Response) {
@@ -274,6 +287,21 @@ mod tests {
         let other = Identity { role: "user".into(), ..admin() };
         assert_eq!(send(&next, request_as(Method::GET, &[], other)).await.status(), 504);
         assert_eq!(send(&next, request(Method::GET, &[])).await.status(), 504, "strangers have no role");
+    }
+
+    #[tokio::test]
+    async fn without_its_own_limit_a_body_has_the_doors() {
+        let next = around(
+            "body_limit: { max: 1B, when: \"request.method == 'PUT'\" }",
+            answering(Response::default),
+        );
+        let status = async |length: u64| {
+            send(&next, request(Method::POST, &[("content-length", &length.to_string())]))
+                .await
+                .status()
+                .as_u16()
+        };
+        assert_eq!((status(1000).await, status(1 << 40).await), (200, 413));
     }
 
     #[tokio::test]
