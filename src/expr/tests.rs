@@ -330,30 +330,3 @@ fn what_is_used_is_known() {
     assert_eq!(uses("request.query.a == 'b'"), Uses { query: true, live: true, ..Uses::default() });
     assert!(uses("claims.user_id == 'a'").live && !uses("request.path == '/'").live);
 }
-
-/// How long a condition takes; `cargo test --release -- --ignored --nocapture what_a_condition_costs` shows it.
-#[test]
-#[ignore = "a measurement"]
-fn what_a_condition_costs() {
-    let exchange = exchange(Method::POST, "/api/v1/chat");
-    exchange.identified(Arc::new(caller()));
-    let mut headers = HeaderMap::new();
-    headers.insert("x-a", "one".parse().unwrap());
-    let scope = Scope { exchange: &exchange, headers: &headers, query: None, body: None, response: None };
-    for text in [
-        "claims.role != 'admin'",
-        "!request.path.startsWith('/x')",
-        "claims.role in ['admin', 'owner'] && request.method == 'POST'",
-        "request.headers['x-a'] == 'one'",
-        "claims.scopes.exists(s, s.endsWith(':write'))",
-        "request.path.matches('^/api/v[0-9]+/')",
-    ] {
-        let expression = sound(text, Place::Condition);
-        let rounds = 100_000u32;
-        let began = std::time::Instant::now();
-        for _ in 0..rounds {
-            std::hint::black_box(expression.holds(&scope)).unwrap();
-        }
-        println!("{:>6} ns  {text}", (began.elapsed() / rounds).as_nanos());
-    }
-}

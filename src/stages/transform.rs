@@ -228,7 +228,8 @@ impl Maps {
         let body: BoxBody<Bytes, io::Error> = request.take_body().into();
         if body.is_end_stream() {
             request.set_body(body);
-            return Ok(without_body(mapping, request));
+            without_body(mapping, request);
+            return Ok(());
         }
         request.set_body(body);
         if !is_of(mapping.from, request.headers()) {
@@ -249,7 +250,10 @@ impl Maps {
             }
         };
         // Chunks may announce a body and bring none.
-        let Some(mut body) = read else { return Ok(without_body(mapping, request)) };
+        let Some(mut body) = read else {
+            without_body(mapping, request);
+            return Ok(());
+        };
         let mut faults = Vec::new();
         let scope = Scope {
             exchange,
