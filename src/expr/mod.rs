@@ -16,7 +16,8 @@
 //!
 //! **Cost.** No request makes an expression expensive: its text, depth and number of parts are bounded, macros stand in
 //! one another at most once, and whatever grows with the request (items gone through, text searched or joined) is
-//! counted while it runs and ends it at [`BUDGET`]. The evaluator is the `cel` crate's; a panic in it is an error here.
+//! counted while it runs and ends it in time (some ten
+//! milliseconds). The evaluator is the `cel` crate's; a panic in it is an error here.
 
 mod functions;
 mod json;

@@ -2,7 +2,8 @@
 //!
 //! One walk over the tree knows the type of every part as far as it can be known (a body's fields are [`Type::Any`]),
 //! reports what nothing has and what no operator takes, counts parts, and replaces what the meter must see
-//! ([`METERED`]). Reported is only what is wrong whatever the request: what may be right is left to run.
+//! ([`METERED`]). Reported is only what is wrong whatever the request: what may be right is left to run. Longer than most files:
+//! the walk has one rule for each operator and each form of call, and they are read together.
 
 use super::functions::METERED;
 use super::scope::{Pattern, is_hearsay, names};

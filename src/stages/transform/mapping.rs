@@ -140,9 +140,9 @@ impl Compiled {
         })
     }
 
-    /// Maps a body, but for its headers ([`headers`](Self::headers)). `scope` is what expressions see beside it, and
-    /// `headers` those of the same message. Expressions that fail are told to `failed` with their field, which is then
-    /// not in the body.
+    /// Maps a body; gives the headers that it makes, `None` for those that must go. `scope` is what expressions see
+    /// beside it, and `headers` are those of the same message. Expressions that fail are told to `failed` with their
+    /// field, which is then not in the body.
     pub(super) fn apply(
         &self,
         body: &mut Value,
