@@ -22,6 +22,7 @@
 mod functions;
 mod json;
 mod scope;
+mod types;
 mod typing;
 
 pub use scope::{Scope, is_hearsay};

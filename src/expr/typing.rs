@@ -2,11 +2,12 @@
 //!
 //! One walk over the tree knows the type of every part as far as it can be known (a body's fields are [`Type::Any`]),
 //! reports what nothing has and what no operator takes, counts parts, and replaces what the meter must see
-//! ([`METERED`]). Reported is only what is wrong whatever the request: what may be right is left to run. Longer than most files:
-//! the walk has one rule for each operator and each form of call, and they are read together.
+//! ([`METERED`]). Reported is only what is wrong whatever the request: what may be right is left to run. Longer
+//! than most files: the walk has one rule for each operator and each form of call, and they are read together.
 
 use super::functions::METERED;
 use super::scope::{Pattern, is_hearsay, names};
+use super::types::{FUNCTIONS, MACROS, METHODS, Type, field, result};
 use super::{MAX_DEPTH, MAX_PARTS, Place, Uses};
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::manifest::Spanned;
@@ -19,107 +20,6 @@ use cel::common::ast::{
 const PATTERN_SIZE: usize = 256 << 10;
 /// Macros in one another.
 const MAX_NESTING: usize = 2;
-
-/// Functions on a value: name, of which types, with which arguments.
-const METHODS: &[(&str, &[Type], &[Type])] = &[
-    ("size", &[Type::Text, Type::List, Type::Object], &[]),
-    ("contains", &[Type::Text], &[Type::Text]),
-    ("startsWith", &[Type::Text], &[Type::Text]),
-    ("endsWith", &[Type::Text], &[Type::Text]),
-    ("matches", &[Type::Text], &[Type::Text]),
-    ("lowerAscii", &[Type::Text], &[]),
-    ("upperAscii", &[Type::Text], &[]),
-    ("trim", &[Type::Text], &[]),
-];
-/// Macros, which are written out before they come here unless their form is wrong.
-const MACROS: [&str; 6] = ["has", "all", "exists", "exists_one", "map", "filter"];
-/// Functions by themselves: name, of which types.
-const FUNCTIONS: &[(&str, &[Type])] = &[
-    ("size", &[Type::Text, Type::List, Type::Object]),
-    ("string", &[Type::Text, Type::Bool, Type::Int, Type::UInt, Type::Double]),
-    ("int", &[Type::Text, Type::Int, Type::UInt, Type::Double]),
-    ("double", &[Type::Text, Type::Int, Type::UInt, Type::Double]),
-];
-
-/// The type of a part, as far as it is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Type {
-    /// Not known before a request comes.
-    Any,
-    Null,
-    Bool,
-    Int,
-    UInt,
-    Double,
-    Text,
-    /// Of anything.
-    List,
-    /// Of texts.
-    Texts,
-    /// With any fields.
-    Object,
-    /// Texts by names that only requests have.
-    Lookup,
-    /// A variable with fields of its own.
-    Variable(&'static str),
-}
-
-impl Type {
-    fn words(self) -> &'static str {
-        match self {
-            Type::Any => "anything",
-            Type::Null => "null",
-            Type::Bool => "true or false",
-            Type::Int | Type::UInt => "a whole number",
-            Type::Double => "a number",
-            Type::Text => "a text",
-            Type::List | Type::Texts => "a list",
-            Type::Object | Type::Lookup | Type::Variable(_) => "an object",
-        }
-    }
-
-    fn is_number(self) -> bool {
-        matches!(self, Type::Int | Type::UInt | Type::Double)
-    }
-
-    fn is_whole(self) -> bool {
-        matches!(self, Type::List | Type::Texts | Type::Object | Type::Lookup | Type::Variable(_))
-    }
-
-    /// Whether something of this type may stand where `wanted` is needed.
-    fn may_be(self, wanted: Type) -> bool {
-        self == Type::Any
-            || self == wanted
-            || wanted == Type::List && self == Type::Texts
-            || wanted == Type::Any
-    }
-
-    /// Whether `==` of the two can ever hold.
-    fn may_equal(self, other: Type) -> bool {
-        self == Type::Any
-            || other == Type::Any
-            || self == other
-            || self.is_number() && other.is_number()
-            || self == Type::Null
-            || other == Type::Null
-    }
-
-    /// The type of what is one of the two.
-    fn either(self, other: Type) -> Type {
-        if self == other { self } else { Type::Any }
-    }
-}
-
-/// The type of a variable's field.
-fn field(variable: &str, name: &str) -> Type {
-    match (variable, name) {
-        ("route", "params") | ("request", "query" | "headers") | ("response", "headers") => Type::Lookup,
-        ("request", "secure") => Type::Bool,
-        ("claims", "scopes") => Type::Texts,
-        ("response", "status") => Type::Int,
-        _ => Type::Text,
-    }
-}
 
 /// A tree that is sound.
 pub(super) struct Typed {
@@ -710,15 +610,6 @@ impl Walk<'_> {
         let result = self.part(&mut macro_.result);
         self.bound.pop();
         result
-    }
-}
-
-fn result(function: &str) -> Type {
-    match function {
-        "size" | "int" => Type::Int,
-        "double" => Type::Double,
-        "string" | "lowerAscii" | "upperAscii" | "trim" => Type::Text,
-        _ => Type::Bool,
     }
 }
 
