@@ -183,6 +183,10 @@ kinds! {
     Unavailable = 503 "unavailable": "This is not available for the moment", "服务暂时不可用，请稍后重试";
 }
 
+/// On a response: the gateway itself made it, as an error in the common form.
+#[derive(Debug, Clone, Copy)]
+pub struct MadeHere;
+
 /// What a caller is told.
 #[derive(Debug, Clone)]
 pub struct GatewayError {
@@ -295,6 +299,8 @@ impl GatewayError {
                 }),
             );
         }
+        response.set_data(MadeHere);
+        let headers = response.headers_mut();
         if let Some(allow) = &self.allow {
             headers.insert(ALLOW, allow.clone());
         }

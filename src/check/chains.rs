@@ -26,7 +26,10 @@ pub struct Link {
 impl Link {
     /// Whether nobody passes it without saying who they are.
     pub fn refuses_strangers(&self) -> bool {
-        let lets_pass = || self.stage.as_ref().is_some_and(|stage| stage.facts().lets_strangers_pass);
+        let lets_pass = || {
+            let stage = self.stage.as_ref();
+            stage.is_some_and(|stage| stage.facts().lets_strangers_pass || stage.condition().is_some())
+        };
         super::order::IDENTIFY.contains(&self.name) && !lets_pass()
     }
 }

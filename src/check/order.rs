@@ -101,6 +101,21 @@ pub fn check(links: &[Link], out: &mut Diagnostics) {
         }
     }
     for (at, link) in links.iter().enumerate() {
+        let condition = link.stage.as_ref().and_then(|stage| stage.condition());
+        let asks = condition.is_some_and(|condition| condition.uses().claims);
+        if asks && !links[..at].iter().any(|outer| IDENTIFY.contains(&outer.name)) {
+            let message = format!("`{}` goes by `claims` before anybody knows who is calling", link.name);
+            let later = links[at + 1..].iter().find(|inner| IDENTIFY.contains(&inner.name));
+            let fault = Diagnostic::error(Code::STAGE_ORDER, link.span, message);
+            out.push(match later {
+                Some(inner) => fault
+                    .help(format!("put it behind `{}`", inner.name))
+                    .note(inner.span, format!("`{}` stands here, further in", inner.name)),
+                None => fault.help("put `auth` or `api_key` before it, or let its condition go by `request`"),
+            });
+        }
+    }
+    for (at, link) in links.iter().enumerate() {
         let optional = link.stage.as_ref().is_some_and(|stage| stage.facts().lets_strangers_pass);
         if let Some(auth) = links[..at].iter().find(|outer| optional && outer.refuses_strangers()) {
             let message = format!("an optional `{}` stands behind `{}`", link.name, auth.name);

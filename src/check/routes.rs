@@ -7,7 +7,7 @@ use super::pattern::{self, Host, MethodSet, Pattern, Predicates};
 use crate::diag::milestone::DOCUMENTS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::exchange::RouteInfo;
-use crate::manifest::model::{ChainRef, Route, Version};
+use crate::manifest::model::{ChainRef, Protocol, Route, Version};
 use crate::manifest::{Manifest, Spanned};
 use crate::targets::{self, Found, Target};
 use http::{HeaderName, HeaderValue};
@@ -166,6 +166,7 @@ impl<'a> RouteChecker<'a> {
         let ending = self.ending(route, &params, out);
         not_yet(route, out);
         access(route, &links, out);
+        bodies(route, &links, out);
         let streaming = match &ending {
             Some(Ending::Target(target)) => target.streams(),
             Some(Ending::Native(native)) => native.streams(),
@@ -274,7 +275,13 @@ fn access(route: &Route, links: &[Link], out: &mut Diagnostics) {
             let mut fault = Diagnostic::error(Code::NOT_PUBLIC, route.route.span, message)
                 .help("add `auth` to its chain, or say `public: true` if anybody may call it");
             if let Some(optional) = links.iter().find(|link| super::order::IDENTIFY.contains(&link.name)) {
-                fault = fault.note(optional.span, format!("`{}` here lets strangers pass", optional.name));
+                let conditional = optional.stage.as_ref().is_some_and(|stage| stage.condition().is_some());
+                let how = if conditional {
+                    "lets pass whom its condition leaves out"
+                } else {
+                    "lets strangers pass"
+                };
+                fault = fault.note(optional.span, format!("`{}` here {how}", optional.name));
             }
             out.push(fault);
         }
@@ -313,6 +320,27 @@ fn misfits(route: &Route, info: &RouteInfo, links: &[Link], out: &mut Diagnostic
                 .help(misfit.help)
                 .note(link.span, format!("`{}` stands here", link.name)),
         );
+    }
+}
+
+/// Stages that read bodies, where there are none to read.
+fn bodies(route: &Route, links: &[Link], out: &mut Diagnostics) {
+    let Some(protocol) = &route.protocol else { return };
+    let word = match protocol.value {
+        Protocol::Websocket => "websocket",
+        Protocol::Grpc => "grpc",
+        Protocol::Http | Protocol::Sse => return,
+    };
+    for link in links {
+        if link.stage.as_ref().is_some_and(|stage| stage.facts().reads_bodies) {
+            let message =
+                format!("`{}` reads bodies, and `protocol: {word}` has none that it could", link.name);
+            out.push(
+                Diagnostic::error(Code::MISPLACED, link.span, message)
+                    .help("give this route a chain without it")
+                    .note(protocol.span, "the protocol is set here"),
+            );
+        }
     }
 }
 

@@ -59,6 +59,9 @@ pub fn manifest_schema() -> Value {
         for (name, schema) in defs {
             known.entry(name).or_insert(schema);
         }
+        for (_, body) in &bodies {
+            admit_condition(body, known);
+        }
         let mut sorted: Vec<_> = std::mem::take(known).into_iter().collect();
         sorted.sort_by(|a, b| a.0.cmp(&b.0));
         known.extend(sorted);
@@ -89,6 +92,20 @@ fn admit_variables(schema: &mut Value) {
         }
         _ => {}
     }
+}
+
+/// Every stage takes a condition beside its own keys.
+fn admit_condition(body: &Schema, defs: &mut Map<String, Value>) {
+    let reference = body.get("$ref").and_then(Value::as_str).unwrap_or_default();
+    let Some(definition) = reference.strip_prefix("#/$defs/").and_then(|name| defs.get_mut(name)) else {
+        return;
+    };
+    let about = "Condition (CEL over `route`, `request` and `claims`) for the stage to run; where it cannot be decided, \
+                 the stage runs (default: always).";
+    let when = json!({ "type": "string", "description": about });
+    let Some(definition) = definition.as_object_mut() else { return };
+    let keys = definition.entry("properties").or_insert_with(|| json!({}));
+    keys["when"] = when;
 }
 
 fn definitions(generator: &mut SchemaGenerator) -> Map<String, Value> {

@@ -113,6 +113,16 @@ codes! {
         "The manifest may do this, but somebody should have decided it.";
     NO_CALLER = 70: "a limit for each caller where nobody is known",
         "Who is calling is found out by `auth` or `api_key`. Without one of them all callers of an address would count as one.";
+    EXPRESSION = 90: "an expression cannot be read",
+        "Expressions are CEL (https://cel.dev): `claims.role == 'admin' && request.path.startsWith('/x')`. Texts in them stand in single quotes.";
+    EXPRESSION_NAME = 91: "an expression names something that is not there",
+        "Variables are `route`, `request` and `claims`, in mappings also `body` and `response`; each has the fields that the documentation lists.";
+    EXPRESSION_TYPE = 92: "an expression is of the wrong type",
+        "What would fail or be the same for every request is refused: a text is not compared with a number, and a condition is true or false.";
+    EXPRESSION_COST = 93: "an expression may cost too much",
+        "Expressions run for every request, so their length, depth and loops are bounded, and patterns are compiled beforehand.";
+    MAPPING = 94: "a mapping contradicts itself",
+        "Two of its keys would write the same field, or a path cannot be followed.";
 }
 
 #[cfg(test)]

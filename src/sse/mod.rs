@@ -31,6 +31,13 @@ pub const TOKEN_EXPIRED: &str = "event: reauth\ndata: {\"type\":\"reauth\",\"cod
 /// The caller's token was revoked: it may come back after another login.
 pub const TOKEN_REVOKED: &str = "event: reauth\ndata: {\"type\":\"reauth\",\"code\":\"token_revoked\"}\n\n";
 
+/// Whether an event is one that the gateway itself said.
+pub fn is_notice(event: &[u8]) -> bool {
+    [INTERRUPTED, IDLE, TOO_LONG, SHUTTING_DOWN, TOKEN_EXPIRED, TOKEN_REVOKED]
+        .iter()
+        .any(|notice| notice.as_bytes() == event)
+}
+
 /// Headers that keep everybody on the way from holding the stream back.
 pub fn set_headers(headers: &mut HeaderMap) {
     headers.remove(CONTENT_LENGTH);

@@ -98,7 +98,7 @@ const CHUNK: usize = 16 << 10;
 const WINDOW_LOG: u32 = 19;
 
 /// Digests of the bytes as encoded (RFC 9530, RFC 3230, RFC 1864).
-const DIGESTS: [HeaderName; 3] = [
+pub(super) const DIGESTS: [HeaderName; 3] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("digest"),
     HeaderName::from_static("content-md5"),
@@ -325,7 +325,7 @@ fn may_encode(response: &Response) -> bool {
 }
 
 /// The encoded bytes are another representation: only a weak tag still holds (RFC 9110, section 8.8.1).
-fn weaken(headers: &mut HeaderMap) {
+pub(super) fn weaken(headers: &mut HeaderMap) {
     if let Some(tag) = headers.get(ETAG).filter(|tag| tag.as_bytes().starts_with(b"\"")) {
         match HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat()) {
             Ok(weak) => headers.insert(ETAG, weak),

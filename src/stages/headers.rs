@@ -51,7 +51,7 @@ struct Changes {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Side {
+pub(super) enum Side {
     Request,
     Response,
 }
@@ -117,7 +117,7 @@ fn header_value(value: &Spanned<String>, out: &mut Diagnostics) -> Option<Header
 }
 
 /// The name, unless it is none, or not the manifest's to change.
-fn changeable(text: &str, span: Span, side: Side, out: &mut Diagnostics) -> Option<HeaderName> {
+pub(super) fn changeable(text: &str, span: Span, side: Side, out: &mut Diagnostics) -> Option<HeaderName> {
     let mut fault = |message: &str, help: &str| {
         out.push(Diagnostic::error(Code::BAD_VALUE, span, message).help(help));
         None

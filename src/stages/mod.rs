@@ -3,19 +3,24 @@
 //! To add one: write `stages/NAME.rs` with a typed body that implements [`StageDecl`], add its line to
 //! [`STAGES`], and a golden manifest. Order is the manifest's business; constraints on order are in the checks.
 //!
+//! Every stage takes a condition beside its own keys (`when`).
+//!
 //! A body is decoded and checked once ([`StageDecl::check`]), which yields the value that runs ([`Stage`]); building
 //! cannot fail. A stage that only looks at heads is a [`Hook`]: neighbouring hooks run in one endpoint without a
 //! future of their own. Only a stage that must wait, or wrap the whole call, is an endpoint ([`Layer::Around`]).
 
 mod access_log;
 mod caller;
+mod json_body;
 mod media;
 mod metrics;
+mod when;
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::endpoint::{Next, sealed};
 use crate::error::GatewayError;
 use crate::exchange::{Exchange, RouteInfo};
+use crate::expr::Expression;
 use crate::manifest::decode::decode;
 use crate::manifest::model::StageUse;
 use crate::manifest::node::{Key, Node, Value};
@@ -47,6 +52,7 @@ pub mod tenant;
 #[cfg(test)]
 mod testing;
 pub mod timeout;
+pub mod transform;
 pub mod upload;
 
 /// A stage's typed body, as written in the manifest.
@@ -121,6 +127,11 @@ pub trait Stage: Send + Sync {
         Facts::default()
     }
 
+    /// The condition it runs under, if it has one (`when:`).
+    fn condition(&self) -> Option<&Expression> {
+        None
+    }
+
     /// Why it cannot do for this route what it is for, though both are sound by themselves.
     fn misfit(&self, _route: &RouteInfo) -> Option<Misfit> {
         None
@@ -141,6 +152,8 @@ pub struct Facts {
     pub deadline: Option<Duration>,
     /// The word by which it goes by who is calling (`user`, `tenant`), if it does.
     pub needs_identity: Option<&'static str>,
+    /// Whether it reads bodies as a whole: then it is nothing for protocols without them.
+    pub reads_bodies: bool,
     /// Whether it finds out who is calling only where the caller says so, and lets strangers pass.
     pub lets_strangers_pass: bool,
 }
@@ -203,7 +216,8 @@ pub trait Hook: Send + Sync {
     }
 }
 
-/// What a hook remembers of a request; its meaning is the hook's own.
+/// What a hook remembers of a request; its meaning is the hook's own, but for the highest number: that stands for a
+/// hook that was passed over (`when:`).
 pub type Mark = u32;
 
 /// Why a hook ended the way in.
@@ -271,15 +285,20 @@ impl StageKind {
 
     /// Decodes and checks a stage's body.
     pub fn check(&self, stage: &StageUse, cx: &mut StageCx<'_>) -> Option<Arc<dyn Stage>> {
-        let body = self.whole_body(&stage.name, &stage.body, cx)?;
+        let mut body = self.whole_body(&stage.name, &stage.body, cx)?;
         body.digest(&mut cx.references);
         let errors = cx.out.counts().0;
+        let condition = when::take(self.name, &mut body, cx);
         let checked = (self.check)(&body, cx);
         if let Some(milestone) = self.planned {
             let what = format!("stage `{}`", self.name);
             cx.out.push(Diagnostic::not_available(stage.name.span, &what, milestone));
         }
-        checked.filter(|_| cx.out.counts().0 == errors)
+        let checked = checked.filter(|_| cx.out.counts().0 == errors)?;
+        Some(match condition {
+            Some(condition) => when::conditional(checked, condition?),
+            None => checked,
+        })
     }
 
     /// The body as a mapping: a bare value under its key, nothing as empty.
@@ -336,7 +355,7 @@ pub const STAGES: &[StageKind] = &[
     StageKind::of::<concurrency::Concurrency>(),
     StageKind::of::<planned::Cache>(),
     StageKind::of::<planned::Validate>(),
-    StageKind::of::<planned::Transform>(),
+    StageKind::of::<transform::Transform>(),
     StageKind::of::<planned::Inspect>(),
 ];
 

@@ -7,8 +7,7 @@
 use super::caller::Callers;
 use super::{Body, Stage, StageCx, StageDecl};
 use crate::diag::milestone::{PROTOCOLS, UPSTREAMS};
-use crate::manifest::node::Node;
-use crate::manifest::{List, Spanned, Table};
+use crate::manifest::{List, Spanned};
 use crate::units::{Dur, Size};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -35,44 +34,6 @@ pub struct Cache {
 pub struct Validate {
     /// The schema: `file.yaml#/json/pointer` (default: the route's own OpenAPI operation).
     pub schema: Option<Spanned<String>>,
-}
-
-/// Changes JSON bodies on their way.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Transform {
-    /// Of the request.
-    pub request: Option<Mapping>,
-    /// Of the response.
-    pub response: Option<Mapping>,
-}
-
-/// Changes to one JSON body, in the order of these keys. Fields are named by dotted paths.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Mapping {
-    /// Field whose value takes the whole body's place (default none).
-    pub unwrap: Option<Spanned<String>>,
-    /// Old field to new field.
-    #[serde(default)]
-    pub rename: Table<Spanned<String>>,
-    /// Fields that are taken away.
-    #[serde(default)]
-    pub drop: List<String>,
-    /// Values of fields that are missing.
-    #[serde(default)]
-    pub default: Table<Node>,
-    /// Fields computed by CEL expressions.
-    #[serde(default)]
-    pub set: Table<Spanned<String>>,
-    /// Headers that take a field's value.
-    #[serde(default)]
-    pub to_headers: Table<Spanned<String>>,
-    /// Fields that take a header's value.
-    #[serde(default)]
-    pub from_headers: Table<Spanned<String>>,
-    /// Field that the whole body becomes (default none).
-    pub wrap: Option<Spanned<String>>,
 }
 
 /// Looks for attacks in what callers send.
@@ -136,7 +97,6 @@ planned! {
         |body, cx| drop(Callers::check(&body.by, cx.out));
     Validate = "validate", "Checks request bodies against a JSON Schema", Body::OptionalBare("schema"), PROTOCOLS,
         |_, _| {};
-    Transform = "transform", "Changes JSON bodies on their way", Body::Optional, PROTOCOLS, |_, _| {};
     Inspect = "inspect", "Looks for attacks in what callers send", Body::Optional, PROTOCOLS, |_, _| {};
 }
 
@@ -161,7 +121,6 @@ mod tests {
             "cache: { ttl: 30s, by: [query.q, user], stale_while_revalidate: 60s }",
             "validate",
             "validate: schemas.yaml#/Chat",
-            "transform: { request: { rename: { a: b }, default: { n: [1, 2] } } }",
             "inspect: { look_for: [xss], action: refuse }",
         ] {
             assert_eq!(others(sound), Vec::<String>::new(), "{sound}");

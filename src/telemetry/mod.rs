@@ -10,6 +10,7 @@
 
 mod access;
 mod export;
+mod expressions;
 mod keyed;
 mod level;
 mod limits;
@@ -32,6 +33,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use access::AccessLog;
+pub use expressions::ExpressionMetrics;
 pub use level::{Held, Level};
 pub use limits::LimitMetrics;
 pub use lines::Lines;
@@ -43,6 +45,7 @@ pub use upstreams::{TargetMetrics, UpstreamMetrics};
 
 use crate::exchange::{Exchange, RouteInfo};
 use export::{Env, Exporter};
+use expressions::ExpressionMeters;
 use http::HeaderMap;
 use keyed::Keyed;
 use limits::LimitMeters;
@@ -79,6 +82,7 @@ pub struct Telemetry {
     streams: StreamMeters,
     sockets: SocketMeters,
     upstreams: UpstreamMeters,
+    expressions: ExpressionMeters,
     limits: LimitMeters,
     reloads: ReloadMetrics,
     connections: Arc<Level>,
@@ -124,6 +128,7 @@ impl Telemetry {
             streams: StreamMeters::new(&meters),
             sockets: SocketMeters::new(&meters),
             upstreams: UpstreamMeters::new(&meters)?,
+            expressions: ExpressionMeters::new(&meters),
             limits: LimitMeters::new(&meters),
             reloads: ReloadMetrics::new(&meters),
             connections,
@@ -157,6 +162,11 @@ impl Telemetry {
     /// The counter of a rate limit by its policy's name. Limits of one name share it, across reloads too.
     pub fn limit(&self, name: &str) -> LimitMetrics {
         self.limits.limit(name)
+    }
+
+    /// The counter of expressions that gave nothing, for one kind of stage.
+    pub fn expressions(&self, stage: &'static str) -> ExpressionMetrics {
+        self.expressions.stage(stage)
     }
 
     /// From now on shows the connections to a database, by its kind: those in use, and those at rest.

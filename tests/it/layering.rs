@@ -10,7 +10,7 @@ const ROWS: &[&[&str]] = &[
     &["exchange", "settings"],
     &["telemetry"],
     &["manifest"],
-    &["stores", "shared", "sse", "ws", "multipart"],
+    &["stores", "shared", "sse", "ws", "multipart", "expr"],
     &["tokens"],
     &["accounts", "conversations"],
     &["state"],

@@ -26,4 +26,5 @@ mod shipped;
 mod shutdown;
 mod sockets;
 mod streams;
+mod transform;
 mod voice;
