@@ -9,6 +9,7 @@
 
 mod access_log;
 mod caller;
+mod json_body;
 mod metrics;
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
