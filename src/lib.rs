@@ -14,6 +14,7 @@ pub mod exchange;
 pub mod handlers;
 pub mod identity;
 pub mod manifest;
+pub mod openapi;
 pub mod path;
 pub mod serve;
 pub mod settings;

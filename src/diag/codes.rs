@@ -111,6 +111,12 @@ codes! {
         "It has no effect; often the reference to it is mistyped or was removed.";
     LOOSENED = 63: "a safety rule is loosened",
         "The manifest may do this, but somebody should have decided it.";
+    BAD_REFERENCE = 95: "a reference leads nowhere",
+        "References are `file#/json/pointer`, relative to the file they stand in. Files are read with the manifest; nothing is fetched from the network.";
+    BAD_DOCUMENT = 96: "an API description cannot be used",
+        "Descriptions are OpenAPI 3.1 with JSON Schema 2020-12. What a document says and the gateway cannot hold is refused, never ignored.";
+    NO_DESCRIPTION = 97: "a stage needs a description that the route does not have",
+        "`validate` without a schema goes by the operation that `docs.openapi` of the route names.";
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ mod tests {
                 params: Vec::new(),
             });
             let Layer::Hook(hook) =
-                stage.layer(&BuildCx { route: &route, streams: false, operation: None, shared: &shared })
+                stage.layer(&BuildCx { route: &route, streams: false, operation: None, described: None, shared: &shared })
             else {
                 panic!("it never waits");
             };

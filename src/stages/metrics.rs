@@ -101,6 +101,7 @@ mod tests {
             route: &route,
             streams: false,
             operation: None,
+            described: None,
             shared: &shared,
         });
         let target = super::super::sealed(make_sync(|_| Response::from("body")));

@@ -17,9 +17,10 @@ use crate::endpoint::{Next, sealed};
 use crate::error::GatewayError;
 use crate::exchange::{Exchange, RouteInfo};
 use crate::manifest::decode::decode;
-use crate::manifest::model::StageUse;
+use crate::manifest::model::{Protocol, StageUse};
 use crate::manifest::node::{Key, Node, Value};
 use crate::manifest::{Manifest, Table};
+use crate::openapi::Operation;
 use crate::state::Shared;
 use poem::{Endpoint, Request, Response};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -46,6 +47,7 @@ pub mod tenant;
 #[cfg(test)]
 mod testing;
 pub mod timeout;
+pub mod validate;
 
 /// A stage's typed body, as written in the manifest.
 pub trait StageDecl: DeserializeOwned + JsonSchema {
@@ -120,7 +122,7 @@ pub trait Stage: Send + Sync {
     }
 
     /// Why it cannot do for this route what it is for, though both are sound by themselves.
-    fn misfit(&self, _route: &RouteInfo) -> Option<Misfit> {
+    fn misfit(&self, _fit: &Fit<'_>) -> Option<Misfit> {
         None
     }
 
@@ -143,6 +145,18 @@ pub struct Facts {
     pub lets_strangers_pass: bool,
 }
 
+/// What a stage must fit: the route with its target.
+pub struct Fit<'a> {
+    /// The route.
+    pub route: &'a RouteInfo,
+    /// The operation that `docs.openapi` names, if it does.
+    pub described: Option<&'a Operation>,
+    /// Whether the route answers with a stream.
+    pub streams: bool,
+    /// What is spoken with callers and the upstream.
+    pub protocol: Protocol,
+}
+
 /// Why a stage and a route do not fit together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misfit {
@@ -160,6 +174,8 @@ pub struct BuildCx<'a> {
     pub route: &'a Arc<RouteInfo>,
     /// Whether the route answers with a stream.
     pub streams: bool,
+    /// The operation that `docs.openapi` names, if it does.
+    pub described: Option<&'a Arc<Operation>>,
     /// The native operation that answers, such as `auth.login`, if one does.
     pub operation: Option<&'static str>,
     /// What the process has.
@@ -329,7 +345,7 @@ pub const STAGES: &[StageKind] = &[
     StageKind::of::<rate_limit::RateLimit>(),
     StageKind::of::<concurrency::Concurrency>(),
     StageKind::of::<planned::Cache>(),
-    StageKind::of::<planned::Validate>(),
+    StageKind::of::<validate::Validate>(),
     StageKind::of::<planned::Transform>(),
     StageKind::of::<planned::Inspect>(),
 ];

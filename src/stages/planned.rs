@@ -29,14 +29,6 @@ pub struct Cache {
     pub max_size: Option<Size>,
 }
 
-/// Checks request bodies against a JSON Schema.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Validate {
-    /// The schema: `file.yaml#/json/pointer` (default: the route's own OpenAPI operation).
-    pub schema: Option<Spanned<String>>,
-}
-
 /// Changes JSON bodies on their way.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -134,8 +126,6 @@ macro_rules! planned {
 planned! {
     Cache = "cache", "Answers GET from memory while a copy is fresh", Body::Bare("ttl"), UPSTREAMS,
         |body, cx| drop(Callers::check(&body.by, cx.out));
-    Validate = "validate", "Checks request bodies against a JSON Schema", Body::OptionalBare("schema"), PROTOCOLS,
-        |_, _| {};
     Transform = "transform", "Changes JSON bodies on their way", Body::Optional, PROTOCOLS, |_, _| {};
     Inspect = "inspect", "Looks for attacks in what callers send", Body::Optional, PROTOCOLS, |_, _| {};
 }
@@ -159,17 +149,15 @@ mod tests {
     fn the_contract_is_understood_and_refused() {
         for sound in [
             "cache: { ttl: 30s, by: [query.q, user], stale_while_revalidate: 60s }",
-            "validate",
-            "validate: schemas.yaml#/Chat",
             "transform: { request: { rename: { a: b }, default: { n: [1, 2] } } }",
             "inspect: { look_for: [xss], action: refuse }",
         ] {
             assert_eq!(others(sound), Vec::<String>::new(), "{sound}");
         }
         assert_eq!(
-            check("validate", "").faults,
+            check("transform", "").faults,
             [
-                "s:1:1 VG020 stage `validate` is not available yet [it comes with *Every protocol*; remove it until then]"
+                "s:1:1 VG020 stage `transform` is not available yet [it comes with *Every protocol*; remove it until then]"
             ]
         );
     }

@@ -78,7 +78,7 @@ pub(super) fn build(stage: &Arc<dyn Stage>, method: &str, streams: bool) -> Laye
         params: Vec::new(),
     };
     let (shared, _) = shared(&[]);
-    stage.layer(&BuildCx { route: &Arc::new(route), streams, operation: None, shared: &shared })
+    stage.layer(&BuildCx { route: &Arc::new(route), streams, operation: None, described: None, shared: &shared })
 }
 
 /// A stage of a `GET` route round a target, in a process whose state is at hand.
@@ -100,7 +100,7 @@ pub(super) fn fold_around_route(
     route: RouteInfo,
     target: Next,
 ) -> Next {
-    let cx = BuildCx { route: &Arc::new(route), streams: false, shared, operation: None };
+    let cx = BuildCx { route: &Arc::new(route), streams: false, shared, operation: None, described: None };
     fold(vec![stage.layer(&cx)], target)
 }
 

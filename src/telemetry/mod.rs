@@ -10,6 +10,7 @@
 
 mod access;
 mod export;
+mod findings;
 mod keyed;
 mod level;
 mod limits;
@@ -31,6 +32,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use access::AccessLog;
+pub use findings::{InspectMetrics, ValidationMetrics};
 pub use level::{Held, Level};
 pub use limits::LimitMetrics;
 pub use lines::Lines;
@@ -41,6 +43,7 @@ pub use upstreams::{TargetMetrics, UpstreamMetrics};
 
 use crate::exchange::{Exchange, RouteInfo};
 use export::{Env, Exporter};
+use findings::FindingMeters;
 use http::HeaderMap;
 use keyed::Keyed;
 use limits::LimitMeters;
@@ -76,6 +79,7 @@ pub struct Telemetry {
     streams: StreamMeters,
     upstreams: UpstreamMeters,
     limits: LimitMeters,
+    findings: FindingMeters,
     reloads: ReloadMetrics,
     connections: Arc<Level>,
     access: Arc<AccessLog>,
@@ -120,6 +124,7 @@ impl Telemetry {
             streams: StreamMeters::new(&meters),
             upstreams: UpstreamMeters::new(&meters)?,
             limits: LimitMeters::new(&meters),
+            findings: FindingMeters::new(&meters),
             reloads: ReloadMetrics::new(&meters),
             connections,
             access: Arc::new(access),
@@ -147,6 +152,16 @@ impl Telemetry {
     /// The counter of a rate limit by its policy's name. Limits of one name share it, across reloads too.
     pub fn limit(&self, name: &str) -> LimitMetrics {
         self.limits.limit(name)
+    }
+
+    /// The counters of what `validate` finds wrong on a route. Routes with the same template share them.
+    pub fn validation(&self, route: &RouteInfo) -> ValidationMetrics {
+        self.findings.validation(route)
+    }
+
+    /// The counter of what `inspect` finds on a route, of one kind, and what it does then. Shared likewise.
+    pub fn inspect(&self, route: &RouteInfo, kind: &'static str, action: &'static str) -> InspectMetrics {
+        self.findings.inspect(route, kind, action)
     }
 
     /// From now on shows the connections to a database, by its kind: those in use, and those at rest.

@@ -10,7 +10,7 @@ const ROWS: &[&[&str]] = &[
     &["exchange", "settings"],
     &["telemetry"],
     &["manifest"],
-    &["stores", "shared", "sse", "ws"],
+    &["stores", "shared", "sse", "ws", "openapi"],
     &["tokens"],
     &["accounts", "conversations"],
     &["state"],
