@@ -121,6 +121,8 @@ kinds! {
     RateLimited = 429 "rate_limited": "Too many requests", "请求过于频繁，请稍后重试";
     /// The caller has too many calls under way.
     TooManyConcurrent = 429 "too_many_concurrent": "Too many requests at the same time", "并发请求过多，请稍后重试";
+    /// The request looks like an attack (`inspect`).
+    Suspicious = 403 "suspicious_input": "The request looks like an attack", "请求包含可疑内容";
     /// The caller has no permission.
     Forbidden = 403 "permission_denied": "Permission denied", "权限不足";
     /// A fault of the gateway.

@@ -36,6 +36,7 @@ pub mod compress;
 pub mod concurrency;
 pub mod cors;
 pub mod headers;
+pub mod inspect;
 pub mod ip_filter;
 pub mod planned;
 pub mod rate_limit;
@@ -347,7 +348,7 @@ pub const STAGES: &[StageKind] = &[
     StageKind::of::<planned::Cache>(),
     StageKind::of::<validate::Validate>(),
     StageKind::of::<planned::Transform>(),
-    StageKind::of::<planned::Inspect>(),
+    StageKind::of::<inspect::Inspect>(),
 ];
 
 /// The stage of a name.

@@ -67,44 +67,6 @@ pub struct Mapping {
     pub wrap: Option<Spanned<String>>,
 }
 
-/// Looks for attacks in what callers send.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Inspect {
-    /// Attacks looked for (default both).
-    #[serde(default)]
-    pub look_for: List<Attack>,
-    /// What happens when one is found (default `report`, because chat text looks like SQL).
-    pub action: Option<Action>,
-    /// Fields whose HTML is made harmless, by dotted paths (default none).
-    #[serde(default)]
-    pub sanitize: List<String>,
-    /// Bodies larger than this are refused (default `1MiB`).
-    pub max_size: Option<Size>,
-    /// JSON nested deeper than this is refused (default 32).
-    pub max_depth: Option<u32>,
-}
-
-/// A kind of attack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Attack {
-    /// Scripts in text.
-    Xss,
-    /// SQL in text.
-    Sql,
-}
-
-/// What happens when an attack is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// It is logged and counted; the request goes on.
-    Report,
-    /// The request is refused with 403.
-    Refuse,
-}
-
 /// Declares a stage that is checked and never runs.
 macro_rules! planned {
     ($($type:ident = $name:literal, $about:literal, $body:expr, $with:ident, $check:expr;)*) => {
@@ -127,7 +89,6 @@ planned! {
     Cache = "cache", "Answers GET from memory while a copy is fresh", Body::Bare("ttl"), UPSTREAMS,
         |body, cx| drop(Callers::check(&body.by, cx.out));
     Transform = "transform", "Changes JSON bodies on their way", Body::Optional, PROTOCOLS, |_, _| {};
-    Inspect = "inspect", "Looks for attacks in what callers send", Body::Optional, PROTOCOLS, |_, _| {};
 }
 
 #[cfg(test)]
@@ -150,7 +111,6 @@ mod tests {
         for sound in [
             "cache: { ttl: 30s, by: [query.q, user], stale_while_revalidate: 60s }",
             "transform: { request: { rename: { a: b }, default: { n: [1, 2] } } }",
-            "inspect: { look_for: [xss], action: refuse }",
         ] {
             assert_eq!(others(sound), Vec::<String>::new(), "{sound}");
         }
@@ -167,7 +127,6 @@ mod tests {
         for (faulty, count) in [
             ("cache: { tll: 30s }", 2),
             ("cache: { ttl: 30s, by: [phone, header.] }", 2),
-            ("inspect: { action: shout }", 1),
         ] {
             let found = others(faulty);
             assert_eq!(found.len(), count, "{faulty}: {found:#?}");

@@ -15,9 +15,11 @@ async fn shipped(demo: &Demo) -> Gateway {
     let text = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
     let manifest = text("routes.yaml").replacen("version: 1\n", "", 1);
     let mut builder = Gateway::with(&manifest).var("ALGO_SERVICE_URL", demo.url());
-    for entry in std::fs::read_dir(root().join("policies")).unwrap() {
-        let name = format!("policies/{}", entry.unwrap().file_name().to_string_lossy());
-        builder = builder.file(&name, &text(&name));
+    for folder in ["policies", "openapi/upstreams"] {
+        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+            let name = format!("{folder}/{}", entry.unwrap().file_name().to_string_lossy());
+            builder = builder.file(&name, &text(&name));
+        }
     }
     builder.start().await
 }
