@@ -126,7 +126,13 @@ fn layers(route: &CheckedRoute, shared: &Arc<Shared>, keep: impl Fn(&str) -> boo
         Ending::Native(native) => Some(native.operation.name),
         Ending::Target(_) => None,
     };
-    let cx = BuildCx { route: &route.info, streams: route.streams(), operation, described: route.described.as_ref(), shared };
+    let cx = BuildCx {
+        route: &route.info,
+        streams: route.streams(),
+        operation,
+        described: route.described.as_ref(),
+        shared,
+    };
     let deprecation = route.deprecation.clone().map(|headers| Layer::Hook(Box::new(FixedHeaders(headers))));
     let stages = route.links.iter().filter(|link| keep(link.name)).filter_map(|link| link.stage.as_ref());
     deprecation.into_iter().chain(stages.map(|stage| stage.layer(&cx))).collect()

@@ -110,16 +110,28 @@ pub(super) fn tell(error: &ValidationError<'_>, limit: usize, out: &mut Vec<Fiel
             format!("最多只能有 {limit} 个字段"),
         ),
         Broken::AnyOf { .. } | Broken::OneOfNotValid { .. } => {
-            here("any_of", "has none of the forms that are allowed here".into(), "不符合任何允许的格式".into());
+            here(
+                "any_of",
+                "has none of the forms that are allowed here".into(),
+                "不符合任何允许的格式".into(),
+            );
         }
         Broken::OneOfMultipleValid { .. } => {
-            here("one_of", "has more than one of the forms that exclude each other here".into(), "同时符合多个互斥的格式".into());
+            here(
+                "one_of",
+                "has more than one of the forms that exclude each other here".into(),
+                "同时符合多个互斥的格式".into(),
+            );
         }
         Broken::FalseSchema => {
             here("not_allowed", "is not allowed here".into(), "此处不允许出现".into());
         }
         Broken::PropertyNames { .. } => {
-            here("property_name", "has a field whose name is not allowed".into(), "包含不允许的字段名".into());
+            here(
+                "property_name",
+                "has a field whose name is not allowed".into(),
+                "包含不允许的字段名".into(),
+            );
         }
         // What is left is rare, and the library's own sentence might quote the value.
         other => {

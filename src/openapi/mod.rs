@@ -91,17 +91,12 @@ fn follow<'m>(
 ) -> Option<Place<'m>> {
     let (file, pointer) = parts(reference);
     let folder = from.path.parent().unwrap_or(Path::new(""));
-    let document =
-        if file.is_empty() { from } else { document(manifest, folder, reference, span, out)? };
+    let document = if file.is_empty() { from } else { document(manifest, folder, reference, span, out)? };
     resolve(document, pointer, span, out)
 }
 
 /// The value itself, or what its `$ref` leads to.
-fn dereferenced<'m>(
-    manifest: &'m Manifest,
-    place: Place<'m>,
-    out: &mut Diagnostics,
-) -> Option<Place<'m>> {
+fn dereferenced<'m>(manifest: &'m Manifest, place: Place<'m>, out: &mut Diagnostics) -> Option<Place<'m>> {
     let mut place = place;
     for _ in 0..MAX_HOPS {
         let Some(reference) = place.node.get("$ref") else { return Some(place) };

@@ -278,16 +278,23 @@ impl<'m> Reading<'m, '_> {
         let declared = [item, operation].into_iter().filter_map(|place| place.get("parameters"));
         for place in declared.flat_map(Place::items) {
             let Some(place) = dereferenced(self.manifest, place, self.out) else { continue };
-            let text = |key| place.node.get(key).and_then(|node| node.as_str()).unwrap_or_default().to_owned();
+            let text =
+                |key| place.node.get(key).and_then(|node| node.as_str()).unwrap_or_default().to_owned();
             let (name, within) = (text("name"), text("in"));
             if name.is_empty() || !["path", "query", "header", "cookie"].contains(&within.as_str()) {
-                self.refuse(place, "this is no parameter", "it needs `name`, and `in`: path, query, header or cookie");
+                self.refuse(
+                    place,
+                    "this is no parameter",
+                    "it needs `name`, and `in`: path, query, header or cookie",
+                );
                 continue;
             }
             all.retain(|(known, source, _)| (known, source) != (&name, &within));
             all.push((name, within, place));
         }
-        all.into_iter().filter_map(|(name, within, place)| self.parameter(name, &within, place, params)).collect()
+        all.into_iter()
+            .filter_map(|(name, within, place)| self.parameter(name, &within, place, params))
+            .collect()
     }
 
     fn parameter(
@@ -299,7 +306,8 @@ impl<'m> Reading<'m, '_> {
     ) -> Option<Parameter> {
         let source = match within {
             "path" if !params.contains(&name) => {
-                let message = format!("the operation has a path parameter `{name}`, which this route has not");
+                let message =
+                    format!("the operation has a path parameter `{name}`, which this route has not");
                 self.out.push(
                     Diagnostic::error(Code::UNKNOWN_PARAMETER, self.reference.span, message)
                         .maybe_help(did_you_mean(&name, params.iter().map(String::as_str)))
@@ -319,7 +327,8 @@ impl<'m> Reading<'m, '_> {
             },
             _ => return None,
         };
-        let required = matches!(place.node.get("required").map(|node| &node.value), Some(Written::Bool(true)));
+        let required =
+            matches!(place.node.get("required").map(|node| &node.value), Some(Written::Bool(true)));
         let (schema, is_json) = match (place.get("schema"), place.get("content")) {
             (Some(schema), _) => (schema, false),
             (None, Some(content)) => (content.entries().find_map(|(_, kind)| kind.get("schema"))?, true),
@@ -338,7 +347,9 @@ impl<'m> Reading<'m, '_> {
                 self.refuse(
                     place,
                     format!("the parameter `{name}` is written in a way that is not read here"),
-                    format!("single values and lists in the style `{usual}` are read, and JSON in a `content`"),
+                    format!(
+                        "single values and lists in the style `{usual}` are read, and JSON in a `content`"
+                    ),
                 );
                 return None;
             }
@@ -351,10 +362,15 @@ impl<'m> Reading<'m, '_> {
 
     fn body(&mut self, place: Place<'m>) -> Option<Content> {
         let place = dereferenced(self.manifest, place, self.out)?;
-        let required = matches!(place.node.get("required").map(|node| &node.value), Some(Written::Bool(true)));
+        let required =
+            matches!(place.node.get("required").map(|node| &node.value), Some(Written::Bool(true)));
         let content = self.content(place, required);
         if content.kinds.is_empty() {
-            self.refuse(place, "this body has no `content`", "write `content: { application/json: { schema: … } }`");
+            self.refuse(
+                place,
+                "this body has no `content`",
+                "write `content: { application/json: { schema: … } }`",
+            );
         }
         Some(content)
     }
@@ -365,7 +381,9 @@ impl<'m> Reading<'m, '_> {
             let essence = kind.split(';').next().unwrap_or_default().trim().to_owned();
             let described = dereferenced(self.manifest, described, self.out);
             // What is no JSON is not looked into, so that nothing of it needs to be sound.
-            let schema = described.and_then(|it| it.get("schema")).filter(|_| is_json(&essence) || essence.ends_with("/*"));
+            let schema = described
+                .and_then(|it| it.get("schema"))
+                .filter(|_| is_json(&essence) || essence.ends_with("/*"));
             let schema = schema.and_then(|schema| Schema::compile(schema, self.manifest, self.out));
             kinds.push((essence, schema));
         }
@@ -380,7 +398,9 @@ impl<'m> Reading<'m, '_> {
             let class = key.strip_suffix("XX").or(key.strip_suffix("xx"));
             let statuses = match (class, key) {
                 (_, "default") => Some(Statuses::Rest),
-                (Some(class), _) => class.parse().ok().filter(|class| (1..=5).contains(class)).map(Statuses::Class),
+                (Some(class), _) => {
+                    class.parse().ok().filter(|class| (1..=5).contains(class)).map(Statuses::Class)
+                }
                 (None, _) => key.parse().ok().filter(|code| (100..600).contains(code)).map(Statuses::One),
             };
             let Some(statuses) = statuses else {

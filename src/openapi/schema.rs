@@ -78,7 +78,9 @@ impl Schema {
         let built = jsonschema::options()
             .with_draft(Draft::Draft202012)
             .should_validate_formats(true)
-            .with_pattern_options(PatternOptions::regex().size_limit(PATTERN_SIZE).dfa_size_limit(PATTERN_SIZE))
+            .with_pattern_options(
+                PatternOptions::regex().size_limit(PATTERN_SIZE).dfa_size_limit(PATTERN_SIZE),
+            )
             .offline()
             .build(&whole);
         match built {
@@ -218,8 +220,12 @@ impl<'m> Gathered<'m, '_> {
         let known = node.as_str().is_some_and(|text| text.trim_end_matches('#') == DIALECT);
         if !known {
             self.out.push(
-                Diagnostic::error(Code::BAD_DOCUMENT, node.span, "this dialect of JSON Schema is not read here")
-                    .help(format!("write the schema for {DIALECT}, or leave `$schema` out")),
+                Diagnostic::error(
+                    Code::BAD_DOCUMENT,
+                    node.span,
+                    "this dialect of JSON Schema is not read here",
+                )
+                .help(format!("write the schema for {DIALECT}, or leave `$schema` out")),
             );
         }
     }
@@ -229,10 +235,9 @@ impl<'m> Gathered<'m, '_> {
         if let Err(error) = jsonschema::draft202012::meta::validate(value) {
             let node = descend(place.node, error.instance_path().as_str()).unwrap_or(place.node);
             let message = format!("this is no JSON Schema: {}", short(&error));
-            self.out.push(
-                Diagnostic::error(Code::BAD_DOCUMENT, node.span, message)
-                    .help("see JSON Schema 2020-12; what OpenAPI 3.0 wrote as `nullable` is `type: [string, \"null\"]`"),
-            );
+            self.out.push(Diagnostic::error(Code::BAD_DOCUMENT, node.span, message).help(
+                "see JSON Schema 2020-12; what OpenAPI 3.0 wrote as `nullable` is `type: [string, \"null\"]`",
+            ));
         }
     }
 }

@@ -126,9 +126,13 @@ mod tests {
                 version: None,
                 params: Vec::new(),
             });
-            let Layer::Hook(hook) =
-                stage.layer(&BuildCx { route: &route, streams: false, operation: None, described: None, shared: &shared })
-            else {
+            let Layer::Hook(hook) = stage.layer(&BuildCx {
+                route: &route,
+                streams: false,
+                operation: None,
+                described: None,
+                shared: &shared,
+            }) else {
                 panic!("it never waits");
             };
             for status in statuses {

@@ -1,7 +1,7 @@
 //! `inspect`: looks for attacks in what callers send, and makes HTML in named fields harmless.
 //!
 //! Looked at are path parameters, names and values of the query, names and values of forms, and texts and keys of JSON
-//! bodies: all of them, a key that stands twice too, since nobody knows which of the two a service takes. Headers and
+//! bodies: all of them, a key that stands twice too, since nobody knows which of the two a service takes; long texts piece by piece, which bounds the time. Headers and
 //! cookies are not, nor bodies of other types: those (uploads, sound) pass untouched and unread, bounded by `body_limit`
 //! alone. Patterns are those of libinjection.
 //!
@@ -21,7 +21,9 @@ mod tests;
 
 use super::json_body::{Bounds, NotRead, essence, is_coded, is_json, parse, read};
 use super::validate::bounds;
-use super::{Body as Form, BuildCx, Fit, Layer, Misfit, Next, Probe, Stage, StageCx, StageDecl, Verdict, sealed};
+use super::{
+    Body as Form, BuildCx, Fit, Layer, Misfit, Next, Probe, Stage, StageCx, StageDecl, Verdict, sealed,
+};
 use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
@@ -40,7 +42,7 @@ use serde::Deserialize;
 use std::sync::Arc;
 
 /// Bodies beyond this are looked through on the blocking pool: it takes milliseconds.
-const INLINE: usize = 16 << 10;
+const INLINE: usize = 4 << 10;
 /// Headers that vouch for a body as it came.
 const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
 
@@ -97,7 +99,8 @@ impl StageDecl for Inspect {
                 );
             }
         }
-        let wants = |attack| self.look_for.0.is_empty() || self.look_for.0.iter().any(|it| it.value == attack);
+        let wants =
+            |attack| self.look_for.0.is_empty() || self.look_for.0.iter().any(|it| it.value == attack);
         let bounds = bounds(self.max_size, self.max_depth.as_ref(), cx);
         let fields = Fields::new(self.sanitize.0.iter().map(|field| field.value.as_str()));
         let patterns = Patterns { xss: wants(Attack::Xss), sql: wants(Attack::Sql) };

@@ -124,10 +124,8 @@ mod tests {
 
     #[test]
     fn mistakes_in_them_show() {
-        for (faulty, count) in [
-            ("cache: { tll: 30s }", 2),
-            ("cache: { ttl: 30s, by: [phone, header.] }", 2),
-        ] {
+        for (faulty, count) in [("cache: { tll: 30s }", 2), ("cache: { ttl: 30s, by: [phone, header.] }", 2)]
+        {
             let found = others(faulty);
             assert_eq!(found.len(), count, "{faulty}: {found:#?}");
         }

@@ -78,7 +78,13 @@ pub(super) fn build(stage: &Arc<dyn Stage>, method: &str, streams: bool) -> Laye
         params: Vec::new(),
     };
     let (shared, _) = shared(&[]);
-    stage.layer(&BuildCx { route: &Arc::new(route), streams, operation: None, described: None, shared: &shared })
+    stage.layer(&BuildCx {
+        route: &Arc::new(route),
+        streams,
+        operation: None,
+        described: None,
+        shared: &shared,
+    })
 }
 
 /// A stage of a `GET` route round a target, in a process whose state is at hand.

@@ -106,7 +106,11 @@ impl StageDecl for Validate {
 }
 
 /// What a body may cost, as the manifest says it.
-pub(super) fn bounds(max_size: Option<Size>, max_depth: Option<&Spanned<u32>>, cx: &mut StageCx<'_>) -> Bounds {
+pub(super) fn bounds(
+    max_size: Option<Size>,
+    max_depth: Option<&Spanned<u32>>,
+    cx: &mut StageCx<'_>,
+) -> Bounds {
     let usual = Bounds::default();
     if let Some(depth) = max_depth.filter(|depth| depth.value == 0 || depth.value > DEEPEST) {
         cx.out.push(

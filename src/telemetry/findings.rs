@@ -38,7 +38,12 @@ impl FindingMeters {
         ValidationMetrics { requests: bind("request"), responses: bind("response") }
     }
 
-    pub(super) fn inspect(&self, route: &RouteInfo, kind: &'static str, action: &'static str) -> InspectMetrics {
+    pub(super) fn inspect(
+        &self,
+        route: &RouteInfo,
+        kind: &'static str,
+        action: &'static str,
+    ) -> InspectMetrics {
         let labels = [label("path", route.template.clone()), label("kind", kind), label("action", action)];
         InspectMetrics { findings: self.suspicious.bind(&labels) }
     }

@@ -7,6 +7,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::panic::catch_unwind;
 
+/// Bytes that are given to the library at a time. What it does takes time square in the length of some texts.
+const PIECE: usize = 2048;
+/// Bytes that a piece has in common with the one before.
+const OVERLAP: usize = 256;
 /// Characters of a key that a log line shows.
 const SHOWN: usize = 64;
 /// Steps of a path that a log line shows.
@@ -106,13 +110,11 @@ impl Scan {
             return;
         }
         let wants = |what: What| self.found[what as usize].is_none();
-        let (xss, sql) = (
-            for_scripts && self.patterns.xss && wants(What::Xss),
-            self.patterns.sql && wants(What::Sql),
-        );
-        let bytes = text.as_bytes();
+        let (xss, sql) =
+            (for_scripts && self.patterns.xss && wants(What::Xss), self.patterns.sql && wants(What::Sql));
+        let pieces = || pieces(text.as_bytes());
         // A panic of the library must not cost a request that is only reported on.
-        match catch_unwind(|| (xss && is_xss(bytes), if sql { sql_in(bytes) } else { None })) {
+        match catch_unwind(|| (xss && pieces().any(is_xss), pieces().filter(|_| sql).find_map(sql_in))) {
             Ok((is_xss, sql)) => {
                 if is_xss {
                     self.note(What::Xss, &place, String::new());
@@ -131,6 +133,14 @@ impl Scan {
             *found = Some(Finding { place: place(), fingerprint });
         }
     }
+}
+
+/// A text in pieces of bounded length.
+fn pieces(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    (0..text.len().max(1)).step_by(PIECE - OVERLAP).map_while(move |at| {
+        let is_new = at == 0 || at + OVERLAP < text.len();
+        is_new.then(|| &text[at..(at + PIECE).min(text.len())])
+    })
 }
 
 fn is_xss(text: &[u8]) -> bool {

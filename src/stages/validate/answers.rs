@@ -28,7 +28,11 @@ pub(super) struct Answers {
 
 impl Answers {
     /// Looks at an answer, or sees to it that its body is looked at on its way out.
-    pub(super) async fn look_at(self: &Arc<Self>, mut response: Response, exchange: &Arc<Exchange>) -> Response {
+    pub(super) async fn look_at(
+        self: &Arc<Self>,
+        mut response: Response,
+        exchange: &Arc<Exchange>,
+    ) -> Response {
         let status = response.status();
         let kind = String::from_utf8_lossy(essence(response.headers())).into_owned();
         // What failed, here or there, is not what the operation describes.
@@ -54,7 +58,12 @@ impl Answers {
         if !self.refuses {
             let length = body.size_hint().exact();
             let watch = Watch { answers: self.clone(), exchange: exchange.clone(), status, kind, length };
-            response.set_body(BoxBody::new(Watched { body, pieces: Vec::new(), size: 0, watch: Some(watch) }));
+            response.set_body(BoxBody::new(Watched {
+                body,
+                pieces: Vec::new(),
+                size: 0,
+                watch: Some(watch),
+            }));
             return response;
         }
         match whole(body, self.bounds.max_size).await {
@@ -166,7 +175,8 @@ impl Body for Watched {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(data), Some(watch)) = (frame.data_ref(), &this.watch) {
                     this.size += data.len() as u64;
-                    let is_last = watch.length.is_some_and(|length| this.size >= length) || this.body.is_end_stream();
+                    let is_last =
+                        watch.length.is_some_and(|length| this.size >= length) || this.body.is_end_stream();
                     if this.size > watch.answers.bounds.max_size.0 {
                         // Too large to be kept: it passes unjudged.
                         this.watch = None;

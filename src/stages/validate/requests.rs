@@ -53,7 +53,9 @@ impl Checker {
         let faults = match &self.wanted {
             Wanted::Nothing => Vec::new(),
             // A route for any method takes those without a body too.
-            Wanted::Schema(_) if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) => {
+            Wanted::Schema(_)
+                if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) =>
+            {
                 Vec::new()
             }
             Wanted::Schema(schema) => {
