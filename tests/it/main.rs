@@ -13,6 +13,7 @@ mod cli;
 mod edge;
 mod goldens;
 mod harness;
+mod hostile;
 mod journal;
 mod layering;
 mod limits;
