@@ -208,7 +208,7 @@ impl Stage for Checked {
                 message: "a schema of the request's body does not apply to this method",
                 help: "remove it, or describe the route's parameters by `docs.openapi`",
             },
-            Protocol::Sse if self.response == Some(OnResponse::Report) => Misfit {
+            _ if fit.streams && self.response == Some(OnResponse::Report) => Misfit {
                 code: Code::MISPLACED,
                 message: "`validate` does not look into event streams",
                 help: "write `response: off` for this route, or leave it out",

@@ -96,16 +96,8 @@ async fn a_stream_passes_as_it_comes() {
     .await
     .unwrap();
     drop(open);
-    let direct = crate::harness::Client::new(demo.url().strip_prefix("http://").unwrap().parse().unwrap());
-    let clock = |text: &str| {
-        text.split("\"timestamp\":\"")
-            .map(|part| part.split_at(part.len().min(24)).1.to_owned())
-            .collect::<Vec<_>>()
-    };
-    let path = "/chat/stream?delay=0ms&tokens=3";
-    let through = gateway.client.send("POST", path, &[JSON], question).await;
-    let direct = direct.send("POST", &format!("/api/v1{path}"), &[JSON], question).await;
-    assert_eq!(clock(through.text()).len(), clock(direct.text()).len());
+    let answer = gateway.client.send("POST", "/chat/stream?delay=0ms&tokens=3", &[JSON], question).await;
+    assert_eq!(answer.text().matches("event: ").count(), 6, "{}", answer.text());
 }
 
 const DOCUMENT: &str = r#"

@@ -254,7 +254,9 @@ fn a_route_must_be_described_and_have_what_is_described() {
         let route = RouteInfo { method: method.into(), ..route() };
         let described = described.then_some(&*operation);
         let checked = check(stage, "").sound();
-        checked.misfit(&Fit { route: &route, described, streams: false, protocol }).map(|it| it.code)
+        checked
+            .misfit(&Fit { route: &route, described, streams: protocol == Protocol::Sse, protocol })
+            .map(|it| it.code)
     };
     assert_eq!(misfit("validate", "POST", false, Protocol::Http), Some(Code::NO_DESCRIPTION));
     assert_eq!(misfit("validate", "POST", true, Protocol::Http), None);
