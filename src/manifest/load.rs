@@ -1,4 +1,5 @@
-//! Reads `routes.yaml` and what it includes, and merges their sections.
+//! Reads `routes.yaml`, what it includes and the documents that it refers to, and merges their sections. Longer than
+//! most: every file that counts for the manifest's hash is read here.
 
 use super::decode;
 use super::documents::{self, Document as Described, Documents, Found};

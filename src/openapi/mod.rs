@@ -1,6 +1,6 @@
 //! What API descriptions say: operations of OpenAPI documents and JSON Schemas, found, checked and compiled at load.
 //!
-//! A reference is `file#/json/pointer`. [`find`] follows one that stands in the manifest, [`follow`] a `$ref` inside a
+//! A reference is `file#/json/pointer`. [`find`] follows one that stands in the manifest, `follow` a `$ref` inside a
 //! document; both report what leads nowhere, at its place, with what may be meant. [`Operation`] is what a route's
 //! `docs.openapi` names, [`Schema`] compiles a JSON Schema with everything it refers to. Documents are OpenAPI 3.1 (3.2
 //! reads the same here) and JSON Schema 2020-12; they were read with the manifest, and nothing is ever fetched.

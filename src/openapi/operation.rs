@@ -2,7 +2,8 @@
 //!
 //! Parameters are single values, or lists as `a=1&a=2`, `a=1,2` (OpenAPI 3.1, section 4.8.12.3: `form` and `simple`), or
 //! JSON in a `content`. Objects spread over a query are refused when the manifest is checked. Cookies are not looked at,
-//! nor the headers that OpenAPI tells to ignore. Bodies and answers that are not JSON are not looked into.
+//! nor the headers that OpenAPI tells to ignore. Bodies and answers that are not JSON are not looked into. Longer than most:
+//! what one object of the specification says is read in one place.
 
 use super::schema::Schema;
 use super::{Place, dereferenced, find};
