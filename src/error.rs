@@ -125,6 +125,8 @@ kinds! {
     RateLimited = 429 "rate_limited": "Too many requests", "请求过于频繁，请稍后重试";
     /// The caller has too many calls under way.
     TooManyConcurrent = 429 "too_many_concurrent": "Too many requests at the same time", "并发请求过多，请稍后重试";
+    /// The request looks like an attack (`inspect`).
+    Suspicious = 403 "suspicious_input": "The request looks like an attack", "请求包含可疑内容";
     /// The caller has no permission.
     Forbidden = 403 "permission_denied": "Permission denied", "权限不足";
     /// A fault of the gateway.
@@ -204,10 +206,12 @@ pub struct GatewayError {
     pub errors: Vec<FieldFault>,
 }
 
-/// What is wrong with one field of a request's body. One of the `errors` of an answer.
+/// What is wrong with one field of a request's body, or with a parameter. One of the `errors` of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldFault {
-    /// Where it stands (JSON Pointer, RFC 6901); empty for the whole body.
+    /// The parameter that it is about, such as `query.limit` or `path.id`; the body if none.
+    pub parameter: Option<Cow<'static, str>>,
+    /// Where it stands in there (JSON Pointer, RFC 6901); empty for the whole.
     pub pointer: Cow<'static, str>,
     /// The broken rule, stable, in snake case.
     pub code: &'static str,
@@ -225,7 +229,13 @@ impl FieldFault {
         en: impl Into<Cow<'static, str>>,
         zh: impl Into<Cow<'static, str>>,
     ) -> Self {
-        FieldFault { pointer: pointer.into(), code, en: en.into(), zh: zh.into() }
+        FieldFault { parameter: None, pointer: pointer.into(), code, en: en.into(), zh: zh.into() }
+    }
+
+    /// The same fault, of a parameter instead of the body.
+    #[must_use]
+    pub fn of_parameter(self, name: impl Into<Cow<'static, str>>) -> Self {
+        FieldFault { parameter: Some(name.into()), ..self }
     }
 
     fn json(&self, lang: Lang) -> serde_json::Value {
@@ -233,7 +243,11 @@ impl FieldFault {
             Lang::En => &self.en,
             Lang::Zh => &self.zh,
         };
-        serde_json::json!({ "pointer": self.pointer, "code": self.code, "detail": text })
+        let mut fault = serde_json::json!({ "pointer": self.pointer, "code": self.code, "detail": text });
+        if let Some(parameter) = &self.parameter {
+            fault["parameter"] = parameter.as_ref().into();
+        }
+        fault
     }
 }
 

@@ -16,6 +16,7 @@ pub mod handlers;
 pub mod identity;
 pub mod manifest;
 pub mod multipart;
+pub mod openapi;
 pub mod path;
 pub mod serve;
 pub mod settings;

@@ -188,6 +188,12 @@ impl Accounts {
                 "长度不能超过 100 字节",
             ));
         }
+        for (pointer, text) in [("/name", &asked.name), ("/tenant_id", &asked.tenant_id)] {
+            if text.chars().any(char::is_control) {
+                let en = "must not have control characters";
+                faults.push(FieldFault::new(pointer, "control_characters", en, "不能包含控制字符"));
+            }
+        }
         if !(1..=MAX_PERMISSIONS).contains(&asked.permissions.len()) {
             let en = "must have 1 to 100 permissions";
             faults.push(FieldFault::new("/permissions", "length", en, "权限数量须为 1-100 个"));

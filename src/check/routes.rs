@@ -9,6 +9,8 @@ use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::exchange::RouteInfo;
 use crate::manifest::model::{ChainRef, Protocol, Route, Version};
 use crate::manifest::{Manifest, Spanned};
+use crate::openapi::Operation;
+use crate::stages::Fit;
 use crate::targets::{self, Found, Target};
 use http::{HeaderName, HeaderValue};
 use std::collections::HashMap;
@@ -32,6 +34,8 @@ pub struct CheckedRoute {
     pub links: Arc<[Link]>,
     /// Where it ends.
     pub ending: Ending,
+    /// The operation that `docs.openapi` names, if it does.
+    pub described: Option<Arc<Operation>>,
     /// Headers of a deprecated version.
     pub deprecation: Option<Arc<[(HeaderName, HeaderValue)]>>,
     /// Whether it says that anybody may call it.
@@ -165,6 +169,8 @@ impl<'a> RouteChecker<'a> {
         let params = parsed.as_ref().map(|(_, pattern)| pattern.params()).unwrap_or_default();
         let ending = self.ending(route, &params, out);
         not_yet(route, out);
+        let method = parsed.as_ref().map(|(method, _)| method.as_str());
+        let described = self.described(route, method, &params, out);
         access(route, &links, out);
         bodies(route, &links, out);
         let streaming = match &ending {
@@ -196,7 +202,13 @@ impl<'a> RouteChecker<'a> {
             version: group.version.map(|version| version.name.value.clone()),
             params,
         };
-        misfits(route, &info, &links, out);
+        let fit = Fit {
+            route: &info,
+            described: described.as_deref(),
+            streams: streaming,
+            protocol: route.protocol.as_ref().map_or(Protocol::Http, |protocol| protocol.value),
+        };
+        misfits(route, &fit, &links, out);
         if out.counts().0 > before {
             return None;
         }
@@ -205,6 +217,7 @@ impl<'a> RouteChecker<'a> {
         // Themselves, not what the manifest says of them: they name another version's prefix.
         group.deprecation.hash(&mut state);
         links.iter().for_each(|link| link.fingerprint.hash(&mut state));
+        described.as_ref().map(|described| described.digest()).hash(&mut state);
         for name in used(route) {
             self.upstreams.get(name).hash(&mut state);
         }
@@ -219,6 +232,7 @@ impl<'a> RouteChecker<'a> {
             predicates,
             links,
             ending,
+            described,
             deprecation: group.deprecation.clone(),
             public: route.public,
             summary: route.docs.as_ref().and_then(|docs| docs.summary.clone()),
@@ -233,6 +247,18 @@ impl<'a> RouteChecker<'a> {
             order::check(links, out);
             self.ordered.push(links.clone());
         }
+    }
+
+    /// The operation that the route's documentation names.
+    fn described(
+        &self,
+        route: &Route,
+        method: Option<&str>,
+        params: &[String],
+        out: &mut Diagnostics,
+    ) -> Option<Arc<Operation>> {
+        let reference = route.docs.as_ref()?.openapi.as_ref()?;
+        Operation::check(reference, method, params, self.manifest, out)
     }
 
     fn ending(&mut self, route: &Spanned<Route>, params: &[String], out: &mut Diagnostics) -> Option<Ending> {
@@ -260,9 +286,6 @@ fn not_yet(route: &Route, out: &mut Diagnostics) {
     };
     if let Some(test) = route.tests.0.first() {
         refuse(test.span, "tests", DOCUMENTS);
-    }
-    if let Some(openapi) = route.docs.as_ref().and_then(|docs| docs.openapi.as_ref()) {
-        refuse(openapi.span, "docs.openapi", DOCUMENTS);
     }
 }
 
@@ -312,9 +335,9 @@ fn counted(route: &Route, links: &[Link], out: &mut Diagnostics) {
 }
 
 /// Stages that cannot do for this route what they are for.
-fn misfits(route: &Route, info: &RouteInfo, links: &[Link], out: &mut Diagnostics) {
+fn misfits(route: &Route, fit: &Fit<'_>, links: &[Link], out: &mut Diagnostics) {
     for link in links {
-        let Some(misfit) = link.stage.as_ref().and_then(|stage| stage.misfit(info)) else { continue };
+        let Some(misfit) = link.stage.as_ref().and_then(|stage| stage.misfit(fit)) else { continue };
         out.push(
             Diagnostic::error(misfit.code, route.route.span, misfit.message)
                 .help(misfit.help)

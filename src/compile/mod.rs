@@ -138,8 +138,14 @@ fn layers(route: &CheckedRoute, shared: &Arc<Shared>, keep: impl Fn(&str) -> boo
         Ending::Native(native) => Some(native.operation.name),
         Ending::Target(_) => None,
     };
-    let websocket = route.ending.is_socket();
-    let cx = BuildCx { route: &route.info, streams: route.streams(), websocket, operation, shared };
+    let cx = BuildCx {
+        route: &route.info,
+        streams: route.streams(),
+        websocket: route.ending.is_socket(),
+        operation,
+        described: route.described.as_ref(),
+        shared,
+    };
     let deprecation = route.deprecation.clone().map(|headers| Layer::Hook(Box::new(FixedHeaders(headers))));
     let stages = route.links.iter().filter(|link| keep(link.name)).filter_map(|link| link.stage.as_ref());
     deprecation.into_iter().chain(stages.map(|stage| stage.layer(&cx))).collect()
@@ -163,7 +169,8 @@ struct Refused(GatewayError);
 /// Logs and counts requests that no route takes, as the manifest's first such stages do, and answers the error.
 fn refusing_endpoint(checked: &Checked, shared: &Arc<Shared>) -> Next {
     let info = Arc::new(crate::exchange::RouteInfo::unmatched());
-    let cx = BuildCx { route: &info, streams: false, websocket: false, operation: None, shared };
+    let cx =
+        BuildCx { route: &info, streams: false, websocket: false, operation: None, described: None, shared };
     let stages = ON_EVERY_REQUEST.iter().filter_map(|name| checked.first_use(name)?.stage.as_ref());
     let layers = stages.map(|stage| stage.layer(&cx)).collect();
     let answer = poem::endpoint::make_sync(|request: Request| -> poem::Result<Response> {

@@ -19,6 +19,7 @@ const SHIPPED: &[(&str, &str)] = &[
     ("policies/chains.yaml", include_str!("../../policies/chains.yaml")),
     ("policies/cors.yaml", include_str!("../../policies/cors.yaml")),
     ("policies/rate-limits.yaml", include_str!("../../policies/rate-limits.yaml")),
+    ("openapi/upstreams/algo.yaml", include_str!("../../openapi/upstreams/algo.yaml")),
 ];
 
 /// A folder that is removed when it is dropped.
@@ -66,9 +67,10 @@ impl Folder {
     /// # Errors
     /// The operating system's.
     pub fn write_manifest(&self) -> io::Result<PathBuf> {
-        fs::create_dir_all(self.path.join("policies"))?;
         for (name, text) in SHIPPED {
-            fs::write(self.path.join(name), text)?;
+            let path = self.path.join(name);
+            fs::create_dir_all(path.parent().unwrap_or(&self.path))?;
+            fs::write(path, text)?;
         }
         Ok(self.path.join("routes.yaml"))
     }

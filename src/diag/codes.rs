@@ -123,6 +123,12 @@ codes! {
         "Expressions run for every request, so their length, depth and loops are bounded, and patterns are compiled beforehand.";
     MAPPING = 94: "a mapping contradicts itself",
         "Two of its keys would write the same field, or a path cannot be followed.";
+    BAD_REFERENCE = 95: "a reference leads nowhere",
+        "References are `file#/json/pointer`, relative to the file they stand in. Files are read with the manifest; nothing is fetched from the network.";
+    BAD_DOCUMENT = 96: "an API description cannot be used",
+        "Descriptions are OpenAPI 3.1 with JSON Schema 2020-12. What a document says and the gateway cannot hold is refused, never ignored.";
+    NO_DESCRIPTION = 97: "a stage needs a description that the route does not have",
+        "`validate` without a schema goes by the operation that `docs.openapi` of the route names.";
 }
 
 #[cfg(test)]

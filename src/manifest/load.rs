@@ -1,6 +1,8 @@
-//! Reads `routes.yaml` and what it includes, and merges their sections.
+//! Reads `routes.yaml`, what it includes and the documents that it refers to, and merges their sections. Longer than
+//! most: every file that counts for the manifest's hash is read here.
 
 use super::decode;
+use super::documents::{self, Document as Described, Documents, Found};
 use super::env::{self, Lookup, Secrets};
 use super::model::{
     Auth, Cors, Document, Info, RateLimit, Role, Route, RouteTest, StageUse, Upstream, Version,
@@ -12,6 +14,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files a manifest may consist of.
 const MAX_FILES: usize = 1000;
@@ -41,6 +44,8 @@ pub struct Manifest {
     pub tests: Vec<Spanned<RouteTest>>,
     /// Folder of each file, by [`FileId`]: what paths inside it are relative to.
     pub folders: Vec<PathBuf>,
+    /// Documents that it refers to.
+    pub documents: Documents,
     /// What each route says, without where it says it, by its place: see [`Manifest::digest`].
     digests: HashMap<Span, u64>,
     /// Texts that variables were replaced in: faults must not show them.
@@ -81,6 +86,7 @@ pub fn load(root: &Path, lookup: &Lookup<'_>) -> Loaded {
     };
     loader.folders.insert(folder_of(root));
     loader.file(root, None);
+    loader.documents();
     loader.out.redact(&loader.manifest.secrets);
     loader.out.sort();
     Loaded {
@@ -160,6 +166,50 @@ impl Loader<'_> {
         let includes = self.merge(document);
         for include in includes.0 {
             self.include(path, &include);
+        }
+    }
+
+    /// Reads the documents that the manifest refers to, and those that they refer to.
+    fn documents(&mut self) {
+        let mut wanted = documents::named(&self.manifest);
+        while let Some(path) = wanted.pop() {
+            if self.manifest.documents.has(&path) {
+                continue;
+            }
+            let found = self.document(&path);
+            if let Found::Document(document) = &found {
+                wanted.extend(documents::referred(document));
+            }
+            self.manifest.documents.add(path, found);
+        }
+    }
+
+    fn document(&mut self, path: &Path) -> Found {
+        if self.files.len() >= MAX_FILES {
+            return Found::Unreadable(format!("a manifest consists of at most {MAX_FILES} files"));
+        }
+        self.files.push(path.to_owned());
+        let folder = folder_of(path);
+        if folder.is_dir() {
+            self.folders.insert(folder);
+        }
+        let name = shown(path);
+        self.hash.update(&name);
+        let text = match read(path) {
+            Ok(text) => text,
+            Err(why) => {
+                self.hash.update(&why);
+                return Found::Unreadable(why);
+            }
+        };
+        self.hash.update((text.len() as u64).to_le_bytes());
+        self.hash.update(&text);
+        let source = SourceFile::new(name.clone(), text);
+        let id = self.sources.add(source.clone());
+        self.manifest.folders.push(folder_of(path));
+        match node::parse(id, &source, &mut self.out) {
+            Some(root) => Found::Document(Arc::new(Described { path: path.to_owned(), name, root })),
+            None => Found::Malformed,
         }
     }
 

@@ -131,6 +131,7 @@ mod tests {
                 streams: false,
                 websocket: false,
                 operation: None,
+                described: None,
                 shared: &shared,
             }) else {
                 panic!("it never waits");

@@ -102,6 +102,7 @@ mod tests {
             streams: false,
             websocket: false,
             operation: None,
+            described: None,
             shared: &shared,
         });
         let target = super::super::sealed(make_sync(|_| Response::from("body")));

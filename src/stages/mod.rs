@@ -22,9 +22,10 @@ use crate::error::GatewayError;
 use crate::exchange::{Exchange, RouteInfo};
 use crate::expr::Expression;
 use crate::manifest::decode::decode;
-use crate::manifest::model::StageUse;
+use crate::manifest::model::{Protocol, StageUse};
 use crate::manifest::node::{Key, Node, Value};
 use crate::manifest::{Manifest, Table};
+use crate::openapi::Operation;
 use crate::state::Shared;
 use poem::{Endpoint, Request, Response};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -41,6 +42,7 @@ pub mod concurrency;
 pub mod content_type;
 pub mod cors;
 pub mod headers;
+pub mod inspect;
 pub mod ip_filter;
 pub mod planned;
 pub mod rate_limit;
@@ -54,6 +56,7 @@ mod testing;
 pub mod timeout;
 pub mod transform;
 pub mod upload;
+pub mod validate;
 
 /// A stage's typed body, as written in the manifest.
 pub trait StageDecl: DeserializeOwned + JsonSchema {
@@ -133,7 +136,7 @@ pub trait Stage: Send + Sync {
     }
 
     /// Why it cannot do for this route what it is for, though both are sound by themselves.
-    fn misfit(&self, _route: &RouteInfo) -> Option<Misfit> {
+    fn misfit(&self, _fit: &Fit<'_>) -> Option<Misfit> {
         None
     }
 
@@ -158,6 +161,18 @@ pub struct Facts {
     pub lets_strangers_pass: bool,
 }
 
+/// What a stage must fit: the route with its target.
+pub struct Fit<'a> {
+    /// The route.
+    pub route: &'a RouteInfo,
+    /// The operation that `docs.openapi` names, if it does.
+    pub described: Option<&'a Operation>,
+    /// Whether the route answers with a stream.
+    pub streams: bool,
+    /// What is spoken with callers and the upstream.
+    pub protocol: Protocol,
+}
+
 /// Why a stage and a route do not fit together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misfit {
@@ -177,6 +192,8 @@ pub struct BuildCx<'a> {
     pub streams: bool,
     /// Whether callers open a WebSocket on it.
     pub websocket: bool,
+    /// The operation that `docs.openapi` names, if it does.
+    pub described: Option<&'a Arc<Operation>>,
     /// The native operation that answers, such as `auth.login`, if one does.
     pub operation: Option<&'static str>,
     /// What the process has.
@@ -354,9 +371,9 @@ pub const STAGES: &[StageKind] = &[
     StageKind::of::<rate_limit::RateLimit>(),
     StageKind::of::<concurrency::Concurrency>(),
     StageKind::of::<planned::Cache>(),
-    StageKind::of::<planned::Validate>(),
     StageKind::of::<transform::Transform>(),
-    StageKind::of::<planned::Inspect>(),
+    StageKind::of::<validate::Validate>(),
+    StageKind::of::<inspect::Inspect>(),
 ];
 
 /// The stage of a name.

@@ -2,12 +2,12 @@
 //!
 //! Their bodies are typed and documented here, so that editors complete them and mistakes in them show today;
 //! [`StageDecl::PLANNED`] makes every use of one a fault, never silence. A stage that gets built moves to a file of
-//! its own, which is why this one is longer than most.
+//! its own.
 
 use super::caller::Callers;
 use super::{Body, Stage, StageCx, StageDecl};
-use crate::diag::milestone::{PROTOCOLS, UPSTREAMS};
-use crate::manifest::{List, Spanned};
+use crate::diag::milestone::UPSTREAMS;
+use crate::manifest::List;
 use crate::units::{Dur, Size};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -26,52 +26,6 @@ pub struct Cache {
     pub stale_while_revalidate: Option<Dur>,
     /// Answers larger than this are not kept (default `1MiB`).
     pub max_size: Option<Size>,
-}
-
-/// Checks request bodies against a JSON Schema.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Validate {
-    /// The schema: `file.yaml#/json/pointer` (default: the route's own OpenAPI operation).
-    pub schema: Option<Spanned<String>>,
-}
-
-/// Looks for attacks in what callers send.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Inspect {
-    /// Attacks looked for (default both).
-    #[serde(default)]
-    pub look_for: List<Attack>,
-    /// What happens when one is found (default `report`, because chat text looks like SQL).
-    pub action: Option<Action>,
-    /// Fields whose HTML is made harmless, by dotted paths (default none).
-    #[serde(default)]
-    pub sanitize: List<String>,
-    /// Bodies larger than this are refused (default `1MiB`).
-    pub max_size: Option<Size>,
-    /// JSON nested deeper than this is refused (default 32).
-    pub max_depth: Option<u32>,
-}
-
-/// A kind of attack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Attack {
-    /// Scripts in text.
-    Xss,
-    /// SQL in text.
-    Sql,
-}
-
-/// What happens when an attack is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// It is logged and counted; the request goes on.
-    Report,
-    /// The request is refused with 403.
-    Refuse,
 }
 
 /// Declares a stage that is checked and never runs.
@@ -95,9 +49,6 @@ macro_rules! planned {
 planned! {
     Cache = "cache", "Answers GET from memory while a copy is fresh", Body::Bare("ttl"), UPSTREAMS,
         |body, cx| drop(Callers::check(&body.by, cx.out));
-    Validate = "validate", "Checks request bodies against a JSON Schema", Body::OptionalBare("schema"), PROTOCOLS,
-        |_, _| {};
-    Inspect = "inspect", "Looks for attacks in what callers send", Body::Optional, PROTOCOLS, |_, _| {};
 }
 
 #[cfg(test)]
@@ -117,29 +68,21 @@ mod tests {
 
     #[test]
     fn the_contract_is_understood_and_refused() {
-        for sound in [
-            "cache: { ttl: 30s, by: [query.q, user], stale_while_revalidate: 60s }",
-            "validate",
-            "validate: schemas.yaml#/Chat",
-            "inspect: { look_for: [xss], action: refuse }",
-        ] {
+        for sound in ["cache: { ttl: 30s, by: [query.q, user], stale_while_revalidate: 60s }"] {
             assert_eq!(others(sound), Vec::<String>::new(), "{sound}");
         }
         assert_eq!(
-            check("validate", "").faults,
+            check("cache: 30s", "").faults,
             [
-                "s:1:1 VG020 stage `validate` is not available yet [it comes with *Every protocol*; remove it until then]"
+                "s:1:1 VG020 stage `cache` is not available yet [it comes with *Upstreams that fail, and nobody notices*; remove it until then]"
             ]
         );
     }
 
     #[test]
     fn mistakes_in_them_show() {
-        for (faulty, count) in [
-            ("cache: { tll: 30s }", 2),
-            ("cache: { ttl: 30s, by: [phone, header.] }", 2),
-            ("inspect: { action: shout }", 1),
-        ] {
+        for (faulty, count) in [("cache: { tll: 30s }", 2), ("cache: { ttl: 30s, by: [phone, header.] }", 2)]
+        {
             let found = others(faulty);
             assert_eq!(found.len(), count, "{faulty}: {found:#?}");
         }

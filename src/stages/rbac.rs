@@ -10,7 +10,7 @@
 //! the original writes scopes, stands for reading anything. An API key has no role: its permissions are all it has.
 //! A role that the manifest does not define may nothing.
 
-use super::{Body, BuildCx, Hook, Layer, Misfit, Probe, Stage, StageCx, StageDecl, Stop, Verdict};
+use super::{Body, BuildCx, Fit, Hook, Layer, Misfit, Probe, Stage, StageCx, StageDecl, Stop, Verdict};
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::error::Kind;
 use crate::exchange::{Exchange, RouteInfo};
@@ -180,8 +180,8 @@ impl Stage for Checked {
         Layer::Hook(Box::new(demands))
     }
 
-    fn misfit(&self, route: &RouteInfo) -> Option<Misfit> {
-        (self.permission.is_none() && self.resource_of(route).is_none()).then_some(Misfit {
+    fn misfit(&self, fit: &Fit<'_>) -> Option<Misfit> {
+        (self.permission.is_none() && self.resource_of(fit.route).is_none()).then_some(Misfit {
             code: Code::NO_PERMISSION,
             message: "`rbac` cannot derive a permission from this path: it has no static segment",
             help: "name the permission, such as `with: { rbac: file:read }`",

@@ -79,7 +79,14 @@ pub(super) fn build(stage: &Arc<dyn Stage>, method: &str, streams: bool) -> Laye
     };
     let (shared, _) = shared(&[]);
     let route = Arc::new(route);
-    stage.layer(&BuildCx { route: &route, streams, websocket: false, operation: None, shared: &shared })
+    stage.layer(&BuildCx {
+        route: &route,
+        streams,
+        websocket: false,
+        operation: None,
+        described: None,
+        shared: &shared,
+    })
 }
 
 /// A stage of a `GET` route round a target, in a process whose state is at hand.
@@ -97,7 +104,8 @@ pub(super) fn fold_around(stage: &Arc<dyn Stage>, shared: &Arc<Shared>, target: 
 /// Likewise, of a route on which callers open WebSockets.
 pub(super) fn fold_around_websocket(stage: &Arc<dyn Stage>, shared: &Arc<Shared>, target: Next) -> Next {
     let route = Arc::new(RouteInfo { method: "GET".into(), template: "/t".into(), ..RouteInfo::unmatched() });
-    let cx = BuildCx { route: &route, streams: false, websocket: true, shared, operation: None };
+    let cx =
+        BuildCx { route: &route, streams: false, websocket: true, shared, operation: None, described: None };
     fold(vec![stage.layer(&cx)], target)
 }
 
@@ -109,7 +117,8 @@ pub(super) fn fold_around_route(
     target: Next,
 ) -> Next {
     let route = Arc::new(route);
-    let cx = BuildCx { route: &route, streams: false, websocket: false, shared, operation: None };
+    let cx =
+        BuildCx { route: &route, streams: false, websocket: false, shared, operation: None, described: None };
     fold(vec![stage.layer(&cx)], target)
 }
 

@@ -7,10 +7,12 @@
 //! How large an upload may be is `body_limit`'s business. Off by leaving it out.
 
 use super::media::MediaTypes;
-use super::{Body as Form, BuildCx, Hook, Layer, Misfit, Probe, Stage, StageCx, StageDecl, Stop, Verdict};
+use super::{
+    Body as Form, BuildCx, Fit, Hook, Layer, Misfit, Probe, Stage, StageCx, StageDecl, Stop, Verdict,
+};
 use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
-use crate::exchange::{Exchange, RouteInfo};
+use crate::exchange::Exchange;
 use crate::manifest::{List, Spanned, Table};
 use crate::multipart::{Event, Head, Malformed, Scanner};
 use bytes::Bytes;
@@ -105,8 +107,8 @@ impl Stage for Checked {
         Layer::Hook(Box::new(Checked(self.0.clone())))
     }
 
-    fn misfit(&self, route: &RouteInfo) -> Option<Misfit> {
-        matches!(route.method.as_str(), "GET" | "HEAD").then_some(Misfit {
+    fn misfit(&self, fit: &Fit<'_>) -> Option<Misfit> {
+        matches!(fit.route.method.as_str(), "GET" | "HEAD").then_some(Misfit {
             code: Code::MISPLACED,
             message: "stage `upload` waits for a body that this method does not have",
             help: "use it on routes with POST, PUT or PATCH",
@@ -232,6 +234,8 @@ mod tests {
     use super::super::testing::{around, check, code, fed, request, send, target};
     use super::super::{Next, sealed};
     use super::*;
+    use crate::exchange::RouteInfo;
+    use crate::manifest::model::Protocol;
     use http::Method;
     use http_body_util::BodyExt;
     use poem::Response;
@@ -333,8 +337,11 @@ mod tests {
         assert!(fault("upload: { parts: { a: [] }, max_parts: 0 }").contains("no part could come"));
         assert!(fault("upload: {}").contains("VG012"));
         let stage = check(STAGE, "").sound();
-        let get = RouteInfo { method: "GET".into(), ..RouteInfo::unmatched() };
-        assert_eq!(stage.misfit(&get).unwrap().code, Code::MISPLACED);
-        assert!(stage.misfit(&RouteInfo { method: "POST".into(), ..RouteInfo::unmatched() }).is_none());
+        let misfit = |method: &str| {
+            let route = RouteInfo { method: method.into(), ..RouteInfo::unmatched() };
+            let fit = Fit { route: &route, described: None, streams: false, protocol: Protocol::Http };
+            stage.misfit(&fit).map(|misfit| misfit.code)
+        };
+        assert_eq!((misfit("GET"), misfit("POST")), (Some(Code::MISPLACED), None));
     }
 }

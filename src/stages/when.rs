@@ -10,10 +10,11 @@
 
 use super::body_limit::BodyLimit;
 use super::{
-    BuildCx, Facts, Hook, Layer, Mark, Misfit, Next, Probe, Stage, StageCx, StageDecl, Stop, Verdict, sealed,
+    BuildCx, Facts, Fit, Hook, Layer, Mark, Misfit, Next, Probe, Stage, StageCx, StageDecl, Stop, Verdict,
+    sealed,
 };
 use crate::diag::{Code, Diagnostic};
-use crate::exchange::{Exchange, RouteInfo};
+use crate::exchange::Exchange;
 use crate::expr::{Expression, Place, Scope};
 use crate::identity::{Identity, Proof};
 use crate::manifest::Spanned;
@@ -92,8 +93,8 @@ impl Stage for Conditional {
         Some(&self.condition)
     }
 
-    fn misfit(&self, route: &RouteInfo) -> Option<Misfit> {
-        self.stage.misfit(route)
+    fn misfit(&self, fit: &Fit<'_>) -> Option<Misfit> {
+        self.stage.misfit(fit)
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {

@@ -11,6 +11,7 @@
 mod access;
 mod export;
 mod expressions;
+mod findings;
 mod keyed;
 mod level;
 mod limits;
@@ -34,6 +35,7 @@ mod tests;
 
 pub use access::AccessLog;
 pub use expressions::ExpressionMetrics;
+pub use findings::{InspectMetrics, ValidationMetrics};
 pub use level::{Held, Level};
 pub use limits::LimitMetrics;
 pub use lines::Lines;
@@ -46,6 +48,7 @@ pub use upstreams::{TargetMetrics, UpstreamMetrics};
 use crate::exchange::{Exchange, RouteInfo};
 use export::{Env, Exporter};
 use expressions::ExpressionMeters;
+use findings::FindingMeters;
 use http::HeaderMap;
 use keyed::Keyed;
 use limits::LimitMeters;
@@ -84,6 +87,7 @@ pub struct Telemetry {
     upstreams: UpstreamMeters,
     expressions: ExpressionMeters,
     limits: LimitMeters,
+    findings: FindingMeters,
     reloads: ReloadMetrics,
     connections: Arc<Level>,
     access: Arc<AccessLog>,
@@ -130,6 +134,7 @@ impl Telemetry {
             upstreams: UpstreamMeters::new(&meters)?,
             expressions: ExpressionMeters::new(&meters),
             limits: LimitMeters::new(&meters),
+            findings: FindingMeters::new(&meters),
             reloads: ReloadMetrics::new(&meters),
             connections,
             access: Arc::new(access),
@@ -167,6 +172,16 @@ impl Telemetry {
     /// The counter of expressions that gave nothing, for one kind of stage.
     pub fn expressions(&self, stage: &'static str) -> ExpressionMetrics {
         self.expressions.stage(stage)
+    }
+
+    /// The counters of what `validate` finds wrong on a route. Routes with the same template share them.
+    pub fn validation(&self, route: &RouteInfo) -> ValidationMetrics {
+        self.findings.validation(route)
+    }
+
+    /// The counter of what `inspect` finds on a route, of one kind, and what it does then. Shared likewise.
+    pub fn inspect(&self, route: &RouteInfo, kind: &'static str, action: &'static str) -> InspectMetrics {
+        self.findings.inspect(route, kind, action)
     }
 
     /// From now on shows the connections to a database, by its kind: those in use, and those at rest.

@@ -17,9 +17,11 @@ pub async fn shipped(demo: &Demo) -> Gateway {
     let manifest = text("routes.yaml").replacen("version: 1\n", "", 1);
     let mut builder = Gateway::with(&manifest).var("ALGO_SERVICE_URL", demo.url());
     builder = builder.var("NOTIFICATION_SERVICE_URL", demo.url());
-    for entry in std::fs::read_dir(root().join("policies")).unwrap() {
-        let name = format!("policies/{}", entry.unwrap().file_name().to_string_lossy());
-        builder = builder.file(&name, &text(&name));
+    for folder in ["policies", "openapi/upstreams"] {
+        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+            let name = format!("{folder}/{}", entry.unwrap().file_name().to_string_lossy());
+            builder = builder.file(&name, &text(&name));
+        }
     }
     builder.start().await
 }

@@ -236,7 +236,8 @@ pub struct Docs {
     /// Groups it belongs to.
     #[serde(default)]
     pub tags: List<String>,
-    /// An OpenAPI operation: `file.yaml#/json/pointer`.
+    /// What the upstream says of this call, an OpenAPI 3.1 operation: `file.yaml#/paths/~1a~1path/post`, the file relative to
+    /// this one.
     pub openapi: Option<Spanned<String>>,
 }
 
