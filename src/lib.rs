@@ -11,6 +11,7 @@ pub mod diag;
 pub mod endpoint;
 pub mod error;
 pub mod exchange;
+pub mod grpc;
 pub mod handlers;
 pub mod identity;
 pub mod manifest;

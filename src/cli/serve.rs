@@ -3,7 +3,7 @@
 use super::{FINDINGS, OK, say};
 use crate::demo::{Demo, Folder};
 use crate::serve::run::{Signals, StartError, start, until_told};
-use crate::settings::{Settings, sqlite_url};
+use crate::settings::{Environment, Settings, sqlite_url};
 use crate::telemetry::Telemetry;
 use crate::telemetry::logs::{self, LogGuard};
 use clap::Args;
@@ -107,8 +107,10 @@ async fn demonstration(
     settings: &mut Settings,
     variables: &mut BTreeMap<String, String>,
 ) -> std::io::Result<Demonstration> {
-    let services = Demo::start().await?;
-    variables.insert("ALGO_SERVICE_URL".to_owned(), services.url());
+    let services = Demo::start_signing(&shared_secret(settings)?).await?;
+    for service in ["ALGO", "AUTH", "DOCUMENT", "SESSION"] {
+        variables.insert(format!("{service}_SERVICE_URL"), services.url());
+    }
     if std::env::var_os("LOGIN_LIMIT").is_none() {
         // Whoever tries the lockout shall meet it before the limit.
         variables.insert("LOGIN_LIMIT".to_owned(), "20".to_owned());
@@ -137,6 +139,21 @@ async fn demonstration(
         }
     }
     Ok(Demonstration { _services: services, _folder: folder, database })
+}
+
+/// What the gateway and the stand-in for the auth service both sign with; made up where none is set.
+fn shared_secret(settings: &mut Settings) -> std::io::Result<Vec<u8>> {
+    if let Some(file) = &settings.jwt_secret_file {
+        return Ok(std::fs::read_to_string(file)?.trim().into());
+    }
+    let missing = settings.jwt_secret.as_ref().is_none_or(|secret| secret.reveal().trim().is_empty());
+    // In production the start is refused without one, demo or not.
+    if missing && settings.environment != Environment::Production {
+        let made = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+        settings.jwt_secret = Some(made.as_str().into());
+    }
+    let secret = settings.jwt_secret.as_ref().map(|secret| secret.reveal().trim());
+    Ok(secret.unwrap_or_default().into())
 }
 
 fn what_to_try(address: &str, admin: &str, config: &str, database: Option<&Path>) -> String {

@@ -5,12 +5,15 @@
 //! query string in `demo/switches.rs`. It is real enough to build a front end against, and it counts what happens to it
 //! ([`Stats`]), so that a test can see that a caller's leaving stopped the work.
 //!
+//! The gRPC services (documents, sessions, auth) answer on the same port: `demo/grpc.rs`.
+//!
 //! It listens on loopback unless told otherwise and trusts its callers: no authentication, no header timeout.
 
 mod algorithm;
 mod chat;
 mod echo;
 mod folder;
+pub mod grpc;
 mod ledger;
 mod reply;
 mod script;
@@ -35,10 +38,14 @@ use tokio_util::sync::CancellationToken;
 
 use algorithm::Algorithm;
 pub use folder::Folder;
+use grpc::Grpc;
 pub use ledger::{Connections, Stats, Streams};
 
 /// How long requests in flight may still run when a [`Demo`] is dropped without [`Demo::stop`].
 pub const DROP_GRACE: Duration = Duration::from_secs(1);
+
+/// What signs access tokens of the auth service where nothing else is said; for tests.
+pub const SECRET: &str = "a secret that everybody knows: the demo's";
 
 /// How long the accept loop rests after a failed accept (out of file descriptors, mostly).
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -58,7 +65,16 @@ impl Demo {
     /// # Errors
     /// The operating system's, when no port can be bound.
     pub async fn start() -> std::io::Result<Self> {
-        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+        Self::start_signing(SECRET.as_bytes()).await
+    }
+
+    /// Starts on a free port of the loopback interface, with an auth service that signs access tokens with `secret`:
+    /// the gateway's, which shall accept them.
+    ///
+    /// # Errors
+    /// The operating system's, when no port can be bound.
+    pub async fn start_signing(secret: &[u8]) -> std::io::Result<Self> {
+        Self::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), secret).await
     }
 
     /// Starts on the given address; port 0 takes a free one.
@@ -66,11 +82,15 @@ impl Demo {
     /// # Errors
     /// The operating system's, when the address can't be bound.
     pub async fn start_at(addr: SocketAddr) -> std::io::Result<Self> {
+        Self::listen(addr, SECRET.as_bytes()).await
+    }
+
+    async fn listen(addr: SocketAddr, secret: &[u8]) -> std::io::Result<Self> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
         let algorithm = Arc::new(Algorithm::new(jiff::Timestamp::now));
         let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(accept(listener, algorithm.clone(), stopped));
+        let server = tokio::spawn(accept(listener, algorithm.clone(), Grpc::new(secret), stopped));
         Ok(Self { addr, algorithm, stop: Some(stop), server: Some(server) })
     }
 
@@ -113,7 +133,12 @@ impl Drop for Demo {
 }
 
 /// Accepts until told to stop, then drains. Owns every connection's task, so that none outlives it.
-async fn accept(listener: TcpListener, algorithm: Arc<Algorithm>, mut stopped: oneshot::Receiver<Duration>) {
+async fn accept(
+    listener: TcpListener,
+    algorithm: Arc<Algorithm>,
+    grpc: Grpc,
+    mut stopped: oneshot::Receiver<Duration>,
+) {
     let drain = CancellationToken::new();
     let mut connections = JoinSet::new();
     let grace = loop {
@@ -122,7 +147,7 @@ async fn accept(listener: TcpListener, algorithm: Arc<Algorithm>, mut stopped: o
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, algorithm.clone(), drain.clone()));
+                    connections.spawn(connection(stream, algorithm.clone(), grpc.clone(), drain.clone()));
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_BACKOFF).await,
             },
@@ -137,14 +162,20 @@ async fn accept(listener: TcpListener, algorithm: Arc<Algorithm>, mut stopped: o
 }
 
 /// Serves one connection to its end, or to the end of its running requests once `drain` is cancelled.
-async fn connection(stream: TcpStream, algorithm: Arc<Algorithm>, drain: CancellationToken) {
+async fn connection(stream: TcpStream, algorithm: Arc<Algorithm>, grpc: Grpc, drain: CancellationToken) {
     // Tokens are tiny writes: Nagle would hold each back until the last is acknowledged.
     let _ = stream.set_nodelay(true);
     let _open = algorithm.ledger().connected();
     let serving = algorithm.clone();
-    let service = service_fn(move |request| {
-        let algorithm = serving.clone();
-        async move { Ok::<_, std::convert::Infallible>(algorithm.answer(request).await) }
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let (algorithm, grpc) = (serving.clone(), grpc.clone());
+        async move {
+            let answer = match Grpc::takes(request.headers()) {
+                true => grpc.answer(request).await,
+                false => algorithm.answer(request).await,
+            };
+            Ok::<_, std::convert::Infallible>(answer)
+        }
     });
     let server = auto::Builder::new(TokioExecutor::new());
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));

@@ -14,7 +14,7 @@ const ROWS: &[&[&str]] = &[
     &["tokens"],
     &["accounts", "conversations"],
     &["state"],
-    &["endpoint"],
+    &["endpoint", "grpc"],
     &["upstream"],
     &["stages", "targets", "handlers"],
     &["check"],
