@@ -16,6 +16,7 @@ pub mod handlers;
 pub mod identity;
 pub mod manifest;
 pub mod path;
+pub mod protos;
 pub mod serve;
 pub mod settings;
 pub mod shared;

@@ -111,6 +111,14 @@ codes! {
         "It has no effect; often the reference to it is mistyped or was removed.";
     LOOSENED = 63: "a safety rule is loosened",
         "The manifest may do this, but somebody should have decided it.";
+    DESCRIPTORS = 85: "the descriptors of a gRPC service cannot be had",
+        "An upstream whose methods are called by JSON names one source: `protos` (files, compiled here), `descriptors` (a descriptor set) or `reflection: true` (the server is asked).";
+    UNKNOWN_METHOD = 86: "a gRPC service or method is not known",
+        "`grpc:` names `package.Service/Method` as the upstream's descriptors spell it.";
+    BINDING = 87: "a route and its gRPC method do not fit",
+        "Every parameter of the path takes a field of the request's message; body and response body are `*` or a field.";
+    METHOD_KIND = 88: "a gRPC method of this kind cannot be called like this",
+        "Methods that take a stream read it from the request's body, so their routes need a method that has one, and no fields from elsewhere but the path.";
 }
 
 #[cfg(test)]

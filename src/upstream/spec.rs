@@ -258,9 +258,6 @@ fn refuse_what_waits(decl: &model::Upstream, out: &mut Diagnostics) {
     waits("`breaker`", decl.breaker.as_ref().map(|it| it.span), UPSTREAMS);
     waits("`retry`", decl.retry.as_ref().map(|it| it.span), UPSTREAMS);
     waits("`fallback`", decl.fallback.as_ref().map(|it| it.span), UPSTREAMS);
-    waits("`protos`", decl.protos.as_ref().map(|it| it.span), PROTOCOLS);
-    waits("`descriptors`", decl.descriptors.as_ref().map(|it| it.span), PROTOCOLS);
-    waits("`reflection`", decl.reflection.as_ref().map(|it| it.span), PROTOCOLS);
     let grpc = decl.protocol.as_ref().filter(|protocol| protocol.value == UpstreamProtocol::Grpc);
     waits("`protocol: grpc`", grpc.map(|it| it.span), PROTOCOLS);
     let unsafe_methods =
