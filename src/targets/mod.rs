@@ -5,6 +5,7 @@
 //! their name on. `forward` holds the header rules that `proxy` and `sse` share, `template` renders paths.
 
 mod forward;
+mod grpc;
 mod notice;
 mod proxy;
 mod redirect;
@@ -100,6 +101,7 @@ pub fn check(
         out.push(fault);
     }
     let upstream = route.upstream.as_ref().and_then(|name| known(name, manifest, out));
+    upstream.iter().for_each(|upstream| grpc::same_protocol(route, upstream.decl, out));
     let found = match (&route.handler, &route.upstream, &route.respond, &route.redirect) {
         (Some(handler), ..) => Some(Found::Handler(handler.clone())),
         (None, Some(_), ..) => {
@@ -215,12 +217,17 @@ mod tests {
     fn what_is_not_built_is_refused() {
         let route = "{ route: GET /a, upstream: algo, mirror: { upstream: algo, share: 5% }, grpc: a.B/C, \
                      protocol: websocket, websocket: {}, maintenance: { respond: {} } }";
-        assert_eq!(faults(route), [Code::NOT_AVAILABLE; 5]);
+        let mut found = faults(route);
+        assert_eq!(found.pop(), Some(Code::PROTOCOL_MISMATCH));
+        assert_eq!(found, [Code::NOT_AVAILABLE; 5]);
         assert_eq!(
             faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"),
             [Code::NOT_AVAILABLE]
         );
-        assert_eq!(faults("{ route: GET /a, upstream: algo, protocol: grpc }"), [Code::NOT_AVAILABLE]);
+        assert_eq!(
+            faults("{ route: GET /a, upstream: algo, protocol: grpc }"),
+            [Code::NOT_AVAILABLE, Code::PROTOCOL_MISMATCH]
+        );
     }
 
     #[test]

@@ -188,7 +188,8 @@ impl Endpoint for Streaming {
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let exchange = Exchange::of(&request).clone();
         let began = tokio::time::Instant::now();
-        let options = SendOptions { first_byte: Some(self.times.first_event), stream: true };
+        let options =
+            SendOptions { first_byte: Some(self.times.first_event), stream: true, ..Default::default() };
         let mut response = self.running.pass(&exchange, request, &options).await?;
         if !sse::is_stream(&response) {
             let times = self.running.upstream.spec().timeouts();

@@ -1,7 +1,8 @@
 //! Upstreams: named sets of servers, their connections and their health.
 //!
 //! [`spec`] is what the manifest says, checked; [`Upstream`] runs it. A request's way: `balance` chooses a server,
-//! `pool` gives a slot and a connection (`client` opens one if none is at rest), `send` gets the response's head,
+//! `pool` gives a slot and a connection (`client` opens one if none is at rest; with `protocol: grpc` the connections
+//! are HTTP/2 and of `http2`, which requests share), `send` gets the response's head,
 //! and `body` carries its body until the connection can be given back. `health` asks servers how they are, `meter`
 //! counts. Nobody but this module speaks with a server.
 
@@ -9,6 +10,7 @@ mod balance;
 mod body;
 mod client;
 mod health;
+mod http2;
 mod identity;
 mod meter;
 mod pool;

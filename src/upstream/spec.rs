@@ -34,6 +34,7 @@ pub struct UpstreamSpec {
     timeouts: Timeouts,
     health: Option<HealthSpec>,
     tls: Option<Arc<ClientConfig>>,
+    multiplexes: bool,
     fingerprint: u64,
 }
 
@@ -137,8 +138,10 @@ impl UpstreamSpec {
             );
         }
         let mut state = DefaultHasher::new();
+        let multiplexes =
+            decl.protocol.as_ref().is_some_and(|protocol| protocol.value == UpstreamProtocol::Grpc);
         let tls = match any_tls {
-            true => client_config(decl.tls.as_ref(), manifest, &mut state, out),
+            true => client_config(decl.tls.as_ref(), manifest, multiplexes, &mut state, out),
             false => None,
         };
         let balance = balance(decl.balance.as_ref(), out);
@@ -162,7 +165,8 @@ impl UpstreamSpec {
         if out.counts().0 > before {
             return None;
         }
-        (&name.text, balance, connect_timeout, max_connections, timeouts, &health).hash(&mut state);
+        (multiplexes, &name.text, balance, connect_timeout, max_connections, timeouts, &health)
+            .hash(&mut state);
         for server in &servers {
             (&server.address, server.tls.is_some(), server.weight).hash(&mut state);
             server.tls.as_ref().map(ServerName::to_str).hash(&mut state);
@@ -176,6 +180,7 @@ impl UpstreamSpec {
             timeouts,
             health,
             tls,
+            multiplexes,
             fingerprint: state.finish(),
         })
     }
@@ -200,7 +205,7 @@ impl UpstreamSpec {
         self.connect_timeout
     }
 
-    /// Connections open to each server at a time.
+    /// Connections open to each server at a time; calls, where it speaks HTTP/2.
     pub fn max_connections(&self) -> u32 {
         self.max_connections
     }
@@ -208,6 +213,11 @@ impl UpstreamSpec {
     /// Deadlines of a request once connected.
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// Whether its servers are spoken to in HTTP/2: `protocol: grpc`.
+    pub fn multiplexes(&self) -> bool {
+        self.multiplexes
     }
 
     /// Active health checks, if any.
@@ -261,8 +271,13 @@ fn refuse_what_waits(decl: &model::Upstream, out: &mut Diagnostics) {
     waits("`protos`", decl.protos.as_ref().map(|it| it.span), PROTOCOLS);
     waits("`descriptors`", decl.descriptors.as_ref().map(|it| it.span), PROTOCOLS);
     waits("`reflection`", decl.reflection.as_ref().map(|it| it.span), PROTOCOLS);
-    let grpc = decl.protocol.as_ref().filter(|protocol| protocol.value == UpstreamProtocol::Grpc);
-    waits("`protocol: grpc`", grpc.map(|it| it.span), PROTOCOLS);
+    let grpc = decl.protocol.as_ref().is_some_and(|protocol| protocol.value == UpstreamProtocol::Grpc);
+    // What speaks gRPC has a health protocol of its own.
+    waits(
+        "`health` of a gRPC upstream",
+        decl.health.as_ref().filter(|_| grpc).map(|it| it.path.span),
+        UPSTREAMS,
+    );
     let unsafe_methods =
         decl.retry.iter().flat_map(|retry| &retry.methods.0).filter(|method| {
             !IDEMPOTENT.iter().any(|idempotent| idempotent.eq_ignore_ascii_case(&method.value))
