@@ -111,6 +111,8 @@ codes! {
         "It has no effect; often the reference to it is mistyped or was removed.";
     LOOSENED = 63: "a safety rule is loosened",
         "The manifest may do this, but somebody should have decided it.";
+    PROTOCOL_MISMATCH = 80: "a route and its upstream do not speak the same protocol",
+        "`protocol: grpc` stands at the upstream, whose servers are then spoken to in HTTP/2, and at the routes that call them.";
     DESCRIPTORS = 85: "the descriptors of a gRPC service cannot be had",
         "An upstream whose methods are called by JSON names one source: `protos` (files, compiled here), `descriptors` (a descriptor set) or `reflection: true` (the server is asked).";
     UNKNOWN_METHOD = 86: "a gRPC service or method is not known",

@@ -5,6 +5,7 @@
 //! their name on. `forward` holds the header rules that `proxy` and `sse` share, `template` renders paths.
 
 mod forward;
+mod grpc;
 mod notice;
 mod proxy;
 mod redirect;
@@ -13,6 +14,7 @@ mod sse;
 mod template;
 #[cfg(test)]
 mod testing;
+mod transcode;
 
 pub use respond::Answer;
 
@@ -100,8 +102,13 @@ pub fn check(
         out.push(fault);
     }
     let upstream = route.upstream.as_ref().and_then(|name| known(name, manifest, out));
+    upstream.iter().for_each(|upstream| grpc::same_protocol(route, upstream.decl, out));
     let found = match (&route.handler, &route.upstream, &route.respond, &route.redirect) {
         (Some(handler), ..) => Some(Found::Handler(handler.clone())),
+        (None, Some(_), ..) if route.grpc.is_some() => {
+            let target = transcode::check(route, params, upstream, manifest, out);
+            target.map(|target| Found::Target(Arc::new(target)))
+        }
         (None, Some(_), ..) => {
             let target = proxy::check(route, params, upstream, out);
             target.map(|target| Found::Target(Arc::new(target)))
@@ -140,7 +147,6 @@ fn refuse_what_waits(route: &Route, out: &mut Diagnostics) {
     };
     waits("`split`", route.split.as_ref().map(|it| it.span), UPSTREAMS);
     waits("`mirror`", route.mirror.as_ref().map(|it| it.span), UPSTREAMS);
-    waits("`grpc`", route.grpc.as_ref().map(|it| it.span), PROTOCOLS);
     waits("`websocket`", route.websocket.as_ref().map(|it| it.span), PROTOCOLS);
     waits("`maintenance`", route.maintenance.as_ref().map(|it| it.span), UPSTREAMS);
     if let Some(protocol) = &route.protocol {
@@ -176,6 +182,7 @@ fn misplaced(route: &Route, target: &str, out: &mut Diagnostics) {
     for (key, span) in [
         ("path", route.path.as_ref().map(|it| it.span)),
         ("protocol", route.protocol.as_ref().map(|it| it.span)),
+        ("grpc", route.grpc.as_ref().map(|it| it.span)),
         ("stream", route.stream.as_ref().map(|it| it.span)),
     ] {
         if let Some(span) = span {
@@ -215,12 +222,17 @@ mod tests {
     fn what_is_not_built_is_refused() {
         let route = "{ route: GET /a, upstream: algo, mirror: { upstream: algo, share: 5% }, grpc: a.B/C, \
                      protocol: websocket, websocket: {}, maintenance: { respond: {} } }";
-        assert_eq!(faults(route), [Code::NOT_AVAILABLE; 5]);
+        let mut found = faults(route);
+        assert_eq!(found.pop(), Some(Code::PROTOCOL_MISMATCH));
+        assert_eq!(found, [Code::NOT_AVAILABLE; 5]);
         assert_eq!(
             faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"),
             [Code::NOT_AVAILABLE]
         );
-        assert_eq!(faults("{ route: GET /a, upstream: algo, protocol: grpc }"), [Code::NOT_AVAILABLE]);
+        assert_eq!(
+            faults("{ route: GET /a, upstream: algo, protocol: grpc }"),
+            [Code::NOT_AVAILABLE, Code::PROTOCOL_MISMATCH]
+        );
     }
 
     #[test]

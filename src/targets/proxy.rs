@@ -77,7 +77,7 @@ pub(super) fn check(
 }
 
 /// Faults for limits of turns: what is passed on is nobody's message here, and cannot be read again.
-fn for_chats_only(limits: &StreamLimits, out: &mut Diagnostics) {
+pub(super) fn for_chats_only(limits: &StreamLimits, out: &mut Diagnostics) {
     for (key, span) in [
         ("on_disconnect", limits.on_disconnect.as_ref().map(|it| it.span)),
         ("resume_for", limits.resume_for.as_ref().map(|it| it.span)),
@@ -188,7 +188,8 @@ impl Endpoint for Streaming {
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let exchange = Exchange::of(&request).clone();
         let began = tokio::time::Instant::now();
-        let options = SendOptions { first_byte: Some(self.times.first_event), stream: true };
+        let options =
+            SendOptions { first_byte: Some(self.times.first_event), stream: true, ..Default::default() };
         let mut response = self.running.pass(&exchange, request, &options).await?;
         if !sse::is_stream(&response) {
             let times = self.running.upstream.spec().timeouts();

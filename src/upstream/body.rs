@@ -4,6 +4,7 @@
 //! worked out.
 
 use super::Upstream;
+use super::http2::StreamBody;
 use super::meter::Meter;
 use super::pool::Lease;
 use crate::exchange::{End, Exchange};
@@ -129,12 +130,40 @@ impl Body for RequestBody {
     }
 }
 
+/// Where a response's body comes from.
+pub(super) enum Source {
+    Http1(Incoming),
+    Http2(StreamBody),
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self {
+            Source::Http1(body) => Pin::new(body).poll_frame(cx).map_err(io::Error::other),
+            Source::Http2(body) => Pin::new(body).poll_frame(cx).map_err(io::Error::other),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Source::Http1(body) => body.is_end_stream(),
+            Source::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Source::Http1(body) => body.size_hint(),
+            Source::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
 pin_project_lite::pin_project! {
     /// A response's body on its way from the upstream. Its end gives the connection back; dropping it earlier
-    /// closes the connection at once. A deadline that passes is an error, which aborts the caller's response.
+    /// closes the connection (with HTTP/2: resets the stream) at once. A deadline that passes is an error, which aborts the caller's response.
     pub struct UpstreamBody {
-        #[pin]
-        incoming: Incoming,
+        incoming: Source,
         lease: Option<Lease>,
         upstream: Arc<Upstream>,
         exchange: Arc<Exchange>,
@@ -148,7 +177,7 @@ pin_project_lite::pin_project! {
 
 impl UpstreamBody {
     pub(super) fn new(
-        incoming: Incoming,
+        incoming: Source,
         lease: Lease,
         upstream: Arc<Upstream>,
         exchange: Arc<Exchange>,
@@ -198,12 +227,12 @@ impl Body for UpstreamBody {
     type Error = io::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let mut this = self.project();
+        let this = self.project();
         if this.lease.is_none() {
             // Read whole, or failed.
             return Poll::Ready(None);
         }
-        let failure = match this.incoming.as_mut().poll_frame(cx) {
+        let failure = match this.incoming.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if this.waiting.take().is_some() && this.until.is_some_and(|until| Instant::now() >= until) {
                     io::Error::new(io::ErrorKind::TimedOut, "the exchange took too long")
@@ -218,7 +247,7 @@ impl Body for UpstreamBody {
                 give_back(this.lease);
                 return Poll::Ready(None);
             }
-            Poll::Ready(Some(Err(error))) => io::Error::other(error),
+            Poll::Ready(Some(Err(error))) => error,
             Poll::Pending => {
                 if this.idle.is_none() && this.until.is_none() {
                     return Poll::Pending;
@@ -230,11 +259,9 @@ impl Body for UpstreamBody {
                     (Some(due), None) | (None, Some(due)) => due,
                     (None, None) => return Poll::Pending,
                 };
-                let Some(conn) = this.lease.as_mut().and_then(|lease| lease.conn.as_mut()) else {
-                    return Poll::Ready(None);
-                };
+                let Some(lease) = this.lease.as_mut() else { return Poll::Ready(None) };
                 while due > Instant::now() {
-                    ready!(conn.poll_timer(due, cx));
+                    ready!(lease.poll_timer(due, cx));
                 }
                 io::Error::new(io::ErrorKind::TimedOut, "the upstream sent nothing for too long")
             }

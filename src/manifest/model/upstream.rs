@@ -18,7 +18,8 @@ pub struct Upstream {
     pub balance: Option<Spanned<Balance>>,
     /// Until a connection stands, TLS included (default `1s`).
     pub connect_timeout: Option<Dur>,
-    /// Connections open to each server at a time; a request that finds none free waits for `connect_timeout` (default 1000).
+    /// Connections open to each server at a time; a request that finds none free waits for `connect_timeout` (default
+    /// 1000). With `protocol: grpc` calls under way to each server, which share connections.
     pub max_connections: Option<Spanned<u32>>,
     /// Deadlines of a request once connected.
     pub timeouts: Option<Timeouts>,
