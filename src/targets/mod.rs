@@ -39,6 +39,16 @@ pub trait Target: Send + Sync {
         false
     }
 
+    /// Whether it passes gRPC calls on: their bodies stream both ways, and no stage can read them.
+    fn passes_calls(&self) -> bool {
+        false
+    }
+
+    /// Why a route with this method and pattern cannot end here, though both are sound by themselves.
+    fn misfit(&self, _route: &RouteInfo) -> Option<Misfit> {
+        None
+    }
+
     /// How long its stream may last, if it answers with one.
     fn longest_stream(&self) -> Option<Duration> {
         None
@@ -53,6 +63,15 @@ pub trait Target: Send + Sync {
     ///
     /// `path` is the normalised path, `values` are its parameters in the order of the pattern.
     fn describe(&self, path: &str, values: &[&str]) -> String;
+}
+
+/// Why a route and its target do not fit together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// The sentence.
+    pub message: String,
+    /// The way out.
+    pub help: String,
 }
 
 /// What a build may look at.
@@ -104,6 +123,10 @@ pub fn check(
     upstream.iter().for_each(|upstream| grpc::same_protocol(route, upstream.decl, out));
     let found = match (&route.handler, &route.upstream, &route.respond, &route.redirect) {
         (Some(handler), ..) => Some(Found::Handler(handler.clone())),
+        (None, Some(_), ..) if route.protocol.as_ref().is_some_and(|it| it.value == Protocol::Grpc) => {
+            let target = grpc::check(route, params, upstream, out);
+            target.map(|target| Found::Target(Arc::new(target)))
+        }
         (None, Some(_), ..) => {
             let target = proxy::check(route, params, upstream, out);
             target.map(|target| Found::Target(Arc::new(target)))
@@ -148,8 +171,7 @@ fn refuse_what_waits(route: &Route, out: &mut Diagnostics) {
     if let Some(protocol) = &route.protocol {
         match protocol.value {
             Protocol::Websocket => waits("`protocol: websocket`", Some(protocol.span), PROTOCOLS),
-            Protocol::Grpc => waits("`protocol: grpc`", Some(protocol.span), PROTOCOLS),
-            Protocol::Http | Protocol::Sse => {}
+            Protocol::Http | Protocol::Sse | Protocol::Grpc => {}
         }
     }
 }
@@ -223,10 +245,6 @@ mod tests {
         assert_eq!(
             faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"),
             [Code::NOT_AVAILABLE]
-        );
-        assert_eq!(
-            faults("{ route: GET /a, upstream: algo, protocol: grpc }"),
-            [Code::NOT_AVAILABLE, Code::PROTOCOL_MISMATCH]
         );
     }
 

@@ -35,6 +35,8 @@ pub struct UpstreamSpec {
     health: Option<HealthSpec>,
     tls: Option<Arc<ClientConfig>>,
     multiplexes: bool,
+    call_idle: Option<Duration>,
+    call_total: Option<Duration>,
     fingerprint: u64,
 }
 
@@ -165,7 +167,17 @@ impl UpstreamSpec {
         if out.counts().0 > before {
             return None;
         }
-        (multiplexes, &name.text, balance, connect_timeout, max_connections, timeouts, &health)
+        (
+            times.idle.is_some(),
+            times.total.is_some(),
+            multiplexes,
+            &name.text,
+            balance,
+            connect_timeout,
+            max_connections,
+            timeouts,
+            &health,
+        )
             .hash(&mut state);
         for server in &servers {
             (&server.address, server.tls.is_some(), server.weight).hash(&mut state);
@@ -181,6 +193,8 @@ impl UpstreamSpec {
             health,
             tls,
             multiplexes,
+            call_idle: times.idle.map(|idle| idle.0),
+            call_total: times.total.map(|total| total.0),
             fingerprint: state.finish(),
         })
     }
@@ -218,6 +232,16 @@ impl UpstreamSpec {
     /// Whether its servers are spoken to in HTTP/2: `protocol: grpc`.
     pub fn multiplexes(&self) -> bool {
         self.multiplexes
+    }
+
+    /// How long an answer to a gRPC call may rest, where the manifest says so: calls have no default.
+    pub fn call_idle(&self) -> Option<Duration> {
+        self.call_idle
+    }
+
+    /// How long a gRPC call may last, where the manifest says so: calls have no default.
+    pub fn call_total(&self) -> Option<Duration> {
+        self.call_total
     }
 
     /// Active health checks, if any.
