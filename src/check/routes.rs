@@ -16,6 +16,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Stages for bodies that are read whole.
+const READS_BODIES: [&str; 4] = ["cache", "validate", "transform", "inspect"];
+
 /// A route that is sound.
 pub struct CheckedRoute {
     /// What logs and metrics know of it.
@@ -183,6 +186,9 @@ impl<'a> RouteChecker<'a> {
             params,
         };
         misfits(route, &info, &links, out);
+        if let Ending::Target(target) = &ending {
+            calls(route, &info, target.as_ref(), &links, out);
+        }
         if out.counts().0 > before {
             return None;
         }
@@ -283,6 +289,21 @@ fn misfits(route: &Route, info: &RouteInfo, links: &[Link], out: &mut Diagnostic
             Diagnostic::error(misfit.code, route.route.span, misfit.message)
                 .help(misfit.help)
                 .note(link.span, format!("`{}` stands here", link.name)),
+        );
+    }
+}
+
+/// What gRPC calls cannot pass, and cannot come by.
+fn calls(route: &Route, info: &RouteInfo, target: &dyn Target, links: &[Link], out: &mut Diagnostics) {
+    if let Some(misfit) = target.misfit(info) {
+        out.push(Diagnostic::error(Code::GRPC_ROUTE, route.route.span, misfit.message).help(misfit.help));
+    }
+    for link in links.iter().filter(|link| target.passes_calls() && READS_BODIES.contains(&link.name)) {
+        let message = format!("`{}` cannot read the messages of gRPC calls", link.name);
+        out.push(
+            Diagnostic::error(Code::READS_CALLS, link.span, message)
+                .help("give routes with `protocol: grpc` a chain without it")
+                .note(route.route.span, "this route passes calls on"),
         );
     }
 }

@@ -113,6 +113,10 @@ codes! {
         "The manifest may do this, but somebody should have decided it.";
     PROTOCOL_MISMATCH = 80: "a route and its upstream do not speak the same protocol",
         "`protocol: grpc` stands at the upstream, whose servers are then spoken to in HTTP/2, and at the routes that call them.";
+    GRPC_ROUTE = 81: "a route that no gRPC call can take",
+        "A call is a POST to `/package.Service/Method`, and its client chooses neither.";
+    READS_CALLS = 82: "a stage would read what it cannot",
+        "A gRPC call's messages are protobuf in frames, both ways at once; the stage is for single bodies such as JSON.";
     DESCRIPTORS = 85: "the descriptors of a gRPC service cannot be had",
         "An upstream whose methods are called by JSON names one source: `protos` (files, compiled here), `descriptors` (a descriptor set) or `reflection: true` (the server is asked).";
     UNKNOWN_METHOD = 86: "a gRPC service or method is not known",

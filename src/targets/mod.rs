@@ -40,6 +40,16 @@ pub trait Target: Send + Sync {
         false
     }
 
+    /// Whether it passes gRPC calls on: their bodies stream both ways, and no stage can read them.
+    fn passes_calls(&self) -> bool {
+        false
+    }
+
+    /// Why a route with this method and pattern cannot end here, though both are sound by themselves.
+    fn misfit(&self, _route: &RouteInfo) -> Option<Misfit> {
+        None
+    }
+
     /// How long its stream may last, if it answers with one.
     fn longest_stream(&self) -> Option<Duration> {
         None
@@ -54,6 +64,15 @@ pub trait Target: Send + Sync {
     ///
     /// `path` is the normalised path, `values` are its parameters in the order of the pattern.
     fn describe(&self, path: &str, values: &[&str]) -> String;
+}
+
+/// Why a route and its target do not fit together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// The sentence.
+    pub message: String,
+    /// The way out.
+    pub help: String,
 }
 
 /// What a build may look at.
@@ -109,6 +128,10 @@ pub fn check(
             let target = transcode::check(route, params, upstream, manifest, out);
             target.map(|target| Found::Target(Arc::new(target)))
         }
+        (None, Some(_), ..) if route.protocol.as_ref().is_some_and(|it| it.value == Protocol::Grpc) => {
+            let target = grpc::check(route, params, upstream, out);
+            target.map(|target| Found::Target(Arc::new(target)))
+        }
         (None, Some(_), ..) => {
             let target = proxy::check(route, params, upstream, out);
             target.map(|target| Found::Target(Arc::new(target)))
@@ -152,8 +175,7 @@ fn refuse_what_waits(route: &Route, out: &mut Diagnostics) {
     if let Some(protocol) = &route.protocol {
         match protocol.value {
             Protocol::Websocket => waits("`protocol: websocket`", Some(protocol.span), PROTOCOLS),
-            Protocol::Grpc => waits("`protocol: grpc`", Some(protocol.span), PROTOCOLS),
-            Protocol::Http | Protocol::Sse => {}
+            Protocol::Http | Protocol::Sse | Protocol::Grpc => {}
         }
     }
 }
@@ -228,10 +250,6 @@ mod tests {
         assert_eq!(
             faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"),
             [Code::NOT_AVAILABLE]
-        );
-        assert_eq!(
-            faults("{ route: GET /a, upstream: algo, protocol: grpc }"),
-            [Code::NOT_AVAILABLE, Code::PROTOCOL_MISMATCH]
         );
     }
 

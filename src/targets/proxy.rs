@@ -121,21 +121,20 @@ impl Target for Proxy {
     }
 
     fn describe(&self, path: &str, values: &[&str]) -> String {
-        let path = match &self.path {
-            None => Some(path.to_owned()),
-            Some(template) => template.render(|index| values.get(index).copied()),
-        };
-        let Some(path) = path else {
-            return "refused: the rewritten path cannot be sent (400)".to_owned();
-        };
-        let mut text = String::new();
-        for (index, server) in self.servers.iter().enumerate() {
-            text.push_str(if index == 0 { "" } else { " or " });
-            text.push_str(server);
-            text.push_str(&path);
-        }
-        text
+        urls(&self.servers, self.path.as_deref(), path, values)
     }
+}
+
+/// Where a request would go, see [`Target::describe`].
+pub(super) fn urls(servers: &[String], rewrite: Option<&Template>, path: &str, values: &[&str]) -> String {
+    let path = match rewrite {
+        None => Some(path.to_owned()),
+        Some(template) => template.render(|index| values.get(index).copied()),
+    };
+    let Some(path) = path else {
+        return "refused: the rewritten path cannot be sent (400)".to_owned();
+    };
+    servers.iter().map(|server| format!("{server}{path}")).collect::<Vec<_>>().join(" or ")
 }
 
 /// A `upstream:` that runs.

@@ -7,6 +7,8 @@ use super::Upstream;
 use super::http2::StreamBody;
 use super::meter::Meter;
 use super::pool::Lease;
+use super::send::callers_fault;
+use crate::error::{GatewayError, grpc};
 use crate::exchange::{End, Exchange};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -144,7 +146,7 @@ impl Source {
         }
     }
 
-    fn is_end_stream(&self) -> bool {
+    pub(super) fn is_end_stream(&self) -> bool {
         match self {
             Source::Http1(body) => body.is_end_stream(),
             Source::Http2(body) => body.is_end_stream(),
@@ -171,6 +173,8 @@ pin_project_lite::pin_project! {
         until: Option<Instant>,
         // When waiting began; unset while pieces come.
         waiting: Option<Instant>,
+        // Of the request's body, where that may still be under way.
+        progress: Option<Arc<Progress>>,
         close_delimited: bool,
     }
 }
@@ -181,6 +185,7 @@ impl UpstreamBody {
         lease: Lease,
         upstream: Arc<Upstream>,
         exchange: Arc<Exchange>,
+        progress: Option<Arc<Progress>>,
         close_delimited: bool,
     ) -> Self {
         let mut body = UpstreamBody {
@@ -190,6 +195,7 @@ impl UpstreamBody {
             idle: None,
             until: None,
             waiting: None,
+            progress,
             close_delimited,
             incoming,
         };
@@ -202,6 +208,11 @@ impl UpstreamBody {
     /// Sets the deadlines: between two pieces, and for the last. Before the first piece is asked for.
     pub fn set_limits(&mut self, idle: Option<Duration>, until: Option<Instant>) {
         (self.idle, self.until) = (idle, until);
+    }
+
+    /// Why the request's body ended early, if it did: then it is no fault of the upstream's that this one fails.
+    pub fn callers_fault(&self) -> Option<GatewayError> {
+        self.progress.as_deref().and_then(Progress::failure).map(callers_fault)
     }
 
     /// Whether only the connection's end tells the body's: then a death cannot be told from an end.
@@ -237,6 +248,9 @@ impl Body for UpstreamBody {
                 if this.waiting.take().is_some() && this.until.is_some_and(|until| Instant::now() >= until) {
                     io::Error::new(io::ErrorKind::TimedOut, "the exchange took too long")
                 } else {
+                    if let (Some(lease), Some(trailers)) = (this.lease.as_mut(), frame.trailers_ref()) {
+                        lease.count(grpc::status_in(trailers).map_or(200, grpc::http_of));
+                    }
                     if this.incoming.is_end_stream() {
                         give_back(this.lease);
                     }
@@ -244,6 +258,9 @@ impl Body for UpstreamBody {
                 }
             }
             Poll::Ready(None) => {
+                if let Some(lease) = this.lease.as_mut() {
+                    lease.count(200);
+                }
                 give_back(this.lease);
                 return Poll::Ready(None);
             }
@@ -266,6 +283,16 @@ impl Body for UpstreamBody {
                 io::Error::new(io::ErrorKind::TimedOut, "the upstream sent nothing for too long")
             }
         };
+        if let Some(why) = this.progress.as_deref().and_then(Progress::failure) {
+            // Its stream was reset for that.
+            tracing::debug!(error = %why, "a call ended with its request's body");
+            *this.lease = None;
+            this.exchange.ended(End::ClientLeft);
+            return Poll::Ready(Some(Err(failure)));
+        }
+        if let Some(lease) = this.lease.as_mut() {
+            lease.count(502);
+        }
         // Closes the connection.
         *this.lease = None;
         this.exchange.ended(End::UpstreamBroke);

@@ -70,6 +70,8 @@ pub(super) struct Lease {
     pub(super) server: Arc<Server>,
     pub(super) conn: Option<Conn>,
     pub(super) seat: Option<Seat>,
+    /// Whether the answer is still to be counted, by what its trailers say.
+    pub(super) uncounted: bool,
 }
 
 impl Conn {
@@ -134,7 +136,7 @@ impl Server {
         // Given back by the lease's drop.
         permit.forget();
         self.metrics.active.up();
-        Some(Lease { server: self.clone(), conn: None, seat: None })
+        Some(Lease { server: self.clone(), conn: None, seat: None, uncounted: false })
     }
 
     /// Requests it has.
@@ -232,6 +234,13 @@ impl Lease {
         }
     }
 
+    /// Counts an answer whose status is known now.
+    pub(super) fn count(&mut self, status: u16) {
+        if std::mem::take(&mut self.uncounted) {
+            self.server.metrics.ended(status);
+        }
+    }
+
     /// The response was read whole: the connection rests, if it can carry another request.
     pub(super) fn finish(mut self) {
         let Some(mut conn) = self.conn.take() else { return };
@@ -254,6 +263,10 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         drop((self.conn.take(), self.seat.take()));
+        if self.uncounted {
+            // Whoever asked has left.
+            self.server.metrics.ended(499);
+        }
         self.server.metrics.active.down();
         self.server.slots.add_permits(1);
     }

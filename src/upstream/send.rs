@@ -10,6 +10,7 @@ use super::body::{Causes, Progress, RequestBody, Source, UpstreamBody};
 use super::client::connect;
 use super::meter::Meter;
 use super::pool::{Conn, Lease, Server};
+use crate::error::grpc;
 use crate::error::{BodyTimeout, GatewayError, Kind};
 use crate::exchange::Exchange;
 use bytes::Bytes;
@@ -104,10 +105,11 @@ impl Upstream {
         };
         let server = &self.servers[self.balancer.pick(&*self.servers, rand::random)];
         exchange.sent_to(server.note.clone());
-        let (response, lease, close_delimited) = match &server.links {
+        let (response, mut lease, progress, close_delimited) = match &server.links {
             Some(links) => {
-                let (response, lease) = self.call(exchange, server, links, request, &deadlines).await?;
-                (response, lease, false)
+                let (response, lease, progress) =
+                    self.call(exchange, server, links, request, &deadlines).await?;
+                (response, lease, progress, false)
             }
             None => {
                 *request.version_mut() = Version::HTTP_11;
@@ -115,7 +117,7 @@ impl Upstream {
                 let (response, lease) =
                     self.exchange_heads(exchange, server, request, &deadlines, began).await?;
                 match framing(&response) {
-                    Ok(close_delimited) => (response.map(Source::Http1), lease, close_delimited),
+                    Ok(close_delimited) => (response.map(Source::Http1), lease, None, close_delimited),
                     Err(why) => {
                         return Err(self.failed(exchange, server, Kind::UpstreamBadResponse, &why));
                     }
@@ -124,10 +126,20 @@ impl Upstream {
         };
         let took = began.elapsed();
         exchange.upstream_answered(took);
-        server.metrics.answered(response.status().as_u16(), took);
+        let status = match server.links {
+            Some(_) => status_of_call(&response),
+            None => Some(response.status().as_u16()),
+        };
+        match status {
+            Some(status) => server.metrics.answered(status, took),
+            None => {
+                server.metrics.took(took);
+                lease.uncounted = true;
+            }
+        }
         Ok(response.map(|incoming| {
-            let mut body =
-                UpstreamBody::new(incoming, lease, self.clone(), exchange.clone(), close_delimited);
+            let (upstream, exchange) = (self.clone(), exchange.clone());
+            let mut body = UpstreamBody::new(incoming, lease, upstream, exchange, progress, close_delimited);
             let idle = (!options.stream).then_some(times.idle);
             if idle.is_some() || until.is_some() {
                 body.set_limits(idle, until);
@@ -299,6 +311,15 @@ async fn head(
         }
     })
     .await
+}
+
+/// The status to count a call's answer by, as HTTP knows it; `None` where its trailers will say.
+fn status_of_call(response: &Response<Source>) -> Option<u16> {
+    match grpc::status_in(response.headers()) {
+        Some(code) => Some(grpc::http_of(code)),
+        None if response.status() == StatusCode::OK && !response.body().is_end_stream() => None,
+        None => Some(response.status().as_u16()),
+    }
 }
 
 fn is_idempotent(method: &Method) -> bool {

@@ -38,6 +38,8 @@ pub struct UpstreamSpec {
     tls: Option<Arc<ClientConfig>>,
     multiplexes: bool,
     reflection: bool,
+    call_idle: Option<Duration>,
+    call_total: Option<Duration>,
     fingerprint: u64,
 }
 
@@ -170,7 +172,17 @@ impl UpstreamSpec {
             return None;
         }
         source::hash(multiplexes, &name.text, decl, manifest, &mut state);
-        (&name.text, balance, connect_timeout, max_connections, timeouts, &health)
+        (
+            times.idle.is_some(),
+            times.total.is_some(),
+            multiplexes,
+            &name.text,
+            balance,
+            connect_timeout,
+            max_connections,
+            timeouts,
+            &health,
+        )
             .hash(&mut state);
         for server in &servers {
             (&server.address, server.tls.is_some(), server.weight).hash(&mut state);
@@ -187,6 +199,8 @@ impl UpstreamSpec {
             tls,
             multiplexes,
             reflection: decl.reflection.as_ref().is_some_and(|reflection| reflection.value),
+            call_idle: times.idle.map(|idle| idle.0),
+            call_total: times.total.map(|total| total.0),
             fingerprint: state.finish(),
         })
     }
@@ -229,6 +243,16 @@ impl UpstreamSpec {
     /// Whether its servers are asked for their methods.
     pub fn reflection(&self) -> bool {
         self.reflection
+    }
+
+    /// How long an answer to a gRPC call may rest, where the manifest says so: calls have no default.
+    pub fn call_idle(&self) -> Option<Duration> {
+        self.call_idle
+    }
+
+    /// How long a gRPC call may last, where the manifest says so: calls have no default.
+    pub fn call_total(&self) -> Option<Duration> {
+        self.call_total
     }
 
     /// Active health checks, if any.

@@ -108,9 +108,9 @@ pub enum Balance {
 pub struct Timeouts {
     /// Until the response's head has come, from the request's last byte on (default `30s`).
     pub first_byte: Option<Dur>,
-    /// Between two pieces of a body, either way (default `60s`).
+    /// Between two pieces of a body, either way (default `60s`; routes with `protocol: grpc` have no default).
     pub idle: Option<Dur>,
-    /// For the whole exchange (default `5m`; streams have `stream.max` instead).
+    /// For the whole exchange (default `5m`; streams have `stream.max` instead, routes with `protocol: grpc` no default).
     pub total: Option<Dur>,
 }
 

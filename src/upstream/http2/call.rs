@@ -7,6 +7,7 @@
 use super::Links;
 use super::pump::{Pump, Stop};
 use super::{Seat, StreamBody};
+use crate::error::grpc::code_of_reset;
 use crate::error::{BodyTimeout, GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::upstream::Upstream;
@@ -48,7 +49,7 @@ impl From<Overdue> for Fail {
 }
 
 impl Upstream {
-    /// Head out, head in; the lease holds the seat. The body goes on by itself.
+    /// Head out, head in; the lease holds the seat. The body goes on by itself; its progress tells how far it is.
     pub(in crate::upstream) async fn call(
         &self,
         exchange: &Exchange,
@@ -56,7 +57,7 @@ impl Upstream {
         links: &Links,
         request: Request<BoxBody<Bytes, io::Error>>,
         deadlines: &Deadlines,
-    ) -> Result<(Response<Source>, Lease), GatewayError> {
+    ) -> Result<(Response<Source>, Lease, Option<Arc<Progress>>), GatewayError> {
         let patience = self.spec.connect_timeout();
         let Some(mut lease) = server.lease(patience).await else {
             let why = "every slot for a call is in use";
@@ -92,7 +93,7 @@ impl Upstream {
                     let length = response.headers().get(CONTENT_LENGTH);
                     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
                     let response = response.map(|stream| Source::Http2(StreamBody::new(stream, length)));
-                    return Ok((response, lease));
+                    return Ok((response, lease, progress));
                 }
                 Err(fail) => fail,
             };
@@ -142,7 +143,9 @@ impl Upstream {
                     true => Kind::UpstreamBadResponse,
                     false => Kind::UpstreamReset,
                 };
-                self.failed(exchange, server, kind, &Causes(&error))
+                let reason = error.reason().filter(|_| error.is_reset() && error.is_remote());
+                let failed = self.failed(exchange, server, kind, &Causes(&error));
+                GatewayError { grpc: reason.map(code_of_reset), ..failed }
             }
         }
     }
