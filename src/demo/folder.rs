@@ -19,6 +19,7 @@ const SHIPPED: &[(&str, &str)] = &[
     ("policies/chains.yaml", include_str!("../../policies/chains.yaml")),
     ("policies/cors.yaml", include_str!("../../policies/cors.yaml")),
     ("policies/rate-limits.yaml", include_str!("../../policies/rate-limits.yaml")),
+    ("openapi/protos/documents.proto", include_str!("../../openapi/protos/documents.proto")),
 ];
 
 /// A folder that is removed when it is dropped.
@@ -66,9 +67,10 @@ impl Folder {
     /// # Errors
     /// The operating system's.
     pub fn write_manifest(&self) -> io::Result<PathBuf> {
-        fs::create_dir_all(self.path.join("policies"))?;
         for (name, text) in SHIPPED {
-            fs::write(self.path.join(name), text)?;
+            let path = self.path.join(name);
+            path.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::write(path, text)?;
         }
         Ok(self.path.join("routes.yaml"))
     }

@@ -55,6 +55,7 @@ use proto::sessions::sessions_server::SessionsServer;
 #[derive(Debug, Clone)]
 pub(super) struct Grpc {
     routes: Routes,
+    documents: DocumentsService,
 }
 
 impl Grpc {
@@ -65,13 +66,19 @@ impl Grpc {
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         };
         let built = "the build encoded these descriptors";
-        let routes = Routes::new(DocumentsServer::new(DocumentsService::default()))
+        let documents = DocumentsService::default();
+        let routes = Routes::new(DocumentsServer::new(documents.clone()))
             .add_service(SessionsServer::new(SessionsService::default()))
             .add_service(AuthServer::new(AuthService::new(secret)))
             .add_service(reflection().build_v1().expect(built))
             .add_service(reflection().build_v1alpha().expect(built))
             .prepare();
-        Self { routes }
+        Self { routes, documents }
+    }
+
+    /// Calls of `Documents/Watch` under way.
+    pub(super) fn watchers(&self) -> usize {
+        self.documents.watchers()
     }
 
     /// Whether a request is theirs.

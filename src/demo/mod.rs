@@ -55,6 +55,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 pub struct Demo {
     addr: SocketAddr,
     algorithm: Arc<Algorithm>,
+    grpc: Grpc,
     stop: Option<oneshot::Sender<Duration>>,
     server: Option<JoinHandle<()>>,
 }
@@ -89,9 +90,10 @@ impl Demo {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
         let algorithm = Arc::new(Algorithm::new(jiff::Timestamp::now));
+        let grpc = Grpc::new(secret);
         let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(accept(listener, algorithm.clone(), Grpc::new(secret), stopped));
-        Ok(Self { addr, algorithm, stop: Some(stop), server: Some(server) })
+        let server = tokio::spawn(accept(listener, algorithm.clone(), grpc.clone(), stopped));
+        Ok(Self { addr, algorithm, grpc, stop: Some(stop), server: Some(server) })
     }
 
     /// The address it really listens on.
@@ -107,6 +109,11 @@ impl Demo {
     /// What has happened so far; the same that `GET /stats` answers.
     pub fn stats(&self) -> Stats {
         self.algorithm.ledger().stats()
+    }
+
+    /// Calls of the documents service's `Watch` under way.
+    pub fn watchers(&self) -> usize {
+        self.grpc.watchers()
     }
 
     /// Stops: the port closes at once, idle connections too; requests in flight have `grace` to end and are cut then

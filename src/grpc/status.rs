@@ -8,6 +8,7 @@
 use super::Call;
 use super::wire::rpc;
 use crate::error::Lang;
+use crate::error::grpc::http_of;
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -64,21 +65,7 @@ impl Failure {
 
     /// The HTTP status that says about the same (google.rpc.Code).
     pub fn status(&self) -> StatusCode {
-        let status = match self.code {
-            Code::Ok => 200,
-            Code::Cancelled => 499,
-            Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => 400,
-            Code::Unauthenticated => 401,
-            Code::PermissionDenied => 403,
-            Code::NotFound => 404,
-            Code::AlreadyExists | Code::Aborted => 409,
-            Code::ResourceExhausted => 429,
-            Code::Unknown | Code::Internal | Code::DataLoss => 500,
-            Code::Unimplemented => 501,
-            Code::Unavailable => 503,
-            Code::DeadlineExceeded => 504,
-        };
-        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        StatusCode::from_u16(http_of(self.code)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     /// Whether it is a fault of the service's, whose text is not the caller's business.

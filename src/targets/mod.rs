@@ -246,7 +246,7 @@ mod tests {
                      protocol: websocket, websocket: {}, maintenance: { respond: {} } }";
         let mut found = faults(route);
         assert_eq!(found.pop(), Some(Code::PROTOCOL_MISMATCH));
-        assert_eq!(found, [Code::NOT_AVAILABLE; 5]);
+        assert_eq!(found, [Code::NOT_AVAILABLE; 4]);
         assert_eq!(
             faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"),
             [Code::NOT_AVAILABLE]

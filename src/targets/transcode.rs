@@ -25,7 +25,7 @@ use crate::grpc::frame::Decoder;
 use crate::grpc::json::Style;
 use crate::grpc::status::{Failure, ended, timeout};
 use crate::grpc::{Address, At, Call, Problem, Wanted};
-use crate::manifest::model::{FieldNames, Route};
+use crate::manifest::model::{FieldNames, Route, UpstreamProtocol};
 use crate::manifest::{Manifest, Spanned};
 use crate::sse::{StreamTimes, set_headers};
 use crate::state::Shared;
@@ -124,8 +124,9 @@ pub(super) fn check(
         },
         None if reflection => None,
         None => {
-            // What is named but could not be read was said already.
-            if upstream.decl.protos.is_none() && upstream.decl.descriptors.is_none() {
+            // What is named but could not be read was said already, and so was an upstream that speaks HTTP.
+            let grpc = upstream.decl.protocol.as_ref().is_some_and(|it| it.value == UpstreamProtocol::Grpc);
+            if grpc && upstream.decl.protos.is_none() && upstream.decl.descriptors.is_none() {
                 let message = format!("upstream `{}` has no descriptors, so its methods are not known", upstream.name);
                 out.push(
                     Diagnostic::error(Code::DESCRIPTORS, declared.span, message).help(
@@ -315,6 +316,8 @@ impl Running {
             Some(times) => times.max + BEHIND,
             None => self.upstream.spec().timeouts().total,
         };
+        let route = exchange.deadline().map(|deadline| deadline.saturating_duration_since(exchange.started));
+        let total = route.map_or(total, |route| route.min(total));
         as_call(request.headers_mut(), total.saturating_sub(began.elapsed()));
         let request = request.map(|_| body);
         let options = match self.times {
@@ -380,6 +383,7 @@ impl Running {
     }
 
     fn refused(&self, exchange: &Exchange, call: &Call, failure: &Failure) -> Response {
+        exchange.set_grpc_status(failure.code());
         if failure.is_ours()
             && let Some(left_out) = self.failures.pass()
         {

@@ -25,3 +25,4 @@ mod sessions;
 mod shipped;
 mod shutdown;
 mod streams;
+mod transcode;

@@ -44,6 +44,13 @@ impl Default for DocumentsService {
     }
 }
 
+impl DocumentsService {
+    /// Watches under way.
+    pub(super) fn watchers(&self) -> usize {
+        self.shelf.events.receiver_count()
+    }
+}
+
 type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]

@@ -33,12 +33,6 @@ pub(super) fn not_found(kind: &str, name: &str) -> Status {
     with(Code::NotFound, &format!("there is no {kind} {name}"), &[info("NOT_FOUND"), about])
 }
 
-/// It is there already.
-pub(super) fn exists(kind: &str, name: &str) -> Status {
-    let about = resource(kind, name);
-    with(Code::AlreadyExists, &format!("there is a {kind} {name} already"), &[info("ALREADY_EXISTS"), about])
-}
-
 /// With a reason for programs.
 pub(super) fn because(code: Code, reason: &str, text: &str) -> Status {
     with(code, text, &[info(reason)])

@@ -89,6 +89,7 @@ where
         this.upstream.set(None);
         if let Some(failure) = &failure {
             this.exchange.ended(End::UpstreamBroke);
+            this.exchange.set_grpc_status(failure.code());
             if failure.is_ours() {
                 tracing::warn!(
                     request_id = this.exchange.request_id(),
