@@ -10,6 +10,7 @@ use protox::file::{File, FileResolver, GoogleFileResolver};
 use protox::{Compiler, Error};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -30,10 +31,31 @@ const BUILT_IN: [(&str, &str); 2] = [
 /// What reading brought.
 #[derive(Debug)]
 pub struct Read {
-    /// The descriptors, or why there are none: with file, line and column where the fault is in a proto.
-    pub descriptors: Result<DescriptorPool, String>,
+    /// The descriptors, or why there are none.
+    pub descriptors: Result<DescriptorPool, Trouble>,
     /// Every file that was looked for.
     pub looked_for: BTreeSet<PathBuf>,
+}
+
+/// Why there are no descriptors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// With file, line and column where the fault is in a proto.
+    pub message: String,
+    /// Whether a file is not where it was looked for.
+    pub missing: bool,
+}
+
+impl Trouble {
+    /// About a file that could not be read.
+    fn unread(path: &Path, why: &dyn Display) -> Self {
+        Trouble { message: format!("cannot read {}: {why}", shown(path)), missing: true }
+    }
+}
+
+/// A path as people name it: without a leading `./`.
+fn shown(path: &Path) -> String {
+    path.strip_prefix(".").unwrap_or(path).display().to_string()
 }
 
 /// Compiles files; paths are relative to `folder`, the manifest's.
@@ -50,6 +72,7 @@ pub fn compile(files: &[String], folder: &Path) -> Read {
     }
     let looked_for: Rc<RefCell<BTreeSet<PathBuf>>> = Rc::default();
     let found: Rc<RefCell<BTreeSet<PathBuf>>> = Rc::default();
+    let search = roots.clone();
     let resolver = Folders { roots, looked_for: looked_for.clone(), found: found.clone() };
     let mut compiler = Compiler::with_file_resolver(resolver);
     compiler.include_imports(true).include_source_info(true);
@@ -57,10 +80,10 @@ pub fn compile(files: &[String], folder: &Path) -> Read {
         for file in files {
             let path = folder.join(file);
             looked_for.borrow_mut().insert(path.clone());
-            let real = path.canonicalize().map_err(|error| format!("cannot read {file}: {error}"))?;
+            let real = path.canonicalize().map_err(|error| Trouble::unread(&path, &error))?;
             // What another file imports was compiled already, by the name that it goes by there.
             if !found.borrow().contains(&real) {
-                compiler.open_file(&path).map_err(|error| told(&error))?;
+                compiler.open_file(&path).map_err(|error| told(&error, &search))?;
             }
         }
         Ok(())
@@ -74,20 +97,28 @@ pub fn compile(files: &[String], folder: &Path) -> Read {
 /// Reads a `google.protobuf.FileDescriptorSet`, as `protoc --include_imports --descriptor_set_out` writes it.
 pub fn read_set(path: &Path) -> Read {
     let read = || {
-        let meta = std::fs::metadata(path).map_err(|error| error.to_string())?;
+        let meta = std::fs::metadata(path).map_err(|error| Trouble::unread(path, &error))?;
         if !meta.is_file() || meta.len() > MAX_BYTES {
-            return Err(format!("it is not a file of at most {} MiB", MAX_BYTES >> 20));
+            let limit = format!("it is not a file of at most {} MiB", MAX_BYTES >> 20);
+            return Err(Trouble::unread(path, &limit));
         }
-        let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-        DescriptorPool::decode(bytes.as_slice()).map_err(|error| format!("it is not a whole descriptor set: {error}"))
+        let bytes = std::fs::read(path).map_err(|error| Trouble::unread(path, &error))?;
+        DescriptorPool::decode(bytes.as_slice()).map_err(|error| Trouble {
+            message: format!("{} is not a whole descriptor set: {error}", shown(path)),
+            missing: false,
+        })
     };
-    let descriptors = read().map_err(|error| format!("cannot read {}: {error}", path.display()));
-    Read { descriptors, looked_for: BTreeSet::from([path.to_owned()]) }
+    Read { descriptors: read(), looked_for: BTreeSet::from([path.to_owned()]) }
 }
 
-/// With file, line and column, which only the debug form has.
-fn told(error: &Error) -> String {
-    format!("{error:?}")
+/// With line and column, which only the debug form has, and the file where it was found.
+fn told(error: &Error, search: &[PathBuf]) -> Trouble {
+    let text = format!("{error:?}");
+    let place = error.file().and_then(|name| {
+        let path = search.iter().map(|root| root.join(name)).find(|path| path.is_file())?;
+        Some(format!("{}{}", shown(&path), text.strip_prefix(name)?))
+    });
+    Trouble { message: place.unwrap_or(text), missing: error.is_file_not_found() || error.is_io() }
 }
 
 struct Folders {
@@ -156,7 +187,10 @@ mod tests {
         let pool = read.descriptors.unwrap();
         assert!(["A", "B", "C"].iter().all(|name| pool.get_message_by_name(name).is_some()));
         assert!(read.looked_for.contains(&folder.path().join("p/b.proto")));
-        assert!(read.looked_for.contains(&folder.path().join("openapi/protos/b.proto")), "it may turn up there");
+        assert!(
+            read.looked_for.contains(&folder.path().join("openapi/protos/b.proto")),
+            "it may turn up there"
+        );
     }
 
     #[test]
@@ -165,14 +199,24 @@ mod tests {
             ("a.proto", "syntax = 'proto3';\nmessage A { B b = 1; }\n"),
             ("b.proto", "syntax = 'proto3';\nmessage {}\n"),
             ("c.proto", "syntax = 'proto3';\nimport 'nowhere.proto';\n"),
+            ("d/e.proto", "nothing"),
             ("up.proto", "syntax = 'proto3';\nimport '../a.proto';\n"),
         ]);
-        let why = |file: &str| compile(&names(&[file]), folder.path()).descriptors.unwrap_err();
-        assert!(why("a.proto").starts_with("a.proto:2:13: name 'B' is not defined"), "{}", why("a.proto"));
-        assert!(why("b.proto").starts_with("b.proto:2:9: expected an identifier"), "{}", why("b.proto"));
-        assert!(why("c.proto").starts_with("c.proto:2:1: import 'nowhere.proto' not found"), "{}", why("c.proto"));
-        assert!(why("up.proto").starts_with("up.proto:2:8: "), "nothing above the folder: {}", why("up.proto"));
-        assert!(why("none.proto").starts_with("cannot read none.proto: No such file"), "{}", why("none.proto"));
+        let why = |file: &str| {
+            let trouble = compile(&names(&[file]), folder.path()).descriptors.unwrap_err();
+            let begin = format!("{}/", folder.path().display());
+            (trouble.message.replace(&begin, ""), trouble.missing)
+        };
+        let said = |file: &str, wanted: &str, missing: bool| {
+            let (message, is_missing) = why(file);
+            assert!(message.starts_with(wanted) && is_missing == missing, "{message}");
+        };
+        said("a.proto", "a.proto:2:13: name 'B' is not defined", false);
+        said("b.proto", "b.proto:2:9: expected an identifier", false);
+        said("c.proto", "c.proto:2:1: import 'nowhere.proto' not found", true);
+        said("d/e.proto", "d/e.proto:1:1: expected", false);
+        said("up.proto", "up.proto:2:8: ", false);
+        said("none.proto", "cannot read none.proto: No such file", true);
     }
 
     #[test]
@@ -184,6 +228,6 @@ mod tests {
         let pool = read_set(&path).descriptors.unwrap();
         assert!(pool.get_service_by_name("voicehelper.documents.v1.Documents").is_some());
         std::fs::write(&path, &set[..set.len() / 2]).unwrap();
-        assert!(read_set(&path).descriptors.unwrap_err().contains("not a whole descriptor set"));
+        assert!(read_set(&path).descriptors.unwrap_err().message.contains("not a whole descriptor set"));
     }
 }

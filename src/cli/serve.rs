@@ -165,7 +165,7 @@ fn what_to_try(address: &str, admin: &str, config: &str, database: Option<&Path>
     };
     format!(
         r#"
-voicegate is up, with a stand-in for the algorithm service behind it. Try:
+voicegate is up, with stand-ins for the services behind it. Try:
 
   curl http://{address}/health
   curl http://{address}/api/v01/auth/register -H 'Content-Type: application/json' \
@@ -177,6 +177,9 @@ voicegate is up, with a stand-in for the algorithm service behind it. Try:
   curl -N http://{address}/api/v01/chat/stream -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
        -d "{{\"query\": \"Tell me about gateways\", \"session_id\": \"$SESSION\"}}"
   curl http://{address}/api/v01/sessions/$SESSION/messages -H "Authorization: Bearer $TOKEN"
+  curl http://{address}/api/v01/documents -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
+       -d '{{"title": "Notes", "content": "A gRPC service keeps this"}}'
+  curl -N "http://{address}/api/v01/documents/watch?existing=true&max_events=1" -H "Authorization: Bearer $TOKEN"
   curl -i http://{address}/nowhere -H 'Accept-Language: zh'
   curl 'http://{admin}/readyz?verbose'
   curl http://{admin}/metrics

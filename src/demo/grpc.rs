@@ -2,7 +2,8 @@
 //!
 //! They listen where the algorithm service does: a request whose content type is gRPC's is theirs. Callers say who they
 //! are by `x-user-id` and `x-tenant-id` in the metadata, as the gateway does. What a test may ask of any call by
-//! metadata: `x-demo-delay: 500` waits so many milliseconds first, `x-demo-status: 14` fails with that status.
+//! metadata: `x-demo-delay: 500` waits so many milliseconds first, `x-demo-status: 14` fails with that status,
+//! `x-demo-plain: 200` answers with that status in JSON, as something that does not speak gRPC.
 
 mod auth;
 mod caller;
@@ -12,10 +13,10 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
-use super::reply::{self, Cut};
+use super::reply::{self, Cut, json_response};
 use auth::AuthService;
 use documents::DocumentsService;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use sessions::SessionsService;
@@ -92,6 +93,10 @@ impl Grpc {
         let deadline = timeout(request.headers());
         let wait = number(request.headers(), "x-demo-delay").map(|ms| Duration::from_millis(u64::from(ms)));
         let fail = number(request.headers(), "x-demo-status");
+        if let Some(status) = number(request.headers(), "x-demo-plain") {
+            let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
+            return json_response(status.unwrap_or_default(), &"this is no gRPC");
+        }
         let mut routes = self.routes.clone();
         let answered = async move {
             if let Some(wait) = wait {

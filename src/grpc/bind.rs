@@ -42,7 +42,11 @@ impl FieldPath {
             let Some(field) = field else {
                 let names: Vec<String> = at.fields().map(|field| field.name().to_owned()).collect();
                 let help = did_you_mean(name, names.iter().map(String::as_str));
-                return Err(NoField::Unknown { message: at.full_name().to_owned(), name: name.to_owned(), help });
+                return Err(NoField::Unknown {
+                    message: at.full_name().to_owned(),
+                    name: name.to_owned(),
+                    help,
+                });
             };
             let not_text = |what| Err(NoField::NotText { name: path.to_owned(), what });
             if parts.peek().is_none() {
@@ -196,7 +200,9 @@ mod tests {
             "tags": ["x", "y"], "inner": { "displayName": "n", "numbers": [7] }, "wait": "1.500s", "size": 5, "flag": true,
         });
         assert_eq!(json, wanted);
-        for (name, text) in [("count", "1.5"), ("at", "now"), ("color", "MAUVE"), ("raw", "!"), ("flag", "1"), ("size", "x")] {
+        for (name, text) in
+            [("count", "1.5"), ("at", "now"), ("color", "MAUVE"), ("raw", "!"), ("flag", "1"), ("size", "x")]
+        {
             let fault = FieldPath::find(&all(), name).unwrap().set(&mut message, text).unwrap_err();
             assert!(fault.code == "type" && !fault.en.contains(text), "{name}: {fault:?}");
         }

@@ -63,7 +63,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`FrameError`]; nothing behind it can be read.
-    pub fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+    pub fn pull(&mut self) -> Result<Option<Bytes>, FrameError> {
         let Some((prefix, _)) = self.buffer.split_first_chunk::<PREFIX>() else { return Ok(None) };
         let [flag, len @ ..] = *prefix;
         let len = u32::from_be_bytes(len);
@@ -102,7 +102,7 @@ mod tests {
             let mut found = Vec::new();
             for piece in wire.chunks(size) {
                 decoder.push(Bytes::copy_from_slice(piece));
-                while let Some(message) = decoder.next().unwrap() {
+                while let Some(message) = decoder.pull().unwrap() {
                     found.push(String::decode(message).unwrap());
                 }
             }
@@ -116,10 +116,13 @@ mod tests {
         let next = |head: &'static [u8]| {
             let mut decoder = Decoder::new(10);
             decoder.push(Bytes::from_static(head));
-            decoder.next()
+            decoder.pull()
         };
         assert_eq!(next(&[0, 0, 0, 0, 11]), Err(FrameError::TooLarge { len: 11, limit: 10 }));
-        assert_eq!(next(&[0, 0xff, 0xff, 0xff, 0xff]), Err(FrameError::TooLarge { len: u32::MAX, limit: 10 }));
+        assert_eq!(
+            next(&[0, 0xff, 0xff, 0xff, 0xff]),
+            Err(FrameError::TooLarge { len: u32::MAX, limit: 10 })
+        );
         assert_eq!(next(&[1, 0, 0, 0, 1]), Err(FrameError::Compressed));
         assert_eq!(next(&[0, 0, 0, 0, 10]), Ok(None));
     }

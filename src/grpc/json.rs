@@ -52,7 +52,8 @@ pub struct Style {
 impl Style {
     /// With the proto's own names or those of proto3 JSON, and with fields at their default value or without.
     pub fn new(proto_names: bool, defaults: bool) -> Self {
-        let options = SerializeOptions::new().use_proto_field_name(proto_names).skip_default_fields(!defaults);
+        let options =
+            SerializeOptions::new().use_proto_field_name(proto_names).skip_default_fields(!defaults);
         Style { options, proto_names }
     }
 
@@ -112,7 +113,12 @@ fn malformed(pointer: &str, en: String, zh: String) -> FieldFault {
     FieldFault::new(pointer.to_owned(), "malformed", en, zh)
 }
 
-fn message_faults(descriptor: &MessageDescriptor, value: &Json, at: &mut String, faults: &mut Vec<FieldFault>) {
+fn message_faults(
+    descriptor: &MessageDescriptor,
+    value: &Json,
+    at: &mut String,
+    faults: &mut Vec<FieldFault>,
+) {
     if is_well_known(descriptor) {
         if whole(descriptor, value.clone()).is_none() {
             faults.push(wrong_type(at, form_of(descriptor)));
@@ -143,7 +149,12 @@ fn message_faults(descriptor: &MessageDescriptor, value: &Json, at: &mut String,
                 if let Some(oneof) = field.containing_oneof().filter(|oneof| oneof.fields().len() > 1) {
                     if let Some((_, other)) = chosen.iter().find(|(known, _)| known == oneof.name()) {
                         let en = format!("excludes `{other}`: only one of them may be there");
-                        faults.push(FieldFault::new(at.clone(), "excluded", en, format!("与 `{other}` 互斥")));
+                        faults.push(FieldFault::new(
+                            at.clone(),
+                            "excluded",
+                            en,
+                            format!("与 `{other}` 互斥"),
+                        ));
                     }
                     chosen.push((oneof.name().to_owned(), name.clone()));
                 }
@@ -182,7 +193,9 @@ fn field_faults(field: &FieldDescriptor, value: &Json, at: &mut String, faults: 
             push(at, &index.to_string());
             match field.kind() {
                 Kind::Message(inner) => message_faults(&inner, item, at, faults),
-                _ if whole(field.parent_message(), alone(field, Json::Array(vec![item.clone()]))).is_none() => {
+                _ if whole(field.parent_message(), alone(field, Json::Array(vec![item.clone()])))
+                    .is_none() =>
+                {
                     faults.push(wrong_type(at, kind_words(&field.kind())));
                 }
                 _ => {}
@@ -275,8 +288,9 @@ mod tests {
 
     fn read_as(name: &str, text: &str) -> Result<DynamicMessage, Vec<(String, &'static str)>> {
         let descriptor = pool().get_message_by_name(name).unwrap();
-        read(&descriptor, text.as_bytes())
-            .map_err(|faults| faults.into_iter().map(|fault| (fault.pointer.into_owned(), fault.code)).collect())
+        read(&descriptor, text.as_bytes()).map_err(|faults| {
+            faults.into_iter().map(|fault| (fault.pointer.into_owned(), fault.code)).collect()
+        })
     }
 
     #[test]
@@ -302,7 +316,8 @@ mod tests {
 
     #[test]
     fn one_field_can_be_the_body() {
-        let message = read_as("test.All", r#"{"tags":["x","y"],"inner":{"displayName":"n"},"count":7}"#).unwrap();
+        let message =
+            read_as("test.All", r#"{"tags":["x","y"],"inner":{"displayName":"n"},"count":7}"#).unwrap();
         let written = |name: &str| {
             let field = pool().get_message_by_name("test.All").unwrap().get_field_by_name(name).unwrap();
             let mut out = Vec::new();

@@ -69,7 +69,7 @@ impl Splitter {
     ///
     /// # Errors
     /// [`SplitError`]; nothing behind it can be read.
-    pub fn next(&mut self) -> Result<Option<Bytes>, SplitError> {
+    pub fn pull(&mut self) -> Result<Option<Bytes>, SplitError> {
         if self.seen == 0 && !self.begin()? {
             return Ok(None);
         }
@@ -164,7 +164,7 @@ mod tests {
         let mut found = Vec::new();
         for bytes in text.as_bytes().chunks(piece) {
             splitter.push(bytes);
-            while let Some(value) = splitter.next()? {
+            while let Some(value) = splitter.pull()? {
                 found.push(String::from_utf8(value.to_vec()).unwrap());
             }
         }

@@ -78,7 +78,9 @@ impl Failure {
         let said = self.detail::<rpc::RetryInfo>().and_then(|info| info.retry_delay);
         match said {
             Some(delay) => Duration::try_from(delay).ok(),
-            None if matches!(self.code, Code::Unavailable | Code::ResourceExhausted) => Some(Duration::from_secs(1)),
+            None if matches!(self.code, Code::Unavailable | Code::ResourceExhausted) => {
+                Some(Duration::from_secs(1))
+            }
             None => None,
         }
     }
@@ -176,11 +178,17 @@ impl Failure {
             Code::FailedPrecondition => ("failed_precondition", "This cannot be done now", "前置条件不满足"),
             Code::Aborted => ("aborted", "Something else came in between", "操作已中止"),
             Code::OutOfRange => ("out_of_range", "There is nothing that far", "超出范围"),
-            Code::Unimplemented => ("unimplemented", "The service behind this route cannot do that", "后端服务不支持该操作"),
+            Code::Unimplemented => {
+                ("unimplemented", "The service behind this route cannot do that", "后端服务不支持该操作")
+            }
             Code::Internal => ("internal", "The service behind this route failed", "后端服务出错"),
-            Code::Unavailable => ("unavailable", "This is not available for the moment", "服务暂时不可用，请稍后重试"),
+            Code::Unavailable => {
+                ("unavailable", "This is not available for the moment", "服务暂时不可用，请稍后重试")
+            }
             Code::DataLoss => ("data_loss", "The service behind this route failed", "后端服务出错"),
-            Code::Unauthenticated => ("unauthenticated", "The service does not know who is calling", "未通过身份验证"),
+            Code::Unauthenticated => {
+                ("unauthenticated", "The service does not know who is calling", "未通过身份验证")
+            }
         }
     }
 }
@@ -192,7 +200,8 @@ fn is<M: Name>(any: &Any) -> bool {
 /// `UPPER_SNAKE` as a code of ours.
 fn stable(reason: &str) -> Option<String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    (!reason.is_empty() && reason.len() <= 64 && reason.bytes().all(fits)).then(|| reason.to_ascii_lowercase())
+    (!reason.is_empty() && reason.len() <= 64 && reason.bytes().all(fits))
+        .then(|| reason.to_ascii_lowercase())
 }
 
 /// A detail that callers may use, and that is not said elsewhere in the body.
@@ -217,11 +226,13 @@ fn for_programs(any: &Any) -> Option<Json> {
     } else if is::<rpc::PreconditionFailure>(any) {
         let failure = rpc::PreconditionFailure::decode(read).ok()?;
         let all = failure.violations.into_iter();
-        let all = all.map(|it| json!({ "type": it.r#type, "subject": it.subject, "description": it.description }));
+        let all =
+            all.map(|it| json!({ "type": it.r#type, "subject": it.subject, "description": it.description }));
         json!({ "violations": all.collect::<Vec<_>>() })
     } else if is::<rpc::Help>(any) {
         let help = rpc::Help::decode(read).ok()?;
-        let links = help.links.into_iter().map(|link| json!({ "description": link.description, "url": link.url }));
+        let links =
+            help.links.into_iter().map(|link| json!({ "description": link.description, "url": link.url }));
         json!({ "links": links.collect::<Vec<_>>() })
     } else {
         // Said elsewhere, meant for the service's own people, or unknown here.
@@ -284,7 +295,11 @@ mod tests {
     fn trailers(code: i32, message: &str, details: Vec<Any>) -> HeaderMap {
         let status = rpc::Status { code, message: String::new(), details };
         let details = BASE64_STANDARD_NO_PAD.encode(status.encode_to_vec());
-        let pairs = [("grpc-status", code.to_string()), ("grpc-message", message.into()), ("grpc-status-details-bin", details)];
+        let pairs = [
+            ("grpc-status", code.to_string()),
+            ("grpc-message", message.into()),
+            ("grpc-status-details-bin", details),
+        ];
         pairs.into_iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
     }
 
@@ -314,7 +329,10 @@ mod tests {
         }];
         let failed = failure(3, "no", vec![any(&rpc::BadRequest { field_violations })]);
         let body = failed.problem(&call(), false, "r1", Lang::En);
-        assert_eq!((&body["status"], &body["code"], &body["error"]), (&400.into(), &"validation_failed".into(), &"no".into()));
+        assert_eq!(
+            (&body["status"], &body["code"], &body["error"]),
+            (&400.into(), &"validation_failed".into(), &"no".into())
+        );
         let fault = json!({ "pointer": "/inner/displayName", "code": "too_long", "detail": "must be short" });
         assert_eq!(body["errors"], json!([fault]));
         assert_eq!(body["request_id"], "r1");
@@ -324,22 +342,32 @@ mod tests {
     fn reasons_delays_and_resources_are_told() {
         let info = rpc::ErrorInfo { reason: "INVALID_CREDENTIALS".into(), ..Default::default() };
         let body = failure(16, "no", vec![any(&info)]).problem(&call(), false, "r", Lang::Zh);
-        assert_eq!((&body["code"], &body["title"]), (&"invalid_credentials".into(), &"未通过身份验证".into()));
+        assert_eq!(
+            (&body["code"], &body["title"]),
+            (&"invalid_credentials".into(), &"未通过身份验证".into())
+        );
         let retry_delay = Some(prost_types::Duration { seconds: 2, nanos: 1 });
         let resource = rpc::ResourceInfo { resource_type: "document".into(), ..Default::default() };
         let failed = failure(8, "", vec![any(&rpc::RetryInfo { retry_delay }), any(&resource)]);
         let response = failed.respond(&call(), false, "r", Lang::En);
-        assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (429, &HeaderValue::from(3)));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["retry-after"]),
+            (429, &HeaderValue::from(3))
+        );
         let body = failed.problem(&call(), false, "r", Lang::En);
         assert_eq!(body["details"][0]["resource_type"], "document");
-        assert_eq!((&body["code"], &body["error"]), (&"resource_exhausted".into(), &"A limit is reached".into()));
+        assert_eq!(
+            (&body["code"], &body["error"]),
+            (&"resource_exhausted".into(), &"A limit is reached".into())
+        );
     }
 
     #[test]
     fn what_services_say_of_their_own_faults_stays_here() {
         let debug = rpc::DebugInfo { detail: "SELECT secret".into(), ..Default::default() };
         for code in [2, 13, 15] {
-            let body = failure(code, "SELECT secret", vec![any(&debug)]).problem(&call(), false, "r", Lang::En);
+            let body =
+                failure(code, "SELECT secret", vec![any(&debug)]).problem(&call(), false, "r", Lang::En);
             assert!(!body.to_string().contains("secret") && body["status"] == 500, "{body}");
         }
         let text = rpc::LocalizedMessage { locale: "zh-CN".into(), message: "没有".into() };

@@ -195,12 +195,16 @@ impl Loader<'_> {
             }
             match descriptors {
                 Ok(pool) => drop(self.manifest.descriptors.insert(name, pool)),
-                Err(why) => self.out.push(
-                    Diagnostic::error(Code::DESCRIPTORS, span, why).help(format!(
-                        "paths are relative to the file they stand in; imports are looked up in {}, beside the files that are named, and beside the manifest",
-                        protos::FOLDER
-                    )),
-                ),
+                Err(trouble) => {
+                    let help = trouble.missing.then(|| {
+                        let folder = protos::FOLDER;
+                        format!(
+                            "paths are relative to the file they stand in; imports are looked up in {folder}, beside the files that are named, and beside the manifest"
+                        )
+                    });
+                    self.out
+                        .push(Diagnostic::error(Code::DESCRIPTORS, span, trouble.message).maybe_help(help));
+                }
             }
         }
     }

@@ -48,7 +48,11 @@ pub(super) async fn follow(upstream: Weak<Upstream>) {
             Ok(pool) => {
                 let known = upstream.reflected();
                 if known.as_ref().is_none_or(|known| known.encode_to_vec() != pool.encode_to_vec()) {
-                    tracing::info!(upstream = &*name, services = pool.services().len(), "descriptors have come");
+                    tracing::info!(
+                        upstream = &*name,
+                        services = pool.services().len(),
+                        "descriptors have come"
+                    );
                     upstream.reflected.store(Some(Arc::new(pool)));
                 }
                 wait = REFRESH;
@@ -98,7 +102,9 @@ async fn ask_version(upstream: &Arc<Upstream>, version: &str) -> Result<Descript
         for answer in call(upstream, version, wanted).await? {
             let found = match answer {
                 MessageResponse::FileDescriptorResponse(found) => found.file_descriptor_proto,
-                MessageResponse::ErrorResponse(error) => return Err(format!("it says: {}", error.error_message)),
+                MessageResponse::ErrorResponse(error) => {
+                    return Err(format!("it says: {}", error.error_message));
+                }
                 _ => Vec::new(),
             };
             for file in found.into_iter().map(Bytes::from) {
@@ -108,7 +114,10 @@ async fn ask_version(upstream: &Arc<Upstream>, version: &str) -> Result<Descript
             }
         }
         if files.len() > MAX_FILES || files.values().map(Bytes::len).sum::<usize>() > MAX_BYTES {
-            return Err(format!("its descriptors are more than {MAX_FILES} files or {} MiB", MAX_BYTES >> 20));
+            return Err(format!(
+                "its descriptors are more than {MAX_FILES} files or {} MiB",
+                MAX_BYTES >> 20
+            ));
         }
         let asked = missing.iter().filter(|name| !files.contains_key(*name)).cloned().collect::<Vec<_>>();
         missing.clear();
@@ -153,7 +162,8 @@ async fn call(
     *request.uri_mut() = exchange.path.parse().map_err(|_| "the path is malformed".to_owned())?;
     request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
     request.headers_mut().insert("te", HeaderValue::from_static("trailers"));
-    let options = SendOptions { stream: true, until: Some(Instant::now() + PATIENCE), ..SendOptions::default() };
+    let options =
+        SendOptions { stream: true, until: Some(Instant::now() + PATIENCE), ..SendOptions::default() };
     let response = upstream.send(&exchange, request, &options).await.map_err(|error| error.to_string())?;
     let refused = |end: Option<Result<(), crate::grpc::status::Failure>>| match end {
         Some(Err(failure)) => Err(format!("it answers {:?}: {}", failure.code(), failure.message())),
@@ -169,7 +179,7 @@ async fn call(
             Ok(data) => decoder.push(data),
             Err(other) => refused(other.trailers_ref().and_then(ended))?,
         }
-        while let Some(answer) = decoder.next().map_err(|error| error.to_string())? {
+        while let Some(answer) = decoder.pull().map_err(|error| error.to_string())? {
             let answer = ServerReflectionResponse::decode(answer).map_err(|error| error.to_string())?;
             answers.extend(answer.message_response);
         }

@@ -27,8 +27,11 @@ fn root(name: &str) -> String {
 
 /// A gateway over the demo's documents; `more` is added to the upstream.
 fn over(url: &str, source: &str) -> Builder {
-    let upstream = format!("upstreams: {{ documents: {{ protocol: grpc, targets: [{{ url: \"{url}\" }}], {source} }} }}");
-    Gateway::with(&format!("{upstream}{ROUTES}")).file("documents.proto", &root("openapi/protos/documents.proto"))
+    let upstream = format!(
+        "upstreams: {{ documents: {{ protocol: grpc, targets: [{{ url: \"{url}\" }}], {source} }} }}"
+    );
+    Gateway::with(&format!("{upstream}{ROUTES}"))
+        .file("documents.proto", &root("openapi/protos/documents.proto"))
 }
 
 const PROTOS: &str = "protos: [documents.proto]";
@@ -81,7 +84,10 @@ async fn documents_are_made_read_changed_and_removed_by_json() {
     let made = caller.call("POST", "/documents", text).await;
     assert_eq!((made.status.as_u16(), made.header("content-type")), (201, Some("application/json")));
     let made = made.json();
-    assert_eq!((&made["size"], &made["status"], &made["tags"]), (&"4".into(), &"STATUS_READY".into(), &json!(["a", "b"])));
+    assert_eq!(
+        (&made["size"], &made["status"], &made["tags"]),
+        (&"4".into(), &"STATUS_READY".into(), &json!(["a", "b"]))
+    );
     assert_eq!(made["metadata"], json!({ "n": 1.0, "x": null }));
     assert!(made["createdAt"].as_str().unwrap().ends_with('Z'), "{made}");
     let path = format!("/documents/{}", made["id"].as_str().unwrap());
@@ -97,12 +103,20 @@ async fn documents_are_made_read_changed_and_removed_by_json() {
     }
     let page = caller.call("GET", "/documents?limit=2", "").await.json();
     let titles = |page: &Value| -> Vec<String> {
-        page["documents"].as_array().unwrap().iter().map(|it| it["title"].as_str().unwrap().to_owned()).collect()
+        page["documents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| it["title"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(titles(&page), ["C", "B"]);
     let next = format!("/documents?limit=2&cursor={}", page["nextCursor"].as_str().unwrap());
     assert_eq!(titles(&caller.call("GET", &next, "").await.json()), ["Two"]);
-    assert_eq!(titles(&caller.call("GET", "/documents?tags=a&tags=b&status=STATUS_READY", "").await.json()), ["Two"]);
+    assert_eq!(
+        titles(&caller.call("GET", "/documents?tags=a&tags=b&status=STATUS_READY", "").await.json()),
+        ["Two"]
+    );
 
     let gone = caller.call("DELETE", &path, "").await;
     assert_eq!((gone.status.as_u16(), gone.text()), (204, ""));
@@ -117,7 +131,8 @@ async fn documents_are_made_read_changed_and_removed_by_json() {
 #[tokio::test]
 async fn faults_are_told_in_the_common_form() {
     let demo = Demo::start().await.unwrap();
-    let gateway = over(&demo.url(), &format!("{PROTOS}, timeouts: {{ total: 1s, first_byte: 2s }}")).start().await;
+    let gateway =
+        over(&demo.url(), &format!("{PROTOS}, timeouts: {{ total: 1s, first_byte: 2s }}")).start().await;
     let caller = Caller::of(&gateway).await;
     let faults = |answer: &Answer| -> Vec<(String, String)> {
         let all = answer.json()["errors"].as_array().unwrap_or(&Vec::new()).clone();
@@ -128,7 +143,10 @@ async fn faults_are_told_in_the_common_form() {
     let before = demo.stats().requests;
     let refused = caller.call("POST", "/documents", r#"{"titel": "x", "tags": ["a", 5]}"#).await;
     assert_eq!((refused.status.as_u16(), refused.code()), (400, "validation_failed".to_owned()));
-    assert_eq!(faults(&refused), [("/titel".into(), "unknown_field".into()), ("/tags/1".into(), "type".into())]);
+    assert_eq!(
+        faults(&refused),
+        [("/titel".into(), "unknown_field".into()), ("/tags/1".into(), "type".into())]
+    );
     assert_eq!(caller.call("GET", "/documents?limit=x", "").await.status, 400);
     assert_eq!(caller.call("GET", "/documents?nope=1", "").await.status, 400);
     assert_eq!(caller.call("POST", "/documents", "{").await.status, 400);
@@ -140,18 +158,39 @@ async fn faults_are_told_in_the_common_form() {
     assert_eq!((refused.status.as_u16(), refused.code()), (400, "validation_failed".to_owned()));
     assert_eq!(faults(&refused), [("/title".into(), "invalid".into()), ("/tags/1".into(), "invalid".into())]);
     // Every code has its status.
-    for (code, status) in [(1, 499), (2, 500), (7, 403), (8, 429), (10, 409), (11, 400), (12, 501), (13, 500), (14, 503), (16, 401)] {
+    for (code, status) in [
+        (1, 499),
+        (2, 500),
+        (7, 403),
+        (8, 429),
+        (10, 409),
+        (11, 400),
+        (12, 501),
+        (13, 500),
+        (14, 503),
+        (16, 401),
+    ] {
         let answer = caller.call_with("GET", "/documents", &[("x-demo-status", &code.to_string())], "").await;
         assert_eq!(answer.status.as_u16(), status, "gRPC code {code}");
         assert_eq!(answer.json()["request_id"].as_str().unwrap().len(), 36);
         assert_eq!(answer.header("retry-after").is_some(), matches!(code, 8 | 14), "gRPC code {code}");
-        assert_eq!(answer.text().contains("asked for by metadata"), !matches!(code, 2 | 12 | 13), "{}", answer.text());
+        assert_eq!(
+            answer.text().contains("asked for by metadata"),
+            !matches!(code, 2 | 12 | 13),
+            "{}",
+            answer.text()
+        );
+    }
+    for status in ["200", "404", "503"] {
+        let answer = caller.call_with("GET", "/documents", &[("x-demo-plain", status)], "").await;
+        assert_eq!((answer.status.as_u16(), answer.code()), (502, "upstream_bad_response".to_owned()));
     }
     // The service is told how long it has: both ends give up about then.
     let late = caller.call_with("GET", "/documents", &[("x-demo-delay", "60000")], "").await;
     assert_eq!(late.status, 504, "{}", late.text());
     drop(demo);
-    eventually("it is gone", SOON, || async { caller.call("GET", "/documents", "").await.status == 502 }).await;
+    eventually("it is gone", SOON, || async { caller.call("GET", "/documents", "").await.status == 502 })
+        .await;
 }
 
 #[tokio::test]
@@ -160,7 +199,8 @@ async fn a_stream_is_served_as_events_and_as_lines() {
     let gateway = over(&demo.url(), PROTOS).start().await;
     let caller = Caller::of(&gateway).await;
     caller.make("One").await;
-    let mut events = gateway.client.open("GET", "/watch?existing=true&max_events=2", &caller.headers(&[]), "").await;
+    let mut events =
+        gateway.client.open("GET", "/watch?existing=true&max_events=2", &caller.headers(&[]), "").await;
     assert_eq!(events.headers["content-type"], "text/event-stream");
     let first = events.piece().await.unwrap().unwrap();
     let first = String::from_utf8(first.to_vec()).unwrap();
@@ -180,7 +220,11 @@ async fn a_stream_is_served_as_events_and_as_lines() {
     let lines = [("accept", "application/x-ndjson")];
     let answer = caller.call_with("GET", "/watch?existing=true&max_events=2", &lines, "").await;
     assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
-    let titles: Vec<_> = answer.text().lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["document"]["title"].clone()).collect();
+    let titles: Vec<_> = answer
+        .text()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["document"]["title"].clone())
+        .collect();
     assert_eq!(titles, ["One", "Two"]);
 }
 
@@ -218,7 +262,10 @@ async fn streams_of_messages_are_read_from_lines_and_lists() {
     let edits = format!("{{\"id\":\"{id}\",\"append\":\"a\"}}\n{{\"append\":\"b\"}}\n{{}}\n");
     let answer = caller.call_with("POST", "/edit", &[("content-type", "application/x-ndjson")], &edits).await;
     let events: Vec<_> = answer.text().split("\n\n").collect();
-    assert_eq!(events[..2], [r#"data: {"revision":"2","content":"a"}"#, r#"data: {"revision":"3","content":"ab"}"#]);
+    assert_eq!(
+        events[..2],
+        [r#"data: {"revision":"2","content":"a"}"#, r#"data: {"revision":"3","content":"ab"}"#]
+    );
     let error: Value = serde_json::from_str(events[2].strip_prefix("event: error\ndata: ").unwrap()).unwrap();
     assert_eq!((&error["status"], &error["errors"][0]["pointer"]), (&400.into(), &"/edit".into()));
 }
@@ -256,7 +303,9 @@ async fn a_changed_proto_is_taken_over_and_a_broken_one_is_not() {
     std::fs::write(gateway.path("documents.proto"), proto.replace("string title", "strin title")).unwrap();
     eventually("it is refused", SOON, || async {
         let failure = gateway.live().shared().readiness.last_failure();
-        failure.is_some_and(|failure| failure.report.contains("documents.proto:") && failure.report.contains("strin"))
+        failure.is_some_and(|failure| {
+            failure.report.contains("documents.proto:") && failure.report.contains("strin")
+        })
     })
     .await;
     assert_eq!(gateway.revision(), revision);
@@ -280,7 +329,8 @@ async fn descriptors_come_from_a_set_or_from_the_server() {
     let early = caller.call("GET", "/documents", "").await;
     assert_eq!((early.status.as_u16(), early.code()), (503, "unavailable".to_owned()));
     let _demo = Demo::start_at(free).await.unwrap();
-    eventually("it has told", SOON, || async { caller.call("GET", "/documents", "").await.status == 200 }).await;
+    eventually("it has told", SOON, || async { caller.call("GET", "/documents", "").await.status == 200 })
+        .await;
     // Annotations came along: nothing but the rule's own query is taken.
     caller.make("Asked").await;
     assert_eq!(caller.call("GET", "/documents?limit=1", "").await.json()["documents"][0]["title"], "Asked");

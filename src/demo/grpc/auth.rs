@@ -66,7 +66,11 @@ impl Auth for AuthService {
         let mut book = self.lock();
         let name = username.to_ascii_lowercase();
         if book.users.contains_key(&name) {
-            return Err(faults::because(Code::AlreadyExists, "ACCOUNT_EXISTS", "username or e-mail is taken"));
+            return Err(faults::because(
+                Code::AlreadyExists,
+                "ACCOUNT_EXISTS",
+                "username or e-mail is taken",
+            ));
         }
         let salt = Uuid::new_v4();
         let account = Account {

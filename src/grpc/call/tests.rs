@@ -1,5 +1,6 @@
 use super::*;
 use crate::grpc::testing::pool;
+use prost::Message as _;
 use serde_json::{Value as Json, json};
 
 fn wanted(method: &str, http: Method, params: &[&str]) -> Wanted {
@@ -17,7 +18,8 @@ fn bind(method: &str, http: Method, params: &[&str]) -> Result<Call, Vec<String>
 }
 
 fn bound(wanted: &Wanted) -> Result<Call, Vec<String>> {
-    Call::bind(pool(), wanted).map_err(|problems| problems.into_iter().map(|problem| problem.message).collect())
+    Call::bind(pool(), wanted)
+        .map_err(|problems| problems.into_iter().map(|problem| problem.message).collect())
 }
 
 /// The message of a request, or its faults.
@@ -35,7 +37,8 @@ fn sent(call: &Call, params: &[&str], query: &str, body: &str) -> Result<Json, V
 fn path_and_query_take_fields_by_their_names() {
     let call = bind("Get", Method::GET, &["id"]).unwrap();
     assert_eq!(call.path(), "/test.Things/Get");
-    let message = sent(&call, &["a%20b"], "count=5&tags=x&tags=y&inner.displayName=n&token=secret", "ignored");
+    let message =
+        sent(&call, &["a%20b"], "count=5&tags=x&tags=y&inner.displayName=n&token=secret", "ignored");
     let inner = json!({ "displayName": "n" });
     assert_eq!(message.unwrap(), json!({ "id": "a b", "count": "5", "tags": ["x", "y"], "inner": inner }));
     let faults = sent(&call, &["%FF"], "count=x&nope=1&flag=true&flag=false&id=b&labels=1", "").unwrap_err();
@@ -53,7 +56,10 @@ fn path_and_query_take_fields_by_their_names() {
 #[test]
 fn the_whole_body_is_the_message_and_the_path_goes_before_it() {
     let call = bind("Put", Method::PUT, &["id"]).unwrap();
-    assert_eq!(sent(&call, &["p"], "", r#"{"id":"b","flag":true}"#).unwrap(), json!({ "id": "p", "flag": true }));
+    assert_eq!(
+        sent(&call, &["p"], "", r#"{"id":"b","flag":true}"#).unwrap(),
+        json!({ "id": "p", "flag": true })
+    );
     assert_eq!(sent(&call, &["p"], "", " ").unwrap(), json!({ "id": "p" }));
     let faults = sent(&call, &["p"], "count=1", "{}").unwrap_err();
     assert_eq!(faults, [": query parameter `count` is not taken here: send it in the body"]);
@@ -74,12 +80,19 @@ fn the_methods_own_rule_is_kept_where_it_fits() {
 
     let call = bind("Named", Method::POST, &[]).unwrap();
     assert_eq!(call.body_field(), Some("inner"));
-    assert_eq!(sent(&call, &[], "id=a", r#"{"numbers":[1]}"#).unwrap(), json!({ "id": "a", "inner": { "numbers": [1] } }));
+    assert_eq!(
+        sent(&call, &[], "id=a", r#"{"numbers":[1]}"#).unwrap(),
+        json!({ "id": "a", "inner": { "numbers": [1] } })
+    );
     let faults = sent(&call, &[], "inner.displayName=a", "").unwrap_err();
     assert_eq!(faults, [": query parameter `inner.displayName` is not taken here: it is part of the body"]);
 
     // What the route says goes before; where no rule fits, names count.
-    let own = Wanted { body: Some("*".into()), response_body: Some("tags".into()), ..wanted_of("Named", Method::POST) };
+    let own = Wanted {
+        body: Some("*".into()),
+        response_body: Some("tags".into()),
+        ..wanted_of("Named", Method::POST)
+    };
     let call = bound(&own).unwrap();
     assert_eq!(sent(&call, &[], "", r#"{"id":"a"}"#).unwrap(), json!({ "id": "a" }));
     let call = bind("Named", Method::PUT, &["id"]).unwrap();

@@ -122,9 +122,15 @@ fn piece(out: Vec<u8>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
 }
 
 /// Writes the messages that have come.
-fn fill(decoder: &mut Decoder, call: &Call, form: &Form, words: Words, out: &mut Vec<u8>) -> Result<(), Failure> {
+fn fill(
+    decoder: &mut Decoder,
+    call: &Call,
+    form: &Form,
+    words: Words,
+    out: &mut Vec<u8>,
+) -> Result<(), Failure> {
     while out.len() < PIECE {
-        let Some(message) = decoder.next().map_err(|error| broken(&error.to_string()))? else { break };
+        let Some(message) = decoder.pull().map_err(|error| broken(&error.to_string()))? else { break };
         let before = out.len();
         if words == Words::Events {
             out.extend_from_slice(b"data: ");
@@ -144,4 +150,82 @@ fn silent() -> Failure {
 
 fn broken(why: &str) -> Failure {
     Failure::new(Code::Internal, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::tests::exchange;
+    use crate::grpc::Wanted;
+    use crate::grpc::frame::encode;
+    use crate::grpc::json::Style;
+    use crate::grpc::testing::pool;
+    use http::{HeaderMap, StatusCode};
+    use http_body_util::{BodyExt as _, StreamBody};
+    use prost_reflect::{DynamicMessage, Value};
+
+    fn message(id: &str) -> Bytes {
+        let mut message = DynamicMessage::new(pool().get_message_by_name("test.All").unwrap());
+        message.set_field_by_name("id", Value::String(id.to_owned()));
+        encode(&message)
+    }
+
+    fn ending(code: &str) -> Frame<Bytes> {
+        Frame::trailers(HeaderMap::from_iter([("grpc-status".parse().unwrap(), code.parse().unwrap())]))
+    }
+
+    async fn written(words: Words, pieces: Vec<Frame<Bytes>>) -> (String, Arc<Exchange>) {
+        let wanted = Wanted {
+            method: "test.Things/Watch".into(),
+            http: None,
+            params: Vec::new(),
+            body: None,
+            response_body: None,
+        };
+        let call = Arc::new(Call::bind(pool(), &wanted).unwrap());
+        let style = Style::new(false, false);
+        let form = Arc::new(Form { style, proto_names: false, max_message: 100, status: StatusCode::OK });
+        let exchange = exchange(http::Method::GET, "/a");
+        let body = StreamBody::new(futures_util::stream::iter(pieces.into_iter().map(io::Result::Ok)));
+        let text = Messages::new(body, call, form, exchange.clone(), words).collect().await.unwrap();
+        (String::from_utf8(text.to_bytes().to_vec()).unwrap(), exchange)
+    }
+
+    #[tokio::test]
+    async fn messages_are_events_or_lines_and_the_end_is_told() {
+        let pieces = || {
+            let both = [message("a"), message("b")].concat();
+            let (one, two) = both.split_at(9);
+            let data = |bytes: &[u8]| Frame::data(Bytes::copy_from_slice(bytes));
+            vec![data(one), data(two), ending("0")]
+        };
+        let (text, _) = written(Words::Events, pieces()).await;
+        assert_eq!(text, "data: {\"id\":\"a\"}\n\ndata: {\"id\":\"b\"}\n\nevent: end\ndata: {}\n\n");
+        let (text, _) = written(Words::Lines, pieces()).await;
+        assert_eq!(text, "{\"id\":\"a\"}\n{\"id\":\"b\"}\n");
+        assert_eq!(written(Words::Lines, vec![ending("0")]).await.0, "");
+    }
+
+    #[tokio::test]
+    async fn whatever_breaks_is_told_last() {
+        let first = || Frame::data(message("a"));
+        let half = Frame::data(message("b").slice(..6));
+        let large = Frame::data(message(&"x".repeat(200)));
+        let wrong = Frame::data(Bytes::from_static(&[0, 0, 0, 0, 1, 0xff]));
+        let cases = [
+            (vec![first(), ending("7")], "permission_denied"),
+            (vec![first()], "internal"),
+            (vec![first(), half, ending("0")], "internal"),
+            (vec![first(), large, ending("0")], "internal"),
+            (vec![first(), wrong, ending("0")], "internal"),
+        ];
+        for (pieces, code) in cases {
+            let (text, exchange) = written(Words::Lines, pieces).await;
+            let last: serde_json::Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+            assert_eq!((&last["code"], text.lines().count()), (&code.into(), 2), "{text}");
+            assert_eq!(exchange.end(), End::UpstreamBroke);
+        }
+        let (text, _) = written(Words::Events, vec![ending("5")]).await;
+        assert!(text.starts_with("event: error\ndata: {\"error\":") && text.ends_with("}\n\n"), "{text}");
+    }
 }

@@ -57,7 +57,10 @@ impl Reflected {
                     true => "the route has `stream`, the method answers with one message",
                     false => "the method answers with a stream, the route does not say so",
                 };
-                say(message, Some("with reflection, routes of streaming methods have `stream: {}`, and no others"));
+                say(
+                    message,
+                    Some("with reflection, routes of streaming methods have `stream: {}`, and no others"),
+                );
                 None
             }
             Ok(call) => Some(Arc::new(call)),

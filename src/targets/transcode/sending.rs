@@ -26,7 +26,12 @@ pin_project_lite::pin_project! {
 }
 
 impl Sending {
-    pub(super) fn new(body: BoxBody<Bytes, io::Error>, call: Arc<Call>, address: Address, limit: u64) -> Self {
+    pub(super) fn new(
+        body: BoxBody<Bytes, io::Error>,
+        call: Arc<Call>,
+        address: Address,
+        limit: u64,
+    ) -> Self {
         Sending { body, splitter: Splitter::new(limit), call, address, count: 0, over: false }
     }
 }
@@ -41,7 +46,7 @@ impl Body for Sending {
             if *this.over {
                 return Poll::Ready(None);
             }
-            let mut value = this.splitter.next();
+            let mut value = this.splitter.pull();
             if matches!(value, Ok(None)) {
                 match ready!(this.body.as_mut().poll_frame(cx)) {
                     Some(Ok(frame)) => {

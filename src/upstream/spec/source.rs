@@ -62,6 +62,7 @@ pub(super) fn hash(
     (multiplexes, decl.reflection.as_ref().map(|reflection| reflection.value)).hash(state);
     manifest.descriptors.get(name).map(DescriptorPool::encode_to_vec).hash(state);
     if let Some(json) = &decl.json {
-        (json.names.unwrap_or_default() as u8, json.defaults, json.max_message.as_ref().map(|max| max.0)).hash(state);
+        (json.names.unwrap_or_default() as u8, json.defaults, json.max_message.as_ref().map(|max| max.0))
+            .hash(state);
     }
 }
