@@ -245,7 +245,7 @@ mod tests {
         let route = "{ route: GET /a, upstream: algo, mirror: { upstream: algo, share: 5% }, grpc: a.B/C, \
                      protocol: websocket, websocket: {}, maintenance: { respond: {} } }";
         let mut found = faults(route);
-        assert_eq!(found.pop(), Some(Code::PROTOCOL_MISMATCH));
+        assert_eq!(found.split_off(4), [Code::PROTOCOL_MISMATCH, Code::MISPLACED]);
         assert_eq!(found, [Code::NOT_AVAILABLE; 4]);
         assert_eq!(
             faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"),
