@@ -39,6 +39,8 @@ pub struct Stats {
     /// Calls under way.
     pub open: AtomicUsize,
     pub connections: AtomicUsize,
+    /// Kilobytes that `flood` made.
+    pub flooded: AtomicUsize,
 }
 
 /// One call under way.
@@ -153,7 +155,7 @@ async fn unary(asked: tonic::Request<String>, open: Open) -> Result<tonic::Respo
     Ok(response)
 }
 
-/// So many messages, or `forever`, or `break` after one.
+/// So many messages, or a `flood`, or `forever`, or `break` after one.
 async fn download(asked: tonic::Request<String>, open: Open) -> Result<tonic::Response<Messages>, Status> {
     let messages: Messages = match asked.get_ref().as_str() {
         "forever" => Box::pin(stream::unfold((0, open), |(number, open)| async move {
@@ -165,6 +167,10 @@ async fn download(asked: tonic::Request<String>, open: Open) -> Result<tonic::Re
                 std::future::pending::<()>().await;
             }
             Some((Ok(format!("{number}")), (number + 1, open)))
+        })),
+        "flood" => Box::pin(stream::repeat_with(move || {
+            open.0.flooded.fetch_add(1, Ordering::SeqCst);
+            Ok("x".repeat(1 << 10))
         })),
         "break" => Box::pin(stream::iter([Ok("0".to_owned()), Err(Status::aborted("enough"))])),
         count => {
