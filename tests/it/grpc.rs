@@ -199,6 +199,25 @@ async fn the_nearest_deadline_holds_and_is_told() {
 }
 
 #[tokio::test]
+async fn an_upstream_may_have_limits_of_its_own() {
+    let echo = Echo::start().await;
+    for (limit, asked) in [("total: 300ms", "forever"), ("idle: 300ms", "silence")] {
+        let manifest = manifest(&echo.url(), "", &format!("timeouts: {{ {limit} }}"));
+        let gateway = Gateway::with(&manifest).start().await;
+        let mut numbers = read(&mut through(&gateway).await, asked).await.unwrap();
+        let begun = Instant::now();
+        let end = loop {
+            if let Err(status) = timeout(SOON, numbers.next()).await.unwrap().unwrap() {
+                break status;
+            }
+        };
+        assert_eq!(end.code(), Code::DeadlineExceeded, "{limit}: {end:?}");
+        assert!(begun.elapsed() < A_SECOND);
+        eventually("the service is told", A_SECOND, || async { echo.stats.open() == 0 }).await;
+    }
+}
+
+#[tokio::test]
 async fn who_leaves_is_not_served_any_longer() {
     let echo = Echo::start().await;
     let gateway = before(&echo, "").await;
