@@ -20,6 +20,7 @@ mod reset;
 pub(crate) mod testing;
 mod wechat;
 mod wechat_login;
+mod workers;
 
 pub use administer::{CreatedKey, NewAdmin, NewKey};
 pub use login::Credentials;

@@ -1,9 +1,10 @@
 //! Passwords: what they must have, and their hashes.
 //!
-//! bcrypt costs a core for a tenth of a second, so hashing runs on the blocking pool with as many workers as there
-//! are cores and a short queue behind them; who comes later is sent away with 503 at once (SECURITY rule 8). A
+//! bcrypt costs a core for a tenth of a second, so hashing runs on threads of its own ([`Workers`]), as many as there
+//! are cores, with a short queue behind them; who comes later is sent away with 503 at once (SECURITY rule 8). A
 //! [`Turn`] is a place at a worker: take it first, then do what must not happen twice, then hash.
 
+use super::workers::Workers;
 use crate::error::{FieldFault, GatewayError, Kind};
 use crate::manifest::model::CharacterClass;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ const NOBODY: &str = "abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01232";
 
 /// The workers that hash.
 pub struct Passwords {
-    workers: Arc<Semaphore>,
+    workers: Arc<Workers>,
+    free: Arc<Semaphore>,
     /// Workers and queue together.
     places: Arc<Semaphore>,
 }
@@ -26,6 +28,7 @@ pub struct Passwords {
 /// A place at a worker. Given back when dropped, or when the hashing it was spent on is done, even if nobody waits
 /// for the result any more.
 pub struct Turn {
+    workers: Arc<Workers>,
     _worker: OwnedSemaphorePermit,
     _place: OwnedSemaphorePermit,
 }
@@ -42,10 +45,11 @@ pub struct Verdict {
 impl Passwords {
     /// With this many workers, and this many who may wait for one.
     pub fn new(workers: usize, queue: usize) -> Self {
-        let workers = workers.max(1);
+        let workers = Workers::new(workers);
         Passwords {
-            workers: Arc::new(Semaphore::new(workers)),
-            places: Arc::new(Semaphore::new(workers + queue)),
+            free: Arc::new(Semaphore::new(workers.count())),
+            places: Arc::new(Semaphore::new(workers.count() + queue)),
+            workers: Arc::new(workers),
         }
     }
 
@@ -57,8 +61,8 @@ impl Passwords {
         let place =
             self.places.clone().try_acquire_owned().map_err(|_| GatewayError::from(Kind::Overloaded))?;
         // The semaphore is never closed.
-        let worker = self.workers.clone().acquire_owned().await.map_err(|_| Kind::Internal)?;
-        Ok(Turn { _worker: worker, _place: place })
+        let worker = self.free.clone().acquire_owned().await.map_err(|_| Kind::Internal)?;
+        Ok(Turn { workers: self.workers.clone(), _worker: worker, _place: place })
     }
 }
 
@@ -106,13 +110,14 @@ impl Turn {
         self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, GatewayError> {
-        let job = tokio::task::spawn_blocking(move || {
+        let workers = self.workers.clone();
+        let result = workers.run(move || {
             let result = work();
             drop(self);
             result
         });
-        job.await.map_err(|error| {
-            tracing::error!(%error, "hashing broke off");
+        result.await.ok_or_else(|| {
+            tracing::error!("hashing broke off");
             Kind::Internal.into()
         })
     }

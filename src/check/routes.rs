@@ -169,6 +169,11 @@ impl<'a> RouteChecker<'a> {
         if streaming {
             streams(ending.as_ref().and_then(Ending::longest_stream), &links, out);
         }
+        if let Some(Ending::Target(target)) = &ending
+            && target.passes_calls()
+        {
+            calls(route, &links, out);
+        }
         let (method, pattern) = parsed?;
         let host = match host {
             Some(host) => Some(host?),
@@ -186,8 +191,11 @@ impl<'a> RouteChecker<'a> {
             params,
         };
         misfits(route, &info, &links, out);
-        if let Ending::Target(target) = &ending {
-            calls(route, &info, target.as_ref(), &links, out);
+        if let Ending::Target(target) = &ending
+            && let Some(misfit) = target.misfit(&info)
+        {
+            let fault = Diagnostic::error(Code::GRPC_ROUTE, route.route.span, misfit.message);
+            out.push(fault.help(misfit.help));
         }
         if out.counts().0 > before {
             return None;
@@ -293,12 +301,9 @@ fn misfits(route: &Route, info: &RouteInfo, links: &[Link], out: &mut Diagnostic
     }
 }
 
-/// What gRPC calls cannot pass, and cannot come by.
-fn calls(route: &Route, info: &RouteInfo, target: &dyn Target, links: &[Link], out: &mut Diagnostics) {
-    if let Some(misfit) = target.misfit(info) {
-        out.push(Diagnostic::error(Code::GRPC_ROUTE, route.route.span, misfit.message).help(misfit.help));
-    }
-    for link in links.iter().filter(|link| target.passes_calls() && READS_BODIES.contains(&link.name)) {
+/// What gRPC calls cannot pass.
+fn calls(route: &Route, links: &[Link], out: &mut Diagnostics) {
+    for link in links.iter().filter(|link| READS_BODIES.contains(&link.name)) {
         let message = format!("`{}` cannot read the messages of gRPC calls", link.name);
         out.push(
             Diagnostic::error(Code::READS_CALLS, link.span, message)

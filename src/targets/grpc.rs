@@ -58,7 +58,10 @@ pub(super) fn same_protocol(route: &Route, upstream: &Declared, out: &mut Diagno
                 name.span,
                 format!("upstream `{}` speaks gRPC, this route does not", name.value),
             )
-            .help("add `protocol: grpc` to pass calls on, or name an upstream that speaks HTTP")
+            .help(match route.handler {
+                Some(_) => "name an upstream that speaks HTTP: the handler does",
+                None => "add `protocol: grpc` to pass calls on, or name an upstream that speaks HTTP",
+            })
             .note(speaks.span, "the upstream says so here"),
         ),
         (None, Some(asks)) => out.push(

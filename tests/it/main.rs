@@ -12,6 +12,7 @@ mod chat;
 mod cli;
 mod edge;
 mod goldens;
+mod grpc;
 mod harness;
 mod journal;
 mod layering;
