@@ -3,9 +3,11 @@
 //! Everything the gateway itself refuses or fails at becomes a [`GatewayError`]: a [`Kind`] (stable code, status,
 //! text in two languages) and what is particular to the case. It travels as poem's `Err` or as a finished response;
 //! [`respond`](GatewayError::respond) is the one place where it becomes bytes: `application/problem+json`
-//! (RFC 9457) with the seed's `error`, `code` and `request_id`. Which error goes where: a stage or target that
+//! (RFC 9457) with the seed's `error`, `code` and `request_id`, or [`grpc`]'s forms for those who call that way. Which error goes where: a stage or target that
 //! refuses returns a `GatewayError`; faults of the manifest are [`crate::diag`]; faults of start-up are
 //! their own enums, beside the code that meets them. Clients get less than logs: causes are logged, never sent.
+
+pub mod grpc;
 
 use crate::units::Size;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -93,6 +95,8 @@ kinds! {
     NotFound = 404 "not_found": "There is nothing at this address", "资源不存在";
     /// The path exists, the method does not.
     MethodNotAllowed = 405 "method_not_allowed": "This method is not allowed here", "不支持该请求方法";
+    /// What is called here speaks HTTP/2 only.
+    Http2Required = 426 "http2_required": "This is called over HTTP/2 only", "此接口仅支持 HTTP/2";
     /// The request body took too long to come.
     RequestTimeout = 408 "request_timeout": "The request took too long to arrive", "请求接收超时";
     /// The body is larger than the route allows.
@@ -204,6 +208,8 @@ pub struct GatewayError {
     pub close: bool,
     /// What is wrong with single fields of the body.
     pub errors: Vec<FieldFault>,
+    /// What gRPC callers are told instead of the kind's own code.
+    pub grpc: Option<grpc::Code>,
 }
 
 /// What is wrong with one field of a request's body, or with a parameter. One of the `errors` of an answer.
@@ -255,7 +261,15 @@ impl From<Kind> for GatewayError {
     fn from(kind: Kind) -> Self {
         let retry_after =
             (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1));
-        GatewayError { kind, detail: None, retry_after, allow: None, close: false, errors: Vec::new() }
+        GatewayError {
+            kind,
+            detail: None,
+            retry_after,
+            allow: None,
+            close: false,
+            errors: Vec::new(),
+            grpc: None,
+        }
     }
 }
 
@@ -270,7 +284,14 @@ impl GatewayError {
         GatewayError { errors, ..Kind::Invalid.into() }
     }
 
-    /// As a finished response.
+    /// As a finished response in the form that the caller reads.
+    ///
+    /// `request_id` identifies the exchange in logs; `lang` chooses the text.
+    pub fn respond_as(&self, form: &grpc::Form, request_id: &str, lang: Lang) -> Response {
+        self.respond_grpc(form, request_id, lang).unwrap_or_else(|| self.respond(request_id, lang))
+    }
+
+    /// As a finished response in the common form.
     ///
     /// `request_id` identifies the exchange in logs; `lang` chooses the text.
     pub fn respond(&self, request_id: &str, lang: Lang) -> Response {

@@ -4,12 +4,13 @@
 //! dropped: after the response body's last byte, or when the client leaves. Only then its [`Observer`]s (access
 //! log, metrics, traces) learn of it, so that nobody counts a stream as done when its headers are.
 
+use crate::error::grpc::{Code, Form, http_of};
 use crate::error::{GatewayError, Lang};
 use crate::identity::Identity;
 use http::Method;
 use poem::{Request, Response};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -131,6 +132,10 @@ pub struct Exchange {
     request_id: OnceLock<String>,
     trace: OnceLock<Arc<dyn Traced>>,
     upstream: OnceLock<UpstreamNote>,
+    form: OnceLock<Form>,
+    deadline: OnceLock<Instant>,
+    is_call: AtomicBool,
+    grpc_status: AtomicU8,
     observers: Mutex<Vec<Arc<dyn Observer>>>,
     status: AtomicU16,
     end: AtomicU8,
@@ -139,6 +144,9 @@ pub struct Exchange {
     first_byte_micros: AtomicU64,
     upstream_micros: AtomicU64,
 }
+
+/// No gRPC status is known.
+const NO_GRPC: u8 = u8::MAX;
 
 /// Ranges of the path that its parameters take, in the order of [`RouteInfo::params`].
 pub type Params = Vec<(u32, u32)>;
@@ -185,6 +193,10 @@ impl Exchange {
             request_id: OnceLock::new(),
             trace: OnceLock::new(),
             upstream: OnceLock::new(),
+            form: OnceLock::new(),
+            deadline: OnceLock::new(),
+            is_call: AtomicBool::new(false),
+            grpc_status: AtomicU8::new(NO_GRPC),
             observers: Mutex::new(Vec::new()),
             status: AtomicU16::new(0),
             end: AtomicU8::new(0),
@@ -300,6 +312,55 @@ impl Exchange {
         nonzero(self.upstream_micros.load(Ordering::Relaxed))
     }
 
+    /// The form that its errors have.
+    pub fn form(&self) -> &Form {
+        self.form.get().unwrap_or(&Form::Problem)
+    }
+
+    /// Notes the form that its errors have, before there is one.
+    pub fn speaks(&self, form: Form) {
+        let _ = self.form.set(form);
+    }
+
+    /// When the route's `timeout` ends it, if it has one.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline.get().copied()
+    }
+
+    /// Notes when the route's `timeout` ends it.
+    pub fn ends_by(&self, deadline: Instant) {
+        let _ = self.deadline.set(deadline);
+    }
+
+    /// Whether it is a gRPC call that its target watches to its end: then its bodies may rest, and its deadline is the
+    /// target's business.
+    pub fn is_call(&self) -> bool {
+        self.is_call.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a target watches it as a gRPC call.
+    pub fn begin_call(&self) {
+        self.is_call.store(true, Ordering::Relaxed);
+    }
+
+    /// The status of a gRPC call, once it is known.
+    pub fn grpc_status(&self) -> Option<Code> {
+        match self.grpc_status.load(Ordering::Relaxed) {
+            NO_GRPC => None,
+            code => Some(Code::from_i32(code.into())),
+        }
+    }
+
+    /// Notes the status of a gRPC call.
+    pub fn set_grpc_status(&self, code: Code) {
+        self.grpc_status.store(code as u8, Ordering::Relaxed);
+    }
+
+    /// Whether the server's side was at fault, by HTTP's status or gRPC's.
+    pub fn is_fault(&self) -> bool {
+        self.status() >= 500 || self.grpc_status().is_some_and(|code| http_of(code) >= 500)
+    }
+
     /// Asks to be told when it is over.
     pub fn observe(&self, observer: Arc<dyn Observer>) {
         self.observers.lock().unwrap_or_else(|poison| poison.into_inner()).push(observer);
@@ -357,7 +418,11 @@ impl Exchange {
 
     /// A finished error response in the caller's language.
     pub fn refuse(&self, error: &GatewayError) -> Response {
-        error.respond(self.request_id(), self.lang)
+        let form = self.form();
+        if *form != Form::Problem {
+            self.set_grpc_status(error.grpc_code());
+        }
+        error.respond_as(form, self.request_id(), self.lang)
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Checked {
 /// How much a manifest holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Files read.
+    /// Manifest files read; protos are not counted.
     pub files: usize,
     /// Routes.
     pub routes: usize,
@@ -107,7 +107,7 @@ impl Checked {
 
 /// Checks what was read. With `strict`, warnings are errors.
 pub fn check(loaded: Loaded, strict: bool) -> Outcome {
-    let Loaded { manifest, sources, mut diagnostics, content_hash, files, .. } = loaded;
+    let Loaded { manifest, sources, mut diagnostics, content_hash, .. } = loaded;
     let out = &mut diagnostics;
     let mut upstreams = Vec::new();
     let mut fingerprints = HashMap::new();
@@ -148,7 +148,7 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
     }
     out.sort();
     let counts = Counts {
-        files: files.len(),
+        files: sources.iter().count(),
         routes: routes.len(),
         versions: manifest.versions.len(),
         upstreams: upstreams.len(),

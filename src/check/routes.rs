@@ -18,6 +18,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Stages for bodies that are read whole.
+const READS_BODIES: [&str; 4] = ["cache", "validate", "transform", "inspect"];
+
 /// A route that is sound.
 pub struct CheckedRoute {
     /// What logs and metrics know of it.
@@ -186,6 +189,11 @@ impl<'a> RouteChecker<'a> {
         {
             counted(route, &links, out);
         }
+        if let Some(Ending::Target(target)) = &ending
+            && target.passes_calls()
+        {
+            calls(route, &links, out);
+        }
         let (method, pattern) = parsed?;
         let host = match host {
             Some(host) => Some(host?),
@@ -209,6 +217,12 @@ impl<'a> RouteChecker<'a> {
             protocol: route.protocol.as_ref().map_or(Protocol::Http, |protocol| protocol.value),
         };
         misfits(route, &fit, &links, out);
+        if let Ending::Target(target) = &ending
+            && let Some(misfit) = target.misfit(&info)
+        {
+            let fault = Diagnostic::error(Code::GRPC_ROUTE, route.route.span, misfit.message);
+            out.push(fault.help(misfit.help));
+        }
         if out.counts().0 > before {
             return None;
         }
@@ -348,22 +362,29 @@ fn misfits(route: &Route, fit: &Fit<'_>, links: &[Link], out: &mut Diagnostics) 
 
 /// Stages that read bodies, where there are none to read.
 fn bodies(route: &Route, links: &[Link], out: &mut Diagnostics) {
-    let Some(protocol) = &route.protocol else { return };
-    let word = match protocol.value {
-        Protocol::Websocket => "websocket",
-        Protocol::Grpc => "grpc",
-        Protocol::Http | Protocol::Sse => return,
-    };
+    let socket = route.protocol.as_ref().filter(|protocol| protocol.value == Protocol::Websocket);
+    let Some(protocol) = socket else { return };
     for link in links {
         if link.stage.as_ref().is_some_and(|stage| stage.facts().reads_bodies) {
-            let message =
-                format!("`{}` reads bodies, and `protocol: {word}` has none that it could", link.name);
+            let message = format!("`{}` reads bodies, and `protocol: websocket` has none", link.name);
             out.push(
                 Diagnostic::error(Code::MISPLACED, link.span, message)
                     .help("give this route a chain without it")
                     .note(protocol.span, "the protocol is set here"),
             );
         }
+    }
+}
+
+/// What gRPC calls cannot pass.
+fn calls(route: &Route, links: &[Link], out: &mut Diagnostics) {
+    for link in links.iter().filter(|link| READS_BODIES.contains(&link.name)) {
+        let message = format!("`{}` cannot read the messages of gRPC calls", link.name);
+        out.push(
+            Diagnostic::error(Code::READS_CALLS, link.span, message)
+                .help("give routes with `protocol: grpc` a chain without it")
+                .note(route.route.span, "this route passes calls on"),
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{FINDINGS, OK, say};
 use crate::demo::{Demo, Folder};
 use crate::serve::run::{Signals, StartError, start, until_told};
-use crate::settings::{Settings, sqlite_url};
+use crate::settings::{Environment, Settings, sqlite_url};
 use crate::telemetry::Telemetry;
 use crate::telemetry::logs::{self, LogGuard};
 use clap::Args;
@@ -107,9 +107,9 @@ async fn demonstration(
     settings: &mut Settings,
     variables: &mut BTreeMap<String, String>,
 ) -> std::io::Result<Demonstration> {
-    let services = Demo::start().await?;
-    for service in ["ALGO_SERVICE_URL", "NOTIFICATION_SERVICE_URL"] {
-        variables.insert(service.to_owned(), services.url());
+    let services = Demo::start_signing(&shared_secret(settings)?).await?;
+    for service in ["ALGO", "AUTH", "DOCUMENT", "SESSION", "NOTIFICATION"] {
+        variables.insert(format!("{service}_SERVICE_URL"), services.url());
     }
     if std::env::var_os("LOGIN_LIMIT").is_none() {
         // Whoever tries the lockout shall meet it before the limit.
@@ -141,6 +141,21 @@ async fn demonstration(
     Ok(Demonstration { _services: services, _folder: folder, database })
 }
 
+/// What the gateway and the stand-in for the auth service both sign with; made up where none is set.
+fn shared_secret(settings: &mut Settings) -> std::io::Result<Vec<u8>> {
+    if let Some(file) = &settings.jwt_secret_file {
+        return Ok(std::fs::read_to_string(file)?.trim().into());
+    }
+    let missing = settings.jwt_secret.as_ref().is_none_or(|secret| secret.reveal().trim().is_empty());
+    // In production the start is refused without one, demo or not.
+    if missing && settings.environment != Environment::Production {
+        let made = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+        settings.jwt_secret = Some(made.as_str().into());
+    }
+    let secret = settings.jwt_secret.as_ref().map(|secret| secret.reveal().trim());
+    Ok(secret.unwrap_or_default().into())
+}
+
 fn what_to_try(address: &str, admin: &str, config: &str, database: Option<&Path>) -> String {
     let users = match database {
         Some(path) => {
@@ -165,6 +180,9 @@ voicegate is up, with stand-ins for the services behind it. Try:
   curl -s http://{address}/api/v01/voice/synthesize -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
        -d '{{"text": "Hello"}}' | curl http://{address}/api/v01/voice/transcribe -H "Authorization: Bearer $TOKEN" -F 'audio=@-;type=audio/wav'
   curl -X POST http://{address}/api/v01/auth/ws-ticket -H "Authorization: Bearer $TOKEN"   # opens ws://{address}/api/v2/voice/stream?ticket=…
+  curl http://{address}/api/v01/documents -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
+       -d '{{"title": "Notes", "content": "A gRPC service keeps this"}}'
+  curl -N "http://{address}/api/v01/documents/watch?existing=true&max_events=1" -H "Authorization: Bearer $TOKEN"
   curl -i http://{address}/nowhere -H 'Accept-Language: zh'
   curl 'http://{admin}/readyz?verbose'
   curl http://{admin}/metrics

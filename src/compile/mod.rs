@@ -120,7 +120,9 @@ fn compile_route(
         Ending::Target(target) => target.build(&cx),
     };
     let mut layers = layers(route, &parts.shared, |_| true);
-    if !route.links.iter().any(|link| link.name == "body_limit") {
+    // A gRPC call's messages may come without end; none of them is kept here.
+    let endless = matches!(&route.ending, Ending::Target(target) if target.passes_calls());
+    if !endless && !route.links.iter().any(|link| link.name == "body_limit") {
         layers.push(limit_body(parts.shared.settings.door.max_body_size));
     }
     CompiledRoute {

@@ -6,12 +6,15 @@
 //! `signaling`, `notifications`; uploads and spoken texts in `demo/speech.rs`. It is real enough to build a front end against, and it counts what happens to it
 //! ([`Stats`]), so that a test can see that a caller's leaving stopped the work.
 //!
+//! The gRPC services (documents, sessions, auth) answer on the same port: `demo/grpc.rs`.
+//!
 //! It listens on loopback unless told otherwise and trusts its callers: no authentication, no header timeout.
 
 mod algorithm;
 mod chat;
 mod echo;
 mod folder;
+pub mod grpc;
 mod ledger;
 mod notifications;
 mod recognizer;
@@ -42,11 +45,15 @@ use tokio_util::sync::CancellationToken;
 
 use algorithm::Algorithm;
 pub use folder::Folder;
+use grpc::Grpc;
 pub use ledger::{Connections, Sockets, Stats, Streams};
 use socket::Opening;
 
 /// How long requests in flight may still run when a [`Demo`] is dropped without [`Demo::stop`].
 pub const DROP_GRACE: Duration = Duration::from_secs(1);
+
+/// What signs access tokens of the auth service where nothing else is said; for tests.
+pub const SECRET: &str = "a secret that everybody knows: the demo's";
 
 /// How long the accept loop rests after a failed accept (out of file descriptors, mostly).
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -56,6 +63,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 pub struct Demo {
     addr: SocketAddr,
     algorithm: Arc<Algorithm>,
+    grpc: Grpc,
     stop: Option<oneshot::Sender<Duration>>,
     server: Option<JoinHandle<()>>,
 }
@@ -66,7 +74,16 @@ impl Demo {
     /// # Errors
     /// The operating system's, when no port can be bound.
     pub async fn start() -> std::io::Result<Self> {
-        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+        Self::start_signing(SECRET.as_bytes()).await
+    }
+
+    /// Starts on a free port of the loopback interface, with an auth service that signs access tokens with `secret`:
+    /// the gateway's, which shall accept them.
+    ///
+    /// # Errors
+    /// The operating system's, when no port can be bound.
+    pub async fn start_signing(secret: &[u8]) -> std::io::Result<Self> {
+        Self::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), secret).await
     }
 
     /// Starts on the given address; port 0 takes a free one.
@@ -74,12 +91,17 @@ impl Demo {
     /// # Errors
     /// The operating system's, when the address can't be bound.
     pub async fn start_at(addr: SocketAddr) -> std::io::Result<Self> {
+        Self::listen(addr, SECRET.as_bytes()).await
+    }
+
+    async fn listen(addr: SocketAddr, secret: &[u8]) -> std::io::Result<Self> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
         let algorithm = Arc::new(Algorithm::new(jiff::Timestamp::now));
+        let grpc = Grpc::new(secret);
         let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(accept(listener, algorithm.clone(), stopped));
-        Ok(Self { addr, algorithm, stop: Some(stop), server: Some(server) })
+        let server = tokio::spawn(accept(listener, algorithm.clone(), grpc.clone(), stopped));
+        Ok(Self { addr, algorithm, grpc, stop: Some(stop), server: Some(server) })
     }
 
     /// The address it really listens on.
@@ -95,6 +117,11 @@ impl Demo {
     /// What has happened so far; the same that `GET /stats` answers.
     pub fn stats(&self) -> Stats {
         self.algorithm.ledger().stats()
+    }
+
+    /// Calls of the documents service's `Watch` under way.
+    pub fn watchers(&self) -> usize {
+        self.grpc.watchers()
     }
 
     /// Stops: the port closes at once, idle connections too; requests in flight have `grace` to end and are cut then
@@ -121,7 +148,12 @@ impl Drop for Demo {
 }
 
 /// Accepts until told to stop, then drains. Owns every connection's task, so that none outlives it.
-async fn accept(listener: TcpListener, algorithm: Arc<Algorithm>, mut stopped: oneshot::Receiver<Duration>) {
+async fn accept(
+    listener: TcpListener,
+    algorithm: Arc<Algorithm>,
+    grpc: Grpc,
+    mut stopped: oneshot::Receiver<Duration>,
+) {
     let drain = CancellationToken::new();
     let mut connections = JoinSet::new();
     let grace = loop {
@@ -130,7 +162,7 @@ async fn accept(listener: TcpListener, algorithm: Arc<Algorithm>, mut stopped: o
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, algorithm.clone(), drain.clone()));
+                    connections.spawn(connection(stream, algorithm.clone(), grpc.clone(), drain.clone()));
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_BACKOFF).await,
             },
@@ -145,7 +177,7 @@ async fn accept(listener: TcpListener, algorithm: Arc<Algorithm>, mut stopped: o
 }
 
 /// Serves one connection to its end, or to the end of its running requests once `drain` is cancelled.
-async fn connection(stream: TcpStream, algorithm: Arc<Algorithm>, drain: CancellationToken) {
+async fn connection(stream: TcpStream, algorithm: Arc<Algorithm>, grpc: Grpc, drain: CancellationToken) {
     // Tokens are tiny writes: Nagle would hold each back until the last is acknowledged.
     let _ = stream.set_nodelay(true);
     let _open = algorithm.ledger().connected();
@@ -153,9 +185,15 @@ async fn connection(stream: TcpStream, algorithm: Arc<Algorithm>, drain: Cancell
     // What the connection becomes where a request turned it into a WebSocket: it stays on this task.
     let opened: Arc<Mutex<Option<Opening>>> = Arc::default();
     let opens = opened.clone();
-    let service = service_fn(move |request| {
-        let (algorithm, opens) = (serving.clone(), opens.clone());
-        async move { Ok::<_, std::convert::Infallible>(algorithm.answer(request, &opens).await) }
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let (algorithm, grpc, opens) = (serving.clone(), grpc.clone(), opens.clone());
+        async move {
+            let answer = match Grpc::takes(request.headers()) {
+                true => grpc.answer(request).await,
+                false => algorithm.answer(request, &opens).await,
+            };
+            Ok::<_, std::convert::Infallible>(answer)
+        }
     });
     let server = auto::Builder::new(TokioExecutor::new());
     let mut connection = Box::pin(server.serve_connection_with_upgrades(TokioIo::new(stream), service));

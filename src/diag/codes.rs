@@ -113,6 +113,20 @@ codes! {
         "The manifest may do this, but somebody should have decided it.";
     NO_CALLER = 70: "a limit for each caller where nobody is known",
         "Who is calling is found out by `auth` or `api_key`. Without one of them all callers of an address would count as one.";
+    PROTOCOL_MISMATCH = 80: "a route and its upstream do not speak the same protocol",
+        "`protocol: grpc` stands at the upstream, whose servers are then spoken to in HTTP/2, and at the routes that call them.";
+    GRPC_ROUTE = 81: "a route that no gRPC call can take",
+        "A call is a POST to `/package.Service/Method`, and its client chooses neither.";
+    READS_CALLS = 82: "a stage would read what it cannot",
+        "A gRPC call's messages are protobuf in frames, both ways at once; the stage is for single bodies such as JSON.";
+    DESCRIPTORS = 85: "the descriptors of a gRPC service cannot be had",
+        "An upstream whose methods are called by JSON names one source: `protos` (files, compiled here), `descriptors` (a descriptor set) or `reflection: true` (the server is asked).";
+    UNKNOWN_METHOD = 86: "a gRPC service or method is not known",
+        "`grpc:` names `package.Service/Method` as the upstream's descriptors spell it.";
+    BINDING = 87: "a route and its gRPC method do not fit",
+        "Every parameter of the path takes a field of the request's message; body and response body are `*` or a field.";
+    METHOD_KIND = 88: "a gRPC method of this kind cannot be called like this",
+        "Methods that take a stream read it from the request's body, so their routes need a method that has one, and no fields from elsewhere but the path.";
     EXPRESSION = 90: "an expression cannot be read",
         "Expressions are CEL (https://cel.dev): `claims.role == 'admin' && request.path.startsWith('/x')`. Texts in them stand in single quotes.";
     EXPRESSION_NAME = 91: "an expression names something that is not there",

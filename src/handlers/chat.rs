@@ -139,7 +139,11 @@ impl ChatApi {
                 let retry = IdempotencyKey::of(request.headers())?
                     .map(|key| key.for_request(&["chat.stream", &session_id, &query], remembered));
                 let upstream = behind.upstream.clone();
-                let options = SendOptions { first_byte: Some(limits.times.first_event), stream: true };
+                let options = SendOptions {
+                    first_byte: Some(limits.times.first_event),
+                    stream: true,
+                    ..Default::default()
+                };
                 let call = call(
                     behind.path.as_deref().unwrap_or(&exchange.path),
                     &json!({ "query": query, "session_id": session_id }),
@@ -271,7 +275,7 @@ async fn tell_upstream(
     exchange: &Arc<Exchange>,
     call: http::Request<BoxBody<Bytes, io::Error>>,
 ) {
-    let options = SendOptions { first_byte: Some(CANCEL), stream: false };
+    let options = SendOptions { first_byte: Some(CANCEL), ..Default::default() };
     match upstream.send(exchange, call, &options).await {
         Ok(response) => {
             tracing::debug!(status = response.status().as_u16(), "the upstream was told to stop");

@@ -10,6 +10,8 @@ use super::model::{
 use super::node::{self, MAX_FILE_BYTES, Node};
 use super::{List, Spanned, Table};
 use crate::diag::{Code, Diagnostic, Diagnostics, FileId, SourceFile, Sources, Span};
+use crate::protos;
+use prost_reflect::DescriptorPool;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher};
@@ -46,6 +48,8 @@ pub struct Manifest {
     pub folders: Vec<PathBuf>,
     /// Documents that it refers to.
     pub documents: Documents,
+    /// Descriptors of each upstream that names protos or a descriptor set which could be read.
+    pub descriptors: HashMap<String, DescriptorPool>,
     /// What each route says, without where it says it, by its place: see [`Manifest::digest`].
     digests: HashMap<Span, u64>,
     /// Texts that variables were replaced in: faults must not show them.
@@ -87,6 +91,7 @@ pub fn load(root: &Path, lookup: &Lookup<'_>) -> Loaded {
     loader.folders.insert(folder_of(root));
     loader.file(root, None);
     loader.documents();
+    loader.descriptors();
     loader.out.redact(&loader.manifest.secrets);
     loader.out.sort();
     Loaded {
@@ -210,6 +215,47 @@ impl Loader<'_> {
         match node::parse(id, &source, &mut self.out) {
             Some(root) => Found::Document(Arc::new(Described { path: path.to_owned(), name, root })),
             None => Found::Malformed,
+        }
+    }
+
+    /// Reads the protos and descriptor sets that upstreams name: they are part of the manifest as includes are.
+    fn descriptors(&mut self) {
+        let mut read = Vec::new();
+        for (key, upstream) in &self.manifest.upstreams.0 {
+            if let Some(files) = &upstream.protos {
+                let names: Vec<String> = files.0.iter().map(|file| file.value.clone()).collect();
+                let span = files.0.first().map_or(key.span, |file| file.span);
+                read.push((key.text.clone(), span, protos::compile(&names, self.manifest.folder(span))));
+            } else if let Some(set) = &upstream.descriptors {
+                let path = self.manifest.folder(set.span).join(&set.value);
+                read.push((key.text.clone(), set.span, protos::read_set(&path)));
+            }
+        }
+        for (name, span, protos::Read { descriptors, looked_for }) in read {
+            for file in looked_for {
+                let content = std::fs::read(&file).unwrap_or_default();
+                self.hash.update(file.as_os_str().as_encoded_bytes());
+                self.hash.update((content.len() as u64).to_le_bytes());
+                self.hash.update(&content);
+                let folder = folder_of(&file);
+                if folder.is_dir() {
+                    self.folders.insert(folder);
+                }
+                self.files.push(file);
+            }
+            match descriptors {
+                Ok(pool) => drop(self.manifest.descriptors.insert(name, pool)),
+                Err(trouble) => {
+                    let help = trouble.missing.then(|| {
+                        let folder = protos::FOLDER;
+                        format!(
+                            "paths are relative to the file they stand in; imports are looked up in {folder}, beside the files that are named, and beside the manifest"
+                        )
+                    });
+                    self.out
+                        .push(Diagnostic::error(Code::DESCRIPTORS, span, trouble.message).maybe_help(help));
+                }
+            }
         }
     }
 

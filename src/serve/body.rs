@@ -9,12 +9,13 @@ use hyper::body::Incoming;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 pin_project_lite::pin_project! {
-    /// A request's body: counts its bytes, and fails when it is silent for too long (SECURITY rule 22).
+    /// A request's body: counts its bytes, and fails when it is silent for too long (SECURITY rule 22), unless it
+    /// belongs to a gRPC call.
     pub struct RequestBody {
         #[pin]
         body: Incoming,
@@ -56,9 +57,12 @@ impl Body for RequestBody {
                     *this.waiting = true;
                     timer.as_mut().reset(Instant::now() + silence);
                 }
-                match timer.as_mut().poll(cx) {
-                    Poll::Ready(()) => Poll::Ready(Some(Err(BodyTimeout.into()))),
-                    Poll::Pending => Poll::Pending,
+                loop {
+                    ready!(timer.as_mut().poll(cx));
+                    if !this.exchange.is_call() {
+                        return Poll::Ready(Some(Err(BodyTimeout.into())));
+                    }
+                    timer.as_mut().reset(Instant::now() + silence);
                 }
             }
         }
@@ -104,7 +108,7 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let mut this = self.project();
-        let polled = std::task::ready!(this.body.as_mut().poll_frame(cx));
+        let polled = ready!(this.body.as_mut().poll_frame(cx));
         if let Some(exchange) = this.exchange.as_ref() {
             match &polled {
                 Some(Ok(frame)) => {

@@ -5,6 +5,7 @@ use super::body::{RequestBody, ResponseBody};
 use super::client::caller;
 use super::intake::{IntakeLimits, Refusal, admit};
 use super::live::Live;
+use crate::error::grpc::Form;
 use crate::error::{GatewayError, Lang};
 use crate::exchange::{Arrival, Exchange};
 use crate::telemetry::trace::TRACESTATE;
@@ -62,6 +63,10 @@ impl Service for Gateway {
             path: path.unwrap_or_else(|| parts.uri.path().to_owned()),
             lang: Lang::of(&parts.headers),
         });
+        let form = Form::of(&parts.headers, parts.version);
+        if form != Form::Problem {
+            exchange.speaks(form);
+        }
         if !shared.telemetry.trace(&parts.headers, &exchange) {
             // It belongs to a trace that is not continued.
             parts.headers.remove(TRACESTATE);

@@ -58,7 +58,7 @@ struct Sampled {
 
 impl Observer for Sampled {
     fn finished(&self, exchange: &Exchange) {
-        if exchange.status() >= 500 || rand::random::<f64>() < self.share {
+        if exchange.is_fault() || rand::random::<f64>() < self.share {
             self.log.finished(exchange);
         }
     }

@@ -70,13 +70,15 @@ impl Endpoint for Bounded {
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let exchange = Exchange::of(&request).clone();
+        exchange.ends_by(exchange.started + self.after.0);
         let mut alarm = Box::pin(sleep_until(Instant::from_std(exchange.started) + self.after.0));
         let mut response = tokio::select! {
             biased;
             response = self.next.call(request) => response?,
             () = &mut alarm => return Ok(exchange.refuse(&Kind::DeadlineExceeded.into())),
         };
-        if !is_event_stream(response.headers()) {
+        // A call's own end says why, in its trailers.
+        if !is_event_stream(response.headers()) && !exchange.is_call() {
             let body: BoxBody<Bytes, io::Error> = response.take_body().into();
             if body.is_end_stream() {
                 response.set_body(body);

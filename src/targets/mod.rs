@@ -5,6 +5,7 @@
 //! their name on. `forward` holds the header rules that `proxy` and `sse` share, `template` renders paths.
 
 mod forward;
+mod grpc;
 mod notice;
 mod proxy;
 mod redirect;
@@ -13,11 +14,12 @@ mod sse;
 mod template;
 #[cfg(test)]
 mod testing;
+mod transcode;
 mod websocket;
 
 pub use respond::Answer;
 
-use crate::diag::milestone::{PROTOCOLS, UPSTREAMS};
+use crate::diag::milestone::UPSTREAMS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::endpoint::Next;
 use crate::exchange::RouteInfo;
@@ -39,6 +41,16 @@ pub trait Target: Send + Sync {
     /// Whether it answers with a stream: then nothing in the chain may hold the response back.
     fn streams(&self) -> bool {
         false
+    }
+
+    /// Whether it passes gRPC calls on: their bodies stream both ways, and no stage can read them.
+    fn passes_calls(&self) -> bool {
+        false
+    }
+
+    /// Why a route with this method and pattern cannot end here, though both are sound by themselves.
+    fn misfit(&self, _route: &RouteInfo) -> Option<Misfit> {
+        None
     }
 
     /// How long its stream may last, if it answers with one.
@@ -70,6 +82,15 @@ pub trait Target: Send + Sync {
     ///
     /// `path` is the normalised path, `values` are its parameters in the order of the pattern.
     fn describe(&self, path: &str, values: &[&str]) -> String;
+}
+
+/// Why a route and its target do not fit together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// The sentence.
+    pub message: String,
+    /// The way out.
+    pub help: String,
 }
 
 /// What a build may look at.
@@ -142,10 +163,19 @@ pub fn check(
         out.push(fault);
     }
     let upstream = route.upstream.as_ref().and_then(|name| known(name, manifest, out));
+    upstream.iter().for_each(|upstream| grpc::same_protocol(route, upstream.decl, out));
     let found = match (&route.handler, &route.upstream, &route.respond, &route.redirect) {
         (Some(handler), ..) => {
             no_sockets(route, out);
             Some(Found::Handler(handler.clone()))
+        }
+        (None, Some(_), ..) if route.grpc.is_some() => {
+            let target = transcode::check(route, params, upstream, manifest, out);
+            target.map(|target| Found::Target(Arc::new(target)))
+        }
+        (None, Some(_), ..) if route.protocol.as_ref().is_some_and(|it| it.value == Protocol::Grpc) => {
+            let target = grpc::check(route, params, upstream, out);
+            target.map(|target| Found::Target(Arc::new(target)))
         }
         (None, Some(_), ..) if speaks_websocket(route) => {
             let target = websocket::check(route, params, manifest, upstream, out);
@@ -235,14 +265,7 @@ fn refuse_what_waits(route: &Route, out: &mut Diagnostics) {
     };
     waits("`split`", route.split.as_ref().map(|it| it.span), UPSTREAMS);
     waits("`mirror`", route.mirror.as_ref().map(|it| it.span), UPSTREAMS);
-    waits("`grpc`", route.grpc.as_ref().map(|it| it.span), PROTOCOLS);
     waits("`maintenance`", route.maintenance.as_ref().map(|it| it.span), UPSTREAMS);
-    if let Some(protocol) = &route.protocol {
-        match protocol.value {
-            Protocol::Grpc => waits("`protocol: grpc`", Some(protocol.span), PROTOCOLS),
-            Protocol::Http | Protocol::Sse | Protocol::Websocket => {}
-        }
-    }
 }
 
 fn known<'m>(
@@ -269,6 +292,7 @@ fn misplaced(route: &Route, target: &str, out: &mut Diagnostics) {
     for (key, span) in [
         ("path", route.path.as_ref().map(|it| it.span)),
         ("protocol", route.protocol.as_ref().map(|it| it.span)),
+        ("grpc", route.grpc.as_ref().map(|it| it.span)),
         ("stream", route.stream.as_ref().map(|it| it.span)),
         ("websocket", route.websocket.as_ref().map(|it| it.span)),
         ("bridge", route.bridge.as_ref().map(|it| it.span)),
@@ -315,7 +339,6 @@ mod tests {
             faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"),
             [Code::NOT_AVAILABLE]
         );
-        assert_eq!(faults("{ route: GET /a, upstream: algo, protocol: grpc }"), [Code::NOT_AVAILABLE]);
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub(super) fn check(
 }
 
 /// Faults for limits of turns: what is passed on is nobody's message here, and cannot be read again.
-fn for_chats_only(limits: &StreamLimits, out: &mut Diagnostics) {
+pub(super) fn for_chats_only(limits: &StreamLimits, out: &mut Diagnostics) {
     for (key, span) in [
         ("on_disconnect", limits.on_disconnect.as_ref().map(|it| it.span)),
         ("resume_for", limits.resume_for.as_ref().map(|it| it.span)),
@@ -120,7 +120,7 @@ impl Target for Proxy {
     }
 
     fn describe(&self, path: &str, values: &[&str]) -> String {
-        describe(&self.servers, self.path.as_deref(), path, values)
+        urls(&self.servers, self.path.as_deref(), path, values)
     }
 }
 
@@ -130,12 +130,7 @@ pub(super) fn servers(upstream: &Decl<'_>) -> Vec<String> {
 }
 
 /// Where a request would end, for [`Target::describe`].
-pub(super) fn describe(
-    servers: &[String],
-    rewrite: Option<&Template>,
-    path: &str,
-    values: &[&str],
-) -> String {
+pub(super) fn urls(servers: &[String], rewrite: Option<&Template>, path: &str, values: &[&str]) -> String {
     let path = match rewrite {
         None => Some(path.to_owned()),
         Some(template) => template.render(|index| values.get(index).copied()),
@@ -143,13 +138,7 @@ pub(super) fn describe(
     let Some(path) = path else {
         return "refused: the rewritten path cannot be sent (400)".to_owned();
     };
-    let mut text = String::new();
-    for (index, server) in servers.iter().enumerate() {
-        text.push_str(if index == 0 { "" } else { " or " });
-        text.push_str(server);
-        text.push_str(&path);
-    }
-    text
+    servers.iter().map(|server| format!("{server}{path}")).collect::<Vec<_>>().join(" or ")
 }
 
 /// A `upstream:` that runs.
@@ -202,7 +191,8 @@ impl Endpoint for Streaming {
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let exchange = Exchange::of(&request).clone();
         let began = tokio::time::Instant::now();
-        let options = SendOptions { first_byte: Some(self.times.first_event), stream: true };
+        let options =
+            SendOptions { first_byte: Some(self.times.first_event), stream: true, ..Default::default() };
         let mut response = self.running.pass(&exchange, request, &options).await?;
         if !sse::is_stream(&response) {
             let times = self.running.upstream.spec().timeouts();

@@ -41,10 +41,10 @@ type Out = Poll<Option<io::Result<Frame<Bytes>>>>;
 
 pin_project_lite::pin_project! {
     /// The body of a watched event stream.
-    pub(super) struct EventStream {
+    pub(super) struct EventStream<B = UpstreamBody> {
         // Gone once the stream has ended; with it goes the connection.
         #[pin]
-        upstream: Option<UpstreamBody>,
+        upstream: Option<B>,
         // One for all deadlines; not moved by events, only set anew when it fires too early or is too late.
         #[pin]
         timer: Option<Sleep>,
@@ -61,6 +61,44 @@ pin_project_lite::pin_project! {
         moved: bool,
         notice: Notice,
         leave: Option<Leaving>,
+        words: Words,
+    }
+}
+
+/// Bytes of an event stream on their way.
+pub(super) trait Events: Body<Data = Bytes, Error = io::Error> {
+    /// Whether a death cannot be told from an end.
+    fn close_delimited(&self) -> bool;
+}
+
+impl Events for UpstreamBody {
+    fn close_delimited(&self) -> bool {
+        UpstreamBody::close_delimited(self)
+    }
+}
+
+/// What a stream is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Words {
+    /// Server-sent events.
+    Events,
+    /// JSON values, one a line; pieces are whole lines.
+    Lines,
+}
+
+impl Words {
+    /// An event of the gateway's own.
+    fn say(self, event: &'static str) -> Bytes {
+        let text = match self {
+            Words::Events => event,
+            // A blank line is no value.
+            Words::Lines if event == HEARTBEAT => "\n",
+            Words::Lines => event.split_once("data: ").map_or("\n", |(_, data)| data.trim_end_matches('\n')),
+        };
+        match self {
+            Words::Lines if text != "\n" => Bytes::from(format!("{text}\n")),
+            Words::Events | Words::Lines => Bytes::from_static(text.as_bytes()),
+        }
     }
 }
 
@@ -72,10 +110,10 @@ struct Leaving {
     at_last: Option<Instant>,
 }
 
-impl EventStream {
+impl<B: Events> EventStream<B> {
     /// Watches `body` from `began` (when its request came), counted by `open`; `notice` tells when it has to end.
     pub(super) fn new(
-        body: UpstreamBody,
+        body: B,
         exchange: Arc<Exchange>,
         open: OpenStream,
         times: StreamTimes,
@@ -95,7 +133,13 @@ impl EventStream {
             moved: false,
             notice,
             leave: None,
+            words: Words::Events,
         }
+    }
+
+    /// Whatever the gateway says itself, in these words.
+    pub(super) fn in_words(self, words: Words) -> Self {
+        EventStream { words, ..self }
     }
 
     /// Ends the stream: with an event where none is under way, else with an abort.
@@ -106,7 +150,7 @@ impl EventStream {
         this.open.ended(end);
         this.exchange.ended(end);
         Poll::Ready(Some(match this.position.is_boundary() {
-            true => Ok(Frame::data(Bytes::from_static(event.as_bytes()))),
+            true => Ok(Frame::data(this.words.say(event))),
             false => {
                 Err(io::Error::new(io::ErrorKind::UnexpectedEof, "an event stream broke off inside an event"))
             }
@@ -178,14 +222,14 @@ impl EventStream {
             if now >= *this.last_bytes + this.times.heartbeat {
                 *this.last_bytes = now;
                 if this.position.is_boundary() {
-                    return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(HEARTBEAT.as_bytes())))));
+                    return Poll::Ready(Some(Ok(Frame::data(this.words.say(HEARTBEAT)))));
                 }
             }
         }
     }
 }
 
-impl Body for EventStream {
+impl<B: Events> Body for EventStream<B> {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -212,6 +256,10 @@ impl Body for EventStream {
                 if let Some(data) = frame.data_ref() {
                     *this.moved = true;
                     match this.leave {
+                        _ if *this.words == Words::Lines => {
+                            this.position.event_ended = true;
+                            this.open.events(data.iter().filter(|byte| **byte == b'\n').count() as u64);
+                        }
                         None => this.open.events(this.position.read(data)),
                         // What comes behind the event under way is nobody's.
                         Some(_) => {

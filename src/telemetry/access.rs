@@ -39,8 +39,7 @@ impl AccessLog {
 
     /// Writes the line of an exchange that took so long.
     pub fn write(&self, exchange: &Exchange, duration: Duration) {
-        let fault = exchange.status() >= 500;
-        let (level, wanted) = match fault {
+        let (level, wanted) = match exchange.is_fault() {
             true => (Level::WARN, self.levels.warn),
             false => (Level::INFO, self.levels.info),
         };
@@ -97,6 +96,9 @@ fn json(line: &mut Vec<u8>, exchange: &Exchange, duration: Duration) {
         text(line, "version", version);
     }
     number(line, "status", exchange.status().into());
+    if let Some(code) = exchange.grpc_status() {
+        number(line, "grpc_status", code as u64);
+    }
     text(line, "end", exchange.end().word());
     number(line, "bytes_in", exchange.bytes_in());
     number(line, "bytes_out", exchange.bytes_out());
@@ -124,6 +126,10 @@ fn pretty(line: &mut Vec<u8>, exchange: &Exchange, duration: Duration) {
     text(line, " ", &exchange.path);
     line.push(b' ');
     write::number(line, exchange.status());
+    if let Some(code) = exchange.grpc_status() {
+        line.extend_from_slice(b" grpc=");
+        write::number(line, code as u8);
+    }
     line.push(b' ');
     write::millis(line, duration);
     line.extend_from_slice(b"ms");

@@ -1,7 +1,9 @@
-//! Requests by route: how many, with which status, how long.
+//! Requests by route: how many, with which status, how long. gRPC calls are all 200, so they are counted by their own
+//! status too.
 
 use super::TelemetryError;
 use super::meters::{Meters, label};
+use crate::error::grpc::Code;
 use crate::exchange::{Exchange, Observer};
 use http::Method;
 use opentelemetry::metrics::{BoundCounter, Counter};
@@ -13,6 +15,7 @@ use std::time::Duration;
 pub(super) struct RequestMeters {
     requests: Counter<u64>,
     durations: HistogramVec,
+    calls: Counter<u64>,
 }
 
 /// What is counted of one route template. As an [`Observer`] it counts an exchange when it is over.
@@ -22,7 +25,12 @@ pub struct RouteMetrics {
     /// The series of this route, in the order of their first use: a route has few, so that walking them is
     /// cheaper than hashing, and nothing is ever taken out.
     first: Slot,
+    /// By gRPC status; made with the route's first call.
+    calls: OnceLock<Box<[OnceLock<BoundCounter<u64>>; CODES]>>,
 }
+
+/// gRPC's status codes: 0 to 16.
+const CODES: usize = 17;
 
 type Slot = OnceLock<Box<Series>>;
 
@@ -43,13 +51,14 @@ impl RequestMeters {
             "From a request's head to the response's last byte, streams included.",
             &["method", "path"],
         )?;
-        Ok(Arc::new(RequestMeters { requests, durations }))
+        let calls = meters.counter("grpc_requests_total", "gRPC calls, by route template and grpc-status.");
+        Ok(Arc::new(RequestMeters { requests, durations, calls }))
     }
 }
 
 impl RouteMetrics {
     pub(super) fn new(path: Arc<str>, meters: Arc<RequestMeters>) -> Self {
-        RouteMetrics { path, meters, first: OnceLock::new() }
+        RouteMetrics { path, meters, first: OnceLock::new(), calls: OnceLock::new() }
     }
 
     /// Counts a request that took so long to its last byte.
@@ -57,6 +66,17 @@ impl RouteMetrics {
         let series = self.series(method_label(method), status);
         series.requests.add(1);
         series.duration.observe(duration.as_secs_f64());
+    }
+
+    /// Counts a gRPC call by its status.
+    fn record_call(&self, code: Code) {
+        let calls = self.calls.get_or_init(|| Box::new([const { OnceLock::new() }; CODES]));
+        let Some(slot) = calls.get(code as usize) else { return };
+        let bind = || {
+            let status = label("grpc_status", itoa::Buffer::new().format(code as u8).to_owned());
+            self.meters.calls.bind(&[status, label("path", self.path.clone())])
+        };
+        slot.get_or_init(bind).add(1);
     }
 
     fn series(&self, method: &'static str, status: u16) -> &Series {
@@ -90,6 +110,9 @@ impl RouteMetrics {
 impl Observer for RouteMetrics {
     fn finished(&self, exchange: &Exchange) {
         self.record(&exchange.method, exchange.status(), exchange.started.elapsed());
+        if let Some(code) = exchange.grpc_status() {
+            self.record_call(code);
+        }
     }
 }
 

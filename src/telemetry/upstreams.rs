@@ -106,9 +106,20 @@ impl UpstreamMetrics {
 impl TargetMetrics {
     /// Counts an answer whose head came after so long.
     pub fn answered(&self, status: u16, after: Duration) {
+        self.took(after);
+        self.ended(status);
+    }
+
+    /// Notes how long the head of an answer took that is counted when it ends: a gRPC call has its status behind the
+    /// body.
+    pub fn took(&self, after: Duration) {
+        self.duration.observe(after.as_secs_f64());
+    }
+
+    /// Counts such an answer by its status.
+    pub fn ended(&self, status: u16) {
         let class = (usize::from(status / 100).clamp(1, CLASSES.len())) - 1;
         self.classes[class].get_or_init(|| self.bind(CLASSES[class])).add(1);
-        self.duration.observe(after.as_secs_f64());
     }
 
     /// Counts a request that got no answer.

@@ -4,8 +4,11 @@
 //! worked out.
 
 use super::Upstream;
+use super::http2::StreamBody;
 use super::meter::Meter;
 use super::pool::Lease;
+use super::send::callers_fault;
+use crate::error::{GatewayError, grpc};
 use crate::exchange::{End, Exchange};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -129,12 +132,40 @@ impl Body for RequestBody {
     }
 }
 
+/// Where a response's body comes from.
+pub(super) enum Source {
+    Http1(Incoming),
+    Http2(StreamBody),
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self {
+            Source::Http1(body) => Pin::new(body).poll_frame(cx).map_err(io::Error::other),
+            Source::Http2(body) => Pin::new(body).poll_frame(cx).map_err(io::Error::other),
+        }
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        match self {
+            Source::Http1(body) => body.is_end_stream(),
+            Source::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Source::Http1(body) => body.size_hint(),
+            Source::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
 pin_project_lite::pin_project! {
     /// A response's body on its way from the upstream. Its end gives the connection back; dropping it earlier
-    /// closes the connection at once. A deadline that passes is an error, which aborts the caller's response.
+    /// closes the connection (with HTTP/2: resets the stream) at once. A deadline that passes is an error, which aborts the caller's response.
     pub struct UpstreamBody {
-        #[pin]
-        incoming: Incoming,
+        incoming: Source,
         lease: Option<Lease>,
         upstream: Arc<Upstream>,
         exchange: Arc<Exchange>,
@@ -142,16 +173,19 @@ pin_project_lite::pin_project! {
         until: Option<Instant>,
         // When waiting began; unset while pieces come.
         waiting: Option<Instant>,
+        // Of the request's body, where that may still be under way.
+        progress: Option<Arc<Progress>>,
         close_delimited: bool,
     }
 }
 
 impl UpstreamBody {
     pub(super) fn new(
-        incoming: Incoming,
+        incoming: Source,
         lease: Lease,
         upstream: Arc<Upstream>,
         exchange: Arc<Exchange>,
+        progress: Option<Arc<Progress>>,
         close_delimited: bool,
     ) -> Self {
         let mut body = UpstreamBody {
@@ -161,6 +195,7 @@ impl UpstreamBody {
             idle: None,
             until: None,
             waiting: None,
+            progress,
             close_delimited,
             incoming,
         };
@@ -173,6 +208,11 @@ impl UpstreamBody {
     /// Sets the deadlines: between two pieces, and for the last. Before the first piece is asked for.
     pub fn set_limits(&mut self, idle: Option<Duration>, until: Option<Instant>) {
         (self.idle, self.until) = (idle, until);
+    }
+
+    /// Why the request's body ended early, if it did: then it is no fault of the upstream's that this one fails.
+    pub fn callers_fault(&self) -> Option<GatewayError> {
+        self.progress.as_deref().and_then(Progress::failure).map(callers_fault)
     }
 
     /// Whether only the connection's end tells the body's: then a death cannot be told from an end.
@@ -198,16 +238,19 @@ impl Body for UpstreamBody {
     type Error = io::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let mut this = self.project();
+        let this = self.project();
         if this.lease.is_none() {
             // Read whole, or failed.
             return Poll::Ready(None);
         }
-        let failure = match this.incoming.as_mut().poll_frame(cx) {
+        let failure = match this.incoming.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if this.waiting.take().is_some() && this.until.is_some_and(|until| Instant::now() >= until) {
                     io::Error::new(io::ErrorKind::TimedOut, "the exchange took too long")
                 } else {
+                    if let (Some(lease), Some(trailers)) = (this.lease.as_mut(), frame.trailers_ref()) {
+                        lease.count(grpc::status_in(trailers).map_or(200, grpc::http_of));
+                    }
                     if this.incoming.is_end_stream() {
                         give_back(this.lease);
                     }
@@ -215,10 +258,13 @@ impl Body for UpstreamBody {
                 }
             }
             Poll::Ready(None) => {
+                if let Some(lease) = this.lease.as_mut() {
+                    lease.count(200);
+                }
                 give_back(this.lease);
                 return Poll::Ready(None);
             }
-            Poll::Ready(Some(Err(error))) => io::Error::other(error),
+            Poll::Ready(Some(Err(error))) => error,
             Poll::Pending => {
                 if this.idle.is_none() && this.until.is_none() {
                     return Poll::Pending;
@@ -230,15 +276,23 @@ impl Body for UpstreamBody {
                     (Some(due), None) | (None, Some(due)) => due,
                     (None, None) => return Poll::Pending,
                 };
-                let Some(conn) = this.lease.as_mut().and_then(|lease| lease.conn.as_mut()) else {
-                    return Poll::Ready(None);
-                };
+                let Some(lease) = this.lease.as_mut() else { return Poll::Ready(None) };
                 while due > Instant::now() {
-                    ready!(conn.poll_timer(due, cx));
+                    ready!(lease.poll_timer(due, cx));
                 }
                 io::Error::new(io::ErrorKind::TimedOut, "the upstream sent nothing for too long")
             }
         };
+        if let Some(why) = this.progress.as_deref().and_then(Progress::failure) {
+            // Its stream was reset for that.
+            tracing::debug!(error = %why, "a call ended with its request's body");
+            *this.lease = None;
+            this.exchange.ended(End::ClientLeft);
+            return Poll::Ready(Some(Err(failure)));
+        }
+        if let Some(lease) = this.lease.as_mut() {
+            lease.count(502);
+        }
         // Closes the connection.
         *this.lease = None;
         this.exchange.ended(End::UpstreamBroke);

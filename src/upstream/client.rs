@@ -62,13 +62,13 @@ pub(super) async fn connect(
     timeout_at(deadline, all).await.unwrap_or_else(|_| Err(late()))
 }
 
-fn late() -> io::Error {
+pub(super) fn late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no connection in time")
 }
 
 /// A socket to the first address that answers. Each address gets its share of the time that is left, so that a dead
 /// one does not use up that of the others.
-async fn dial(server: &ServerSpec, deadline: Instant) -> io::Result<TcpStream> {
+pub(super) async fn dial(server: &ServerSpec, deadline: Instant) -> io::Result<TcpStream> {
     if let Some(address) = server.literal {
         return TcpStream::connect(address).await;
     }

@@ -1,7 +1,8 @@
 //! Upstreams: named sets of servers, their connections and their health.
 //!
 //! [`spec`] is what the manifest says, checked; [`Upstream`] runs it. A request's way: `balance` chooses a server,
-//! `pool` gives a slot and a connection (`client` opens one if none is at rest), `send` gets the response's head,
+//! `pool` gives a slot and a connection (`client` opens one if none is at rest; with `protocol: grpc` the connections
+//! are HTTP/2 and of `http2`, which requests share), `send` gets the response's head,
 //! and `body` carries its body until the connection can be given back. `health` asks servers how they are, `meter`
 //! counts. Nobody but this module speaks with a server.
 
@@ -9,9 +10,11 @@ mod balance;
 mod body;
 mod client;
 mod health;
+mod http2;
 mod identity;
 mod meter;
 mod pool;
+mod reflection;
 mod registry;
 mod send;
 pub mod spec;
@@ -33,8 +36,10 @@ pub use upgrade::{Switch, UpstreamSocket};
 
 use crate::state::Shared;
 use crate::telemetry::{Throttle, UpstreamMetrics};
+use arc_swap::ArcSwapOption;
 use balance::Balancer;
 use pool::Server;
+use prost_reflect::DescriptorPool;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use tokio::task::AbortHandle;
@@ -51,6 +56,9 @@ pub struct Upstream {
     failures: Throttle,
     shared: Arc<Shared>,
     keeper: OnceLock<AbortHandle>,
+    /// What its servers said of their methods, with `reflection: true`.
+    reflected: ArcSwapOption<DescriptorPool>,
+    reflector: OnceLock<AbortHandle>,
 }
 
 impl Upstream {
@@ -66,6 +74,8 @@ impl Upstream {
             failures: Throttle::default(),
             shared: shared.clone(),
             keeper: OnceLock::new(),
+            reflected: ArcSwapOption::empty(),
+            reflector: OnceLock::new(),
             spec,
         })
     }
@@ -73,6 +83,20 @@ impl Upstream {
     /// What it was made from.
     pub fn spec(&self) -> &Arc<UpstreamSpec> {
         &self.spec
+    }
+
+    /// Begins to ask its servers for their methods, with `reflection: true`. Ends with the upstream. Must be called
+    /// within a Tokio runtime; a second call does nothing.
+    pub fn spawn_reflection(self: &Arc<Self>) {
+        if self.spec.reflection() {
+            self.reflector
+                .get_or_init(|| tokio::spawn(reflection::follow(Arc::downgrade(self))).abort_handle());
+        }
+    }
+
+    /// What its servers said of their methods, with `reflection: true`; none before they have.
+    pub fn reflected(&self) -> Option<Arc<DescriptorPool>> {
+        self.reflected.load_full()
     }
 
     /// Its counters.
@@ -83,8 +107,10 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        if let Some(keeper) = self.keeper.get() {
-            keeper.abort();
+        for task in [&self.keeper, &self.reflector] {
+            if let Some(task) = task.get() {
+                task.abort();
+            }
         }
     }
 }

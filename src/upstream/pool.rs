@@ -2,12 +2,13 @@
 //!
 //! Whoever sends holds a [`Lease`]: one of `max_connections` slots and, once opened or taken from the stack, a
 //! connection. A connection is opened only when none is at rest, so no more than `max_connections` are ever
-//! open. The youngest at rest is taken first; those that rested for [`REST`] are closed. The stack has a part for
+//! open (HTTP/2 is otherwise: there the slots are for calls, which share the connections of `http2`). The youngest at rest is taken first; those that rested for [`REST`] are closed. The stack has a part for
 //! each core and is entered by `try_lock`, so nobody waits for a thread that was stopped while it held the lock.
 
 use super::balance::Servers;
 use super::body::RequestBody;
 use super::health::Health;
+use super::http2::{Links, Seat};
 use super::spec::{ServerSpec, UpstreamSpec};
 use crate::exchange::UpstreamNote;
 use crate::telemetry::{Held, TargetMetrics, UpstreamMetrics};
@@ -38,6 +39,8 @@ pub(super) struct Server {
     pub(super) metrics: Arc<TargetMetrics>,
     max: usize,
     slots: Semaphore,
+    /// How it is spoken to where that is HTTP/2; then nothing rests below.
+    pub(super) links: Option<Links>,
     resting: Box<[Mutex<Vec<Resting>>]>,
 }
 
@@ -47,9 +50,13 @@ pub(super) struct Conn {
     driver: AbortHandle,
     /// Whether it carried a request before.
     pub(super) used: bool,
-    /// Stays armed from one request to the next, see [`Conn::poll_timer`].
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Stays armed from one request to the next.
+    alarm: Alarm,
 }
+
+/// A timer for deadlines that mostly do not pass.
+#[derive(Default)]
+pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
 
 struct Resting {
     conn: Conn,
@@ -57,25 +64,36 @@ struct Resting {
     _counted: Held,
 }
 
-/// The right to send one request, with the connection it goes over. Dropped early, it closes the connection.
+/// The right to send one request, with the connection it goes over. Dropped early, it closes the connection, or with
+/// HTTP/2 resets the stream.
 pub(super) struct Lease {
     pub(super) server: Arc<Server>,
     pub(super) conn: Option<Conn>,
+    pub(super) seat: Option<Seat>,
+    /// Whether the answer is still to be counted, by what its trailers say.
+    pub(super) uncounted: bool,
 }
 
 impl Conn {
     /// A new connection; `driver` is the task that moves its bytes.
     pub(super) fn new(sender: SendRequest<RequestBody>, driver: AbortHandle) -> Self {
-        Conn { sender, driver, used: false, timer: None }
+        Conn { sender, driver, used: false, alarm: Alarm::default() }
     }
 
+    /// See [`Alarm::poll`].
+    pub(super) fn poll_timer(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        self.alarm.poll(due, cx)
+    }
+}
+
+impl Alarm {
     /// Ready when it is time to look whether `due` has passed; it may be too early, but is never too late.
     ///
     /// Setting a timer takes a lock that the whole process shares. This one is left as it is while it fires no later
     /// than `due`, so on a busy connection it is set anew about once in the time of its shortest deadline, and no
     /// request has to.
-    pub(super) fn poll_timer(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+    pub(super) fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         if timer.deadline() > due || timer.is_elapsed() {
             timer.as_mut().reset(due);
         }
@@ -98,6 +116,7 @@ impl Server {
         // It may be shared with a server of the table before, and with what was known of that.
         metrics.set_healthy(true);
         Arc::new(Server {
+            links: upstream.multiplexes().then(|| Links::new(metrics.clone())),
             note: UpstreamNote { upstream: upstream.name().clone(), target: spec.address.clone() },
             spec: spec.clone(),
             health: Health::default(),
@@ -117,7 +136,7 @@ impl Server {
         // Given back by the lease's drop.
         permit.forget();
         self.metrics.active.up();
-        Some(Lease { server: self.clone(), conn: None })
+        Some(Lease { server: self.clone(), conn: None, seat: None, uncounted: false })
     }
 
     /// Requests it has.
@@ -127,7 +146,10 @@ impl Server {
 
     /// Connections at rest.
     pub(super) fn at_rest(&self) -> usize {
-        self.resting.iter().map(|shard| lock(shard).len()).sum()
+        match &self.links {
+            Some(links) => links.at_rest(),
+            None => self.resting.iter().map(|shard| lock(shard).len()).sum(),
+        }
     }
 
     /// A connection at rest that still stands.
@@ -163,6 +185,9 @@ impl Server {
 
     /// Closes what rested too long or was closed by the server.
     pub(super) fn sweep(&self) {
+        if let Some(links) = &self.links {
+            return links.sweep();
+        }
         let now = Instant::now();
         for shard in &self.resting {
             lock(shard).retain(|it| !it.conn.sender.is_closed() && now.duration_since(it.since) < REST);
@@ -199,6 +224,23 @@ fn own_shard() -> usize {
 }
 
 impl Lease {
+    /// Ready when it is time to look whether `due` has passed, see [`Alarm::poll`]; at once where there is no
+    /// connection any more.
+    pub(super) fn poll_timer(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        match (&mut self.conn, &mut self.seat) {
+            (Some(conn), _) => conn.poll_timer(due, cx),
+            (None, Some(seat)) => seat.alarm.poll(due, cx),
+            (None, None) => Poll::Ready(()),
+        }
+    }
+
+    /// Counts an answer whose status is known now.
+    pub(super) fn count(&mut self, status: u16) {
+        if std::mem::take(&mut self.uncounted) {
+            self.server.metrics.ended(status);
+        }
+    }
+
     /// The response was read whole: the connection rests, if it can carry another request.
     pub(super) fn finish(mut self) {
         let Some(mut conn) = self.conn.take() else { return };
@@ -220,7 +262,11 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        drop(self.conn.take());
+        drop((self.conn.take(), self.seat.take()));
+        if self.uncounted {
+            // Whoever asked has left.
+            self.server.metrics.ended(499);
+        }
         self.server.metrics.active.down();
         self.server.slots.add_permits(1);
     }

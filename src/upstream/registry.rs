@@ -37,6 +37,7 @@ impl Registry {
     pub fn commit(&self, upstreams: Running) {
         for upstream in upstreams.values() {
             upstream.spawn_health();
+            upstream.spawn_reflection();
         }
         self.running.store(Arc::new(upstreams));
     }

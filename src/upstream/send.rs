@@ -1,15 +1,16 @@
 //! One request to one server, up to its response's head.
 //!
-//! What may be sent twice: a request that provably never left (hyper gives it back), and one without body and of an
+//! What may be sent twice (over HTTP/2 `http2::call` has its own, stricter rule): a request that provably never left (hyper gives it back), and one without body and of an
 //! idempotent method (RFC 9110, section 9.2.2) whose connection had been used before and died without an answer:
 //! then the server had most likely just closed it. Either only once, and on a new connection. Nothing else is ever
 //! sent twice. Redirects are answers like any other.
 
 use super::Upstream;
-use super::body::{Causes, Progress, RequestBody, UpstreamBody};
+use super::body::{Causes, Progress, RequestBody, Source, UpstreamBody};
 use super::client::{Purpose, connect};
 use super::meter::Meter;
 use super::pool::{Conn, Lease, Server};
+use crate::error::grpc;
 use crate::error::{BodyTimeout, GatewayError, Kind};
 use crate::exchange::Exchange;
 use bytes::Bytes;
@@ -35,6 +36,11 @@ pub struct SendOptions {
     /// Whether the answer is a stream: then `timeouts.total` does not hold, and the response's body has no deadline
     /// until [`UpstreamBody::set_limits`] sets one.
     pub stream: bool,
+    /// Whether the request is a stream too: it may rest without end, and its answer may come before its own end. Then
+    /// `timeouts.idle` does not hold for its body.
+    pub duplex: bool,
+    /// When the whole exchange has to be over, instead of the upstream's `timeouts.total`; holds for streams too.
+    pub until: Option<Instant>,
 }
 
 /// Why there is no response.
@@ -50,8 +56,26 @@ pub(super) enum Fail {
 /// When to give up waiting for a head.
 pub(super) struct Deadlines {
     pub(super) first_byte: Duration,
-    pub(super) idle: Duration,
+    /// `None` where the request's body may rest.
+    pub(super) idle: Option<Duration>,
     pub(super) until: Option<Instant>,
+}
+
+/// What was waited for in vain.
+pub(super) enum Overdue {
+    /// The upstream.
+    Late,
+    /// The caller's body.
+    Starved,
+}
+
+impl From<Overdue> for Fail {
+    fn from(overdue: Overdue) -> Self {
+        match overdue {
+            Overdue::Late => Fail::Late,
+            Overdue::Starved => Fail::Starved,
+        }
+    }
 }
 
 impl Upstream {
@@ -72,28 +96,53 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, GatewayError> {
         let began = Instant::now();
         let times = self.spec.timeouts();
-        let until = (!options.stream).then(|| Instant::from_std(exchange.started) + times.total);
-        let deadlines =
-            Deadlines { first_byte: options.first_byte.unwrap_or(times.first_byte), idle: times.idle, until };
+        let total = (!options.stream).then(|| Instant::from_std(exchange.started) + times.total);
+        let until = options.until.or(total);
+        let deadlines = Deadlines {
+            first_byte: options.first_byte.unwrap_or(times.first_byte),
+            idle: (!options.duplex).then_some(times.idle),
+            until,
+        };
         let server = &self.servers[self.balancer.pick(&*self.servers, rand::random)];
         exchange.sent_to(server.note.clone());
-        *request.version_mut() = Version::HTTP_11;
-        request.headers_mut().insert(HOST, server.spec.authority.clone());
-        let (response, lease) = self.exchange_heads(exchange, server, request, &deadlines, began).await?;
-        let took = began.elapsed();
-        exchange.upstream_answered(took);
-        let close_delimited = match framing(&response) {
-            Ok(framing) => framing,
-            Err(why) => {
-                return Err(self.failed(exchange, server, Kind::UpstreamBadResponse, &why));
+        let (response, mut lease, progress, close_delimited) = match &server.links {
+            Some(links) => {
+                let (response, lease, progress) =
+                    self.call(exchange, server, links, request, &deadlines).await?;
+                (response, lease, progress, false)
+            }
+            None => {
+                *request.version_mut() = Version::HTTP_11;
+                request.headers_mut().insert(HOST, server.spec.authority.clone());
+                let (response, lease) =
+                    self.exchange_heads(exchange, server, request, &deadlines, began).await?;
+                match framing(&response) {
+                    Ok(close_delimited) => (response.map(Source::Http1), lease, None, close_delimited),
+                    Err(why) => {
+                        return Err(self.failed(exchange, server, Kind::UpstreamBadResponse, &why));
+                    }
+                }
             }
         };
-        server.metrics.answered(response.status().as_u16(), took);
+        let took = began.elapsed();
+        exchange.upstream_answered(took);
+        let status = match server.links {
+            Some(_) => status_of_call(&response),
+            None => Some(response.status().as_u16()),
+        };
+        match status {
+            Some(status) => server.metrics.answered(status, took),
+            None => {
+                server.metrics.took(took);
+                lease.uncounted = true;
+            }
+        }
         Ok(response.map(|incoming| {
-            let mut body =
-                UpstreamBody::new(incoming, lease, self.clone(), exchange.clone(), close_delimited);
-            if !options.stream {
-                body.set_limits(Some(times.idle), until);
+            let (upstream, exchange) = (self.clone(), exchange.clone());
+            let mut body = UpstreamBody::new(incoming, lease, upstream, exchange, progress, close_delimited);
+            let idle = (!options.stream).then_some(times.idle);
+            if idle.is_some() || until.is_some() {
+                body.set_limits(idle, until);
             }
             body
         }))
@@ -212,15 +261,22 @@ impl Upstream {
 
 impl Deadlines {
     /// When to look again; `Err` when it is too late.
-    fn due(&self, now: Instant, sent: Instant, progress: Option<&Progress>) -> Result<Instant, Fail> {
-        let (due, fail, look) = match progress {
+    pub(super) fn due(
+        &self,
+        now: Instant,
+        sent: Instant,
+        progress: Option<&Progress>,
+    ) -> Result<Instant, Overdue> {
+        let look = now + self.first_byte;
+        let (due, fail, look) = match (progress, self.idle) {
             // The end of the body may come any time and its deadline be nearer.
-            Some(body) if !body.done() => {
-                let fail = if body.starved() { Fail::Starved } else { Fail::Late };
-                (body.last() + self.idle, fail, now + self.first_byte.min(self.idle))
+            (Some(body), Some(idle)) if !body.done() => {
+                let fail = if body.starved() { Overdue::Starved } else { Overdue::Late };
+                (body.last() + idle, fail, look.min(now + idle))
             }
-            Some(body) => (body.last() + self.first_byte, Fail::Late, now + self.first_byte),
-            None => (sent + self.first_byte, Fail::Late, now + self.first_byte),
+            (Some(body), None) if !body.done() => (look, Overdue::Late, look),
+            (Some(body), _) => (body.last() + self.first_byte, Overdue::Late, look),
+            (None, _) => (sent + self.first_byte, Overdue::Late, look),
         };
         match self.until {
             Some(until) if until <= now => Err(fail),
@@ -238,7 +294,7 @@ pub(super) async fn head(
     deadlines: &Deadlines,
 ) -> Result<Response<Incoming>, Fail> {
     let sent = Instant::now();
-    let mut due = deadlines.due(sent, sent, progress)?;
+    let mut due = deadlines.due(sent, sent, progress).map_err(Fail::from)?;
     let mut answer = pin!(conn.sender.try_send_request(request));
     poll_fn(|cx| {
         if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
@@ -251,11 +307,20 @@ pub(super) async fn head(
             ready!(conn.poll_timer(due, cx));
             match deadlines.due(Instant::now(), sent, progress) {
                 Ok(next) => due = next,
-                Err(fail) => return Poll::Ready(Err(fail)),
+                Err(overdue) => return Poll::Ready(Err(overdue.into())),
             }
         }
     })
     .await
+}
+
+/// The status to count a call's answer by, as HTTP knows it; `None` where its trailers will say.
+fn status_of_call(response: &Response<Source>) -> Option<u16> {
+    match grpc::status_in(response.headers()) {
+        Some(code) => Some(grpc::http_of(code)),
+        None if response.status() == StatusCode::OK && !response.body().is_end_stream() => None,
+        None => Some(response.status().as_u16()),
+    }
 }
 
 fn is_idempotent(method: &Method) -> bool {
@@ -288,7 +353,7 @@ pub(super) fn framing(response: &Response<Incoming>) -> Result<bool, &'static st
 }
 
 /// The error that ended the caller's body, or that it broke off.
-fn callers_fault(failure: &io::Error) -> GatewayError {
+pub(super) fn callers_fault(failure: &io::Error) -> GatewayError {
     GatewayError::from_body_error(failure)
         .unwrap_or_else(|| GatewayError::new(Kind::BadRequest, "the request's body broke off"))
 }

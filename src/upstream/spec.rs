@@ -3,8 +3,10 @@
 //! Whatever the manifest says that this version cannot do is a fault here, never ignored. Values are not
 //! repeated in messages: they may come from a variable, and the excerpt shows them as written.
 
+mod source;
+
 use super::tls::client_config;
-use crate::diag::milestone::{PROTOCOLS, UPSTREAMS};
+use crate::diag::milestone::UPSTREAMS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::manifest::model::{self, Balance, Health, UpstreamProtocol};
 use crate::manifest::node::Key;
@@ -34,6 +36,10 @@ pub struct UpstreamSpec {
     timeouts: Timeouts,
     health: Option<HealthSpec>,
     tls: Option<Arc<ClientConfig>>,
+    multiplexes: bool,
+    reflection: bool,
+    call_idle: Option<Duration>,
+    call_total: Option<Duration>,
     fingerprint: u64,
 }
 
@@ -104,6 +110,7 @@ impl UpstreamSpec {
     ) -> Option<UpstreamSpec> {
         let before = out.counts().0;
         refuse_what_waits(decl, out);
+        source::check(decl, out);
         let server_name = decl.tls.as_ref().and_then(|tls| tls.server_name.as_ref());
         let certified = server_name.and_then(|wanted| {
             let parsed = ServerName::try_from(wanted.value.clone());
@@ -137,8 +144,10 @@ impl UpstreamSpec {
             );
         }
         let mut state = DefaultHasher::new();
+        let multiplexes =
+            decl.protocol.as_ref().is_some_and(|protocol| protocol.value == UpstreamProtocol::Grpc);
         let tls = match any_tls {
-            true => client_config(decl.tls.as_ref(), manifest, &mut state, out),
+            true => client_config(decl.tls.as_ref(), manifest, multiplexes, &mut state, out),
             false => None,
         };
         let balance = balance(decl.balance.as_ref(), out);
@@ -162,7 +171,19 @@ impl UpstreamSpec {
         if out.counts().0 > before {
             return None;
         }
-        (&name.text, balance, connect_timeout, max_connections, timeouts, &health).hash(&mut state);
+        source::hash(multiplexes, &name.text, decl, manifest, &mut state);
+        (
+            times.idle.is_some(),
+            times.total.is_some(),
+            multiplexes,
+            &name.text,
+            balance,
+            connect_timeout,
+            max_connections,
+            timeouts,
+            &health,
+        )
+            .hash(&mut state);
         for server in &servers {
             (&server.address, server.tls.is_some(), server.weight).hash(&mut state);
             server.tls.as_ref().map(ServerName::to_str).hash(&mut state);
@@ -176,6 +197,10 @@ impl UpstreamSpec {
             timeouts,
             health,
             tls,
+            multiplexes,
+            reflection: decl.reflection.as_ref().is_some_and(|reflection| reflection.value),
+            call_idle: times.idle.map(|idle| idle.0),
+            call_total: times.total.map(|total| total.0),
             fingerprint: state.finish(),
         })
     }
@@ -200,7 +225,7 @@ impl UpstreamSpec {
         self.connect_timeout
     }
 
-    /// Connections open to each server at a time.
+    /// Connections open to each server at a time; calls, where it speaks HTTP/2.
     pub fn max_connections(&self) -> u32 {
         self.max_connections
     }
@@ -208,6 +233,26 @@ impl UpstreamSpec {
     /// Deadlines of a request once connected.
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// Whether its servers are spoken to in HTTP/2: `protocol: grpc`.
+    pub fn multiplexes(&self) -> bool {
+        self.multiplexes
+    }
+
+    /// Whether its servers are asked for their methods.
+    pub fn reflection(&self) -> bool {
+        self.reflection
+    }
+
+    /// How long an answer to a gRPC call may rest, where the manifest says so: calls have no default.
+    pub fn call_idle(&self) -> Option<Duration> {
+        self.call_idle
+    }
+
+    /// How long a gRPC call may last, where the manifest says so: calls have no default.
+    pub fn call_total(&self) -> Option<Duration> {
+        self.call_total
     }
 
     /// Active health checks, if any.
@@ -258,11 +303,13 @@ fn refuse_what_waits(decl: &model::Upstream, out: &mut Diagnostics) {
     waits("`breaker`", decl.breaker.as_ref().map(|it| it.span), UPSTREAMS);
     waits("`retry`", decl.retry.as_ref().map(|it| it.span), UPSTREAMS);
     waits("`fallback`", decl.fallback.as_ref().map(|it| it.span), UPSTREAMS);
-    waits("`protos`", decl.protos.as_ref().map(|it| it.span), PROTOCOLS);
-    waits("`descriptors`", decl.descriptors.as_ref().map(|it| it.span), PROTOCOLS);
-    waits("`reflection`", decl.reflection.as_ref().map(|it| it.span), PROTOCOLS);
-    let grpc = decl.protocol.as_ref().filter(|protocol| protocol.value == UpstreamProtocol::Grpc);
-    waits("`protocol: grpc`", grpc.map(|it| it.span), PROTOCOLS);
+    let grpc = decl.protocol.as_ref().is_some_and(|protocol| protocol.value == UpstreamProtocol::Grpc);
+    // What speaks gRPC has a health protocol of its own.
+    waits(
+        "`health` of a gRPC upstream",
+        decl.health.as_ref().filter(|_| grpc).map(|it| it.path.span),
+        UPSTREAMS,
+    );
     let unsafe_methods =
         decl.retry.iter().flat_map(|retry| &retry.methods.0).filter(|method| {
             !IDEMPOTENT.iter().any(|idempotent| idempotent.eq_ignore_ascii_case(&method.value))

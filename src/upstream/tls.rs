@@ -9,11 +9,12 @@ use std::hash::{DefaultHasher, Hash};
 use std::sync::Arc;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-/// HTTP/1.1 over TLS, trusting the public authorities or those of `tls.ca`. The file's content is part of
+/// HTTP/1.1 (or `http2`) over TLS, trusting the public authorities or those of `tls.ca`. The file's content is part of
 /// the fingerprint.
 pub(super) fn client_config(
     decl: Option<&UpstreamTls>,
     manifest: &Manifest,
+    http2: bool,
     state: &mut DefaultHasher,
     out: &mut Diagnostics,
 ) -> Option<Arc<ClientConfig>> {
@@ -50,6 +51,6 @@ pub(super) fn client_config(
         .with_safe_default_protocol_versions()
         .expect("the ring provider has the suites of TLS 1.2 and 1.3");
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
     Some(Arc::new(config))
 }

@@ -5,7 +5,7 @@
 //! twice: what it would open cannot be told apart from what it has opened.
 
 use super::Upstream;
-use super::body::{RequestBody, UpstreamBody};
+use super::body::{RequestBody, Source, UpstreamBody};
 use super::client::Purpose;
 use super::pool::Lease;
 use super::send::{Deadlines, Fail, framing, head};
@@ -56,7 +56,8 @@ impl Upstream {
         let began = Instant::now();
         let times = self.spec.timeouts();
         let until = began + times.total;
-        let deadlines = Deadlines { first_byte: times.first_byte, idle: times.idle, until: Some(until) };
+        let deadlines =
+            Deadlines { first_byte: times.first_byte, idle: Some(times.idle), until: Some(until) };
         let server = &self.servers[self.balancer.pick(&*self.servers, rand::random)];
         exchange.sent_to(server.note.clone());
         let mut request = request.map(|()| RequestBody::empty());
@@ -78,8 +79,9 @@ impl Upstream {
                 .map_err(|why| self.failed(exchange, server, Kind::UpstreamBadResponse, &why))?;
             server.metrics.answered(response.status().as_u16(), took);
             return Ok(Switch::Declined(Box::new(response.map(|incoming| {
+                let (source, upstream) = (Source::Http1(incoming), self.clone());
                 let mut body =
-                    UpstreamBody::new(incoming, lease, self.clone(), exchange.clone(), close_delimited);
+                    UpstreamBody::new(source, lease, upstream, exchange.clone(), None, close_delimited);
                 body.set_limits(Some(times.idle), Some(until));
                 body
             }))));

@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// From the ground up; names in one row never import each other, but for the pairs below.
 const ROWS: &[&[&str]] = &[
-    &["ids", "diag", "units", "path"],
+    &["ids", "diag", "units", "path", "protos"],
     &["error", "identity"],
     &["exchange", "settings"],
     &["telemetry"],
@@ -14,7 +14,7 @@ const ROWS: &[&[&str]] = &[
     &["tokens"],
     &["accounts", "conversations"],
     &["state"],
-    &["endpoint"],
+    &["endpoint", "grpc"],
     &["upstream"],
     &["stages", "targets", "handlers"],
     &["check"],

@@ -68,8 +68,8 @@ pub struct Route {
     pub redirect: Option<Spanned<Redirect>>,
     /// An upstream that gets copies.
     pub mirror: Option<Spanned<Mirror>>,
-    /// gRPC method `package.Service/Method` that JSON is converted for.
-    pub grpc: Option<Spanned<String>>,
+    /// gRPC method `package.Service/Method` of the upstream that JSON is converted for; bare, or with how it is bound.
+    pub grpc: Option<Spanned<GrpcCall>>,
     /// Path at the upstream; `{name}` takes a path parameter (default: the path as it came).
     pub path: Option<Spanned<String>>,
     /// What is spoken with the upstream (default `http`).
@@ -131,6 +131,34 @@ pub struct Redirect {
     pub to: Spanned<String>,
     /// 301, 302, 303, 307 or 308 (default 308).
     pub status: Option<Spanned<u16>>,
+}
+
+/// A gRPC method that is called by JSON: bare, its name; or with how it is bound.
+#[derive(Debug, Clone)]
+pub struct GrpcCall {
+    /// `package.Service/Method`.
+    pub method: Spanned<String>,
+    /// Field that takes the request's body; `*` for the whole message.
+    pub body: Option<Spanned<String>>,
+    /// Field of the response's message that is answered; `*` for the whole message.
+    pub response_body: Option<Spanned<String>>,
+    /// Status of a success.
+    pub status: Option<Spanned<u16>>,
+}
+
+#[derive(serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct FullGrpcCall {
+    /// `package.Service/Method`.
+    method: Spanned<String>,
+    /// Field that takes the request's body; `*` for the whole message (default: as `google.api.http` says where the
+    /// method's rule fits the route; else `*` for methods with a body).
+    body: Option<Spanned<String>>,
+    /// Field of the response's message that is answered; `*` for the whole message (default: as `google.api.http`
+    /// says where the method's rule fits the route; else `*`).
+    response_body: Option<Spanned<String>>,
+    /// Status of a success: 200 to 299 (default 200; 204 answers without a body).
+    status: Option<Spanned<u16>>,
 }
 
 #[derive(serde::Deserialize, JsonSchema)]
@@ -351,6 +379,22 @@ impl<'de> Deserialize<'de> for Redirect {
     }
 }
 
+impl<'de> Deserialize<'de> for GrpcCall {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let node = Node::deserialize(deserializer)?;
+        if let Value::Str(method) = &node.value {
+            let method = Spanned { value: method.clone(), span: node.span };
+            return Ok(GrpcCall { method, body: None, response_body: None, status: None });
+        }
+        match nested::<FullGrpcCall>(&node) {
+            Some(FullGrpcCall { method, body, response_body, status }) => {
+                Ok(GrpcCall { method, body, response_body, status })
+            }
+            None => Err(reported()),
+        }
+    }
+}
+
 fn reference(name: &str) -> schemars::Schema {
     schemars::json_schema!({ "$ref": format!("#/$defs/{name}") })
 }
@@ -376,6 +420,15 @@ impl JsonSchema for With {
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         reference(WITH_SCHEMA)
+    }
+}
+
+impl JsonSchema for GrpcCall {
+    fn schema_name() -> Cow<'static, str> {
+        "GrpcCall".into()
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "anyOf": [{ "type": "string" }, generator.subschema_for::<FullGrpcCall>()] })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Respond;
 use crate::manifest::{List, Spanned, Table};
-use crate::units::{Dur, Percent};
+use crate::units::{Dur, Percent, Size};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -18,7 +18,8 @@ pub struct Upstream {
     pub balance: Option<Spanned<Balance>>,
     /// Until a connection stands, TLS included (default `1s`).
     pub connect_timeout: Option<Dur>,
-    /// Connections open to each server at a time; a request that finds none free waits for `connect_timeout` (default 1000).
+    /// Connections open to each server at a time; a request that finds none free waits for `connect_timeout` (default
+    /// 1000). With `protocol: grpc` calls under way to each server, which share connections.
     pub max_connections: Option<Spanned<u32>>,
     /// Deadlines of a request once connected.
     pub timeouts: Option<Timeouts>,
@@ -32,12 +33,39 @@ pub struct Upstream {
     pub retry: Option<Spanned<Retry>>,
     /// What callers get when the upstream can't answer.
     pub fallback: Option<Spanned<Fallback>>,
-    /// `.proto` files, compiled at load.
-    pub protos: Option<Spanned<Vec<String>>>,
-    /// A compiled descriptor set.
+    /// `.proto` files for routes with `grpc`, compiled at load; relative to this file. Imports are looked up in
+    /// `openapi/protos`, beside these files, and beside this file.
+    pub protos: Option<List<String>>,
+    /// Instead of `protos`: a descriptor set (`protoc --include_imports --descriptor_set_out`); relative to this file.
     pub descriptors: Option<Spanned<String>>,
-    /// Whether descriptors are asked from the server (gRPC reflection).
+    /// Instead of `protos`: whether the server is asked for its descriptors (gRPC server reflection). Until it has
+    /// answered, routes with `grpc` answer 503.
     pub reflection: Option<Spanned<bool>>,
+    /// How messages of routes with `grpc` look as JSON.
+    pub json: Option<Spanned<GrpcJson>>,
+}
+
+/// How messages look as JSON, and how large they may be.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrpcJson {
+    /// What fields are called in answers (default `camel`); requests may use either.
+    pub names: Option<FieldNames>,
+    /// Whether answers have fields whose value is the default, such as `0` and `""` (default true).
+    pub defaults: Option<bool>,
+    /// Largest message, either way (default `4MiB`).
+    pub max_message: Option<Spanned<Size>>,
+}
+
+/// What fields are called in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FieldNames {
+    /// As proto3 JSON has it: `createdAt`, or the field's `json_name`.
+    #[default]
+    Camel,
+    /// As the proto writes it: `created_at`.
+    Proto,
 }
 
 /// One server.
@@ -80,9 +108,9 @@ pub enum Balance {
 pub struct Timeouts {
     /// Until the response's head has come, from the request's last byte on (default `30s`).
     pub first_byte: Option<Dur>,
-    /// Between two pieces of a body, either way (default `60s`).
+    /// Between two pieces of a body, either way (default `60s`; routes with `protocol: grpc` have no default).
     pub idle: Option<Dur>,
-    /// For the whole exchange (default `5m`; streams have `stream.max` instead).
+    /// For the whole exchange (default `5m`; streams have `stream.max` instead, routes with `protocol: grpc` no default).
     pub total: Option<Dur>,
 }
 

@@ -180,7 +180,7 @@ impl Target for WebSocket {
     }
 
     fn describe(&self, path: &str, values: &[&str]) -> String {
-        proxy::describe(&self.servers, self.path.as_deref(), path, values)
+        proxy::urls(&self.servers, self.path.as_deref(), path, values)
     }
 }
 

@@ -64,7 +64,7 @@ fn what_is_not_built_is_refused_all_at_once() {
          reflection: true }",
     );
     let unavailable = faults.iter().filter(|(code, _)| *code == Code::NOT_AVAILABLE).count();
-    assert_eq!((unavailable, faults.len()), (8, 9), "{faults:?}");
+    assert_eq!((unavailable, faults.len()), (4, 6), "{faults:?}");
     assert!(faults.iter().any(|(code, text)| *code == Code::UNSAFE_RETRY && text.contains("POST")));
     assert!(faults.iter().any(|(_, text)| text == "`breaker` is not available yet"));
 }
@@ -74,10 +74,15 @@ fn contradictions_are_found() {
     let with = |more: &str| codes(&format!("{{ targets: [{{ url: \"http://h\" }}], {more} }}"));
     assert_eq!(with("health: { path: /h, interval: 5s, timeout: 5s }"), [Code::DEADLINES]);
     assert_eq!(with("health: { path: h }"), [Code::BAD_VALUE]);
+    assert_eq!(with("protos: [a.proto], json: {}"), [Code::MISPLACED; 2]);
+    assert_eq!(with("protocol: grpc, protos: [a.proto], reflection: true"), [Code::DESCRIPTORS]);
+    assert_eq!(with("protocol: grpc, descriptors: a.binpb, reflection: false"), []);
+    assert_eq!(with("protocol: grpc, json: { max_message: 2GiB }"), [Code::BAD_VALUE]);
     assert_eq!(with("max_connections: 0"), [Code::BAD_VALUE]);
     assert_eq!(with("tls: { ca: x.pem }"), [Code::MISPLACED]);
     assert_eq!(codes("{ targets: [{ url: \"https://h\" }], tls: { ca: none.pem } }"), [Code::UNREADABLE]);
     assert_eq!(with("health: { path: /h, interval: 1s }"), []);
+    assert_eq!(with("protocol: grpc, health: { path: /h }"), [Code::NOT_AVAILABLE]);
 }
 
 #[test]
@@ -92,6 +97,7 @@ fn fingerprints_follow_content() {
         "{ targets: [{ url: \"http://h\" }], timeouts: { idle: 1s } }",
         "{ targets: [{ url: \"http://h\" }], health: { path: / } }",
         "targets: [{ url: \"https://h:80\" }]",
+        "{ targets: [{ url: \"http://h\" }], protocol: grpc }",
     ] {
         assert_ne!(plain, print(other), "{other}");
     }
