@@ -3,6 +3,7 @@
 use super::logs::AccessLevels;
 use super::testing::access;
 use super::*;
+use crate::error::grpc::Code;
 use crate::error::{Kind, Lang};
 use crate::exchange::{Arrival, End, UpstreamNote};
 use http::{HeaderValue, Method, StatusCode};
@@ -311,6 +312,25 @@ fn an_access_line_for_people() {
     assert!(
         text.contains(" upstream=algo upstream_target=algo:8000 upstream_ms=1.500 request_id=req-1\\n\" ")
     );
+}
+
+#[test]
+fn a_call_has_its_own_status_and_is_a_fault_by_it() {
+    let call = |code: Code| {
+        move |log: AccessLog| {
+            let exchange = exchange("POST", "/a.B/C");
+            exchange.set_status(200);
+            exchange.set_grpc_status(code);
+            exchange.observe(Arc::new(log));
+        }
+    };
+    let line = |code| -> serde_json::Value { serde_json::from_str(&access(true, ALL, call(code))).unwrap() };
+    let missing = line(Code::NotFound);
+    assert_eq!((missing["status"].as_u64(), missing["grpc_status"].as_u64()), (Some(200), Some(5)));
+    assert_eq!(missing["level"], "info");
+    let dead = line(Code::Unavailable);
+    assert_eq!((dead["level"].as_str(), dead["grpc_status"].as_u64()), (Some("warn"), Some(14)));
+    assert!(access(false, ALL, call(Code::Ok)).contains(" POST /a.B/C 200 grpc=0 "));
 }
 
 #[test]

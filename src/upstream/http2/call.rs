@@ -29,6 +29,9 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use tokio::time::Instant;
 
+/// How many links a request may find ended before it is sent.
+const UNSENT: usize = 3;
+
 /// Why there is no response.
 enum Fail {
     /// The stream or its connection broke.
@@ -67,14 +70,15 @@ impl Upstream {
         let progress = (!body.is_end_stream()).then(Progress::new);
         let mut body = Some(RequestBody::new(body, progress.clone()));
         let head = head_of(parts, server);
-        let mut again = true;
+        let (mut again, mut unsent) = (true, 0);
         loop {
             let mut seat = self.sit(exchange, server, links, patience).await?;
             let ends = progress.is_none();
             let (mut answer, stream) = match seat.begin(head.clone(), ends) {
                 Ok(begun) => begun,
-                // A link may have ended since it was last looked at, and the next too.
-                Err(_) if std::mem::take(&mut again) => {
+                // Nothing was sent: the link has ended since it was last looked at, and the next may have too.
+                Err(_) if unsent < UNSENT => {
+                    unsent += 1;
                     Meter::add(&self.meter.resent);
                     continue;
                 }
@@ -97,7 +101,11 @@ impl Upstream {
                 }
                 Err(fail) => fail,
             };
-            lease.seat = None;
+            if let (Some(seat), Fail::Broke(error)) = (lease.seat.take(), &fail)
+                && error.is_go_away()
+            {
+                seat.close();
+            }
             match fail {
                 Fail::Broke(error) if !begun && again && was_refused(&error) => {
                     again = false;
