@@ -68,9 +68,8 @@ mod tests {
 
     #[test]
     fn the_contract_is_understood_and_refused() {
-        for sound in ["cache: { ttl: 30s, by: [query.q, user], stale_while_revalidate: 60s }"] {
-            assert_eq!(others(sound), Vec::<String>::new(), "{sound}");
-        }
+        let sound = "cache: { ttl: 30s, by: [query.q, user], stale_while_revalidate: 60s }";
+        assert_eq!(others(sound), Vec::<String>::new());
         assert_eq!(
             check("cache: 30s", "").faults,
             [

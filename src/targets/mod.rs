@@ -332,9 +332,9 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        let route = "{ route: GET /a, upstream: algo, mirror: { upstream: algo, share: 5% }, grpc: a.B/C, \
+        let route = "{ route: GET /a, upstream: algo, mirror: { upstream: algo, share: 5% }, \
                      maintenance: { respond: {} } }";
-        assert_eq!(faults(route), [Code::NOT_AVAILABLE; 3]);
+        assert_eq!(faults(route), [Code::NOT_AVAILABLE; 2]);
         assert_eq!(
             faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"),
             [Code::NOT_AVAILABLE]
