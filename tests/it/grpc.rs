@@ -1,5 +1,6 @@
 //! gRPC through the front door: tonic's client, the gateway, tonic's server.
 
+mod documents;
 mod errors;
 mod service;
 mod web;

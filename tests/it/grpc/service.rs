@@ -246,6 +246,14 @@ impl Service<Request<Body>> for Connection {
     }
 }
 
+/// A connection to what listens there, and its origin, for a client of one's own.
+pub async fn connection(address: SocketAddr) -> (Connection, Uri) {
+    let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    (Connection(sender), format!("http://{address}").parse().unwrap())
+}
+
 /// A client of what listens there.
 pub async fn client(address: SocketAddr) -> Client {
     over(TcpStream::connect(address).await.unwrap(), &format!("http://{address}")).await
