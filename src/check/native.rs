@@ -6,7 +6,7 @@ use crate::manifest::model::{Protocol, Route};
 use crate::manifest::{Manifest, Spanned};
 use crate::path::normalise_path;
 use crate::sse::StreamTimes;
-use crate::targets::TargetCx;
+use crate::targets::{self, TargetCx, WebSocketBridge};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub struct Native {
     /// The operation.
     pub operation: &'static Operation,
     behind: Option<Arc<Declared>>,
+    /// Where callers speak WebSocket with it.
+    bridge: Option<Arc<WebSocketBridge>>,
 }
 
 /// What a route says of the upstream behind its operation.
@@ -38,8 +40,21 @@ impl Native {
         self.operation.uses == Uses::Stream
     }
 
+    /// Whether it answers over a WebSocket.
+    pub fn is_socket(&self) -> bool {
+        self.bridge.is_some()
+    }
+
+    /// What callers speak with it instead of HTTP, if they do.
+    pub fn bridge(&self) -> Option<&WebSocketBridge> {
+        self.bridge.as_deref()
+    }
+
     /// How long its stream may last, if it answers with one.
     pub fn longest_stream(&self) -> Option<Duration> {
+        if self.is_socket() {
+            return Some(Duration::MAX);
+        }
         Some(self.behind.as_ref()?.stream?.times.max)
     }
 
@@ -70,7 +85,7 @@ impl Native {
 /// Is it sound? Reports every fault. Whether the upstream exists was looked at with the targets.
 pub(super) fn check(
     name: &Spanned<String>,
-    route: &Route,
+    route: &Spanned<Route>,
     params: &[String],
     manifest: &Manifest,
     out: &mut Diagnostics,
@@ -79,6 +94,8 @@ pub(super) fn check(
     let operation = operation(name, params, out)?;
     misplaced(route, operation, out);
     let limits = (operation.uses == Uses::Stream).then(|| chat_limits(route, out));
+    let bridge = (operation.uses == Uses::Stream && route.bridge.is_some())
+        .then(|| Arc::new(targets::bridge(route, manifest, out)));
     let path = route.path.as_ref().map(|path| fixed_path(path, out));
     if operation.uses == Uses::Stream && route.upstream.is_none() {
         let message = format!("handler `{}` needs an upstream that answers", operation.name);
@@ -100,7 +117,7 @@ pub(super) fn check(
             stream: limits,
         }))
     });
-    Some(Native { operation, behind })
+    Some(Native { operation, behind, bridge })
 }
 
 fn chat_limits(route: &Route, out: &mut Diagnostics) -> ChatLimits {
@@ -153,6 +170,7 @@ fn misplaced(route: &Route, operation: &Operation, out: &mut Diagnostics) {
             "upstream" => route.upstream.as_ref().map(|it| it.span),
             "path" => route.path.as_ref().map(|it| it.span),
             "stream" => route.stream.as_ref().map(|it| it.span),
+            "bridge" => route.bridge.as_ref().map(|it| it.span),
             // What is spoken with it is the operation's own business; saying what it is does no harm.
             _ => route
                 .protocol
@@ -162,8 +180,8 @@ fn misplaced(route: &Route, operation: &Operation, out: &mut Diagnostics) {
         }
     };
     let unused: &[&str] = match operation.uses {
-        Uses::Nothing => &["upstream", "path", "stream", "protocol"],
-        Uses::Call => &["stream", "protocol"],
+        Uses::Nothing => &["upstream", "path", "stream", "bridge", "protocol"],
+        Uses::Call => &["stream", "bridge", "protocol"],
         Uses::Stream => &["protocol"],
     };
     for key in unused {

@@ -7,11 +7,11 @@ use super::pattern::{self, Host, MethodSet, Pattern, Predicates};
 use crate::diag::milestone::DOCUMENTS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::exchange::RouteInfo;
-use crate::manifest::model::{ChainRef, Protocol, Route, Version};
+use crate::manifest::model::{Bridge, ChainRef, Protocol, Route, Version};
 use crate::manifest::{Manifest, Spanned};
 use crate::openapi::Operation;
 use crate::stages::Fit;
-use crate::targets::{self, Found, Target};
+use crate::targets::{self, Found, Target, WebSocketBridge};
 use http::{HeaderName, HeaderValue};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -99,8 +99,24 @@ impl Ending {
     /// Whether callers open a WebSocket there.
     pub fn is_socket(&self) -> bool {
         match self {
-            Ending::Native(_) => false,
+            Ending::Native(native) => native.is_socket(),
             Ending::Target(target) => target.is_socket(),
+        }
+    }
+
+    /// Whether it bounds something by who is calling.
+    fn counts_callers(&self) -> bool {
+        match self {
+            Ending::Native(native) => native.bridge().is_some_and(WebSocketBridge::counts_callers),
+            Ending::Target(target) => target.counts_callers(),
+        }
+    }
+
+    /// Feeds what it takes from other sections of the manifest to the route's identity.
+    fn identify(&self, state: &mut dyn Hasher) {
+        match self {
+            Ending::Native(native) => native.bridge().into_iter().for_each(|bridge| bridge.identify(state)),
+            Ending::Target(target) => target.identify(state),
         }
     }
 
@@ -184,9 +200,7 @@ impl<'a> RouteChecker<'a> {
         if streaming {
             streams(ending.as_ref().and_then(Ending::longest_stream), &links, out);
         }
-        if let Some(Ending::Target(target)) = &ending
-            && target.counts_callers()
-        {
+        if ending.as_ref().is_some_and(Ending::counts_callers) {
             counted(route, &links, out);
         }
         if let Some(Ending::Target(target)) = &ending
@@ -214,7 +228,11 @@ impl<'a> RouteChecker<'a> {
             route: &info,
             described: described.as_deref(),
             streams: streaming,
-            protocol: route.protocol.as_ref().map_or(Protocol::Http, |protocol| protocol.value),
+            protocol: match &route.protocol {
+                // A bridge's messages are as far from the chain as any other socket's.
+                _ if ending.is_socket() => Protocol::Websocket,
+                protocol => protocol.as_ref().map_or(Protocol::Http, |protocol| protocol.value),
+            },
         };
         misfits(route, &fit, &links, out);
         if let Ending::Target(target) = &ending
@@ -235,9 +253,7 @@ impl<'a> RouteChecker<'a> {
         for name in used(route) {
             self.upstreams.get(name).hash(&mut state);
         }
-        if let Ending::Target(target) = &ending {
-            target.identify(&mut state);
-        }
+        ending.identify(&mut state);
         Some(CheckedRoute {
             info: Arc::new(info),
             method,
@@ -363,14 +379,19 @@ fn misfits(route: &Route, fit: &Fit<'_>, links: &[Link], out: &mut Diagnostics) 
 /// Stages that read bodies, where there are none to read.
 fn bodies(route: &Route, links: &[Link], out: &mut Diagnostics) {
     let socket = route.protocol.as_ref().filter(|protocol| protocol.value == Protocol::Websocket);
-    let Some(protocol) = socket else { return };
+    let bridge = route.bridge.as_ref().filter(|bridge| bridge.value == Bridge::Websocket);
+    let (said, span) = match (socket, bridge) {
+        (Some(protocol), _) => ("protocol", protocol.span),
+        (None, Some(bridge)) => ("bridge", bridge.span),
+        (None, None) => return,
+    };
     for link in links {
         if link.stage.as_ref().is_some_and(|stage| stage.facts().reads_bodies) {
-            let message = format!("`{}` reads bodies, and `protocol: websocket` has none", link.name);
+            let message = format!("`{}` reads bodies, and `{said}: websocket` has none", link.name);
             out.push(
                 Diagnostic::error(Code::MISPLACED, link.span, message)
                     .help("give this route a chain without it")
-                    .note(protocol.span, "the protocol is set here"),
+                    .note(span, format!("the {said} is set here")),
             );
         }
     }

@@ -136,6 +136,9 @@ fn describe(
         let _ = writeln!(text, "          {name} = {value}");
     }
     let probe = Probe { method: &request.method, path: &request.path, headers: &request.headers, role };
+    // A socket is opened with GET, what it asks an operation for is a POST each.
+    let turn = matches!(&route.ending, Ending::Native(native) if native.is_socket());
+    let turn = Probe { method: if turn { &Method::POST } else { probe.method }, ..probe };
     let mut stopped = false;
     let links = route.links.iter().filter(|link| options.is_none() || sees_options(link.name));
     for (index, link) in links.enumerate() {
@@ -143,7 +146,7 @@ fn describe(
         let verdict = match (&link.stage, stopped) {
             (_, true) => "not reached".to_owned(),
             (None, _) => "not built".to_owned(),
-            (Some(stage), _) => match stage.explain(&probe) {
+            (Some(stage), _) => match stage.explain(if link.name == "rbac" { &turn } else { &probe }) {
                 Verdict::Passes(remark) if remark.is_empty() => "passes".to_owned(),
                 Verdict::Passes(remark) => format!("passes: {remark}"),
                 Verdict::Refuses(status, why) => {

@@ -116,7 +116,13 @@ fn compile_route(
 ) -> CompiledRoute {
     let cx = TargetCx { route: &route.info, shared: &parts.shared, upstreams, presence: &presence };
     let target = match &route.ending {
-        Ending::Native(native) => sealed(parts.handlers.endpoint(native.operation, native.behind(&cx))),
+        Ending::Native(native) => {
+            let operation = sealed(parts.handlers.endpoint(native.operation, native.behind(&cx)));
+            match native.bridge() {
+                Some(bridge) => bridge.before(operation, &cx),
+                None => operation,
+            }
+        }
         Ending::Target(target) => target.build(&cx),
     };
     let mut layers = layers(route, &parts.shared, |_| true);

@@ -169,6 +169,10 @@ impl Stage for Checked {
         let demands = match &self.permission {
             Some(permission) => Demands::One(self.demand(permission.clone())),
             None => match self.resource_of(cx.route) {
+                // A socket is opened with GET; what it asks an operation for is not only reading.
+                Some(resource) if cx.websocket && cx.operation.is_some() => {
+                    Demands::One(self.demand(format!("{resource}:write")))
+                }
                 Some(resource) => Demands::ByMethod {
                     read: self.demand(format!("{resource}:read")),
                     write: self.demand(format!("{resource}:write")),

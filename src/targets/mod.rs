@@ -18,6 +18,7 @@ mod transcode;
 mod websocket;
 
 pub use respond::Answer;
+pub use websocket::{WebSocketBridge, bridge};
 
 use crate::diag::milestone::UPSTREAMS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
@@ -131,8 +132,8 @@ impl Presence {
 pub enum Found {
     /// One of this module's.
     Target(Arc<dyn Target>),
-    /// A native operation of this name. It may use the route's `upstream`, `path` and `stream`, and must refuse them
-    /// where it does not.
+    /// A native operation of this name. It may use the route's `upstream`, `path`, `stream` and `bridge`, and must
+    /// refuse them where it does not.
     Handler(Spanned<String>),
 }
 
@@ -170,10 +171,12 @@ pub fn check(
             Some(Found::Handler(handler.clone()))
         }
         (None, Some(_), ..) if route.grpc.is_some() => {
+            no_websocket(route, out);
             let target = transcode::check(route, params, upstream, manifest, out);
-            target.map(|target| Found::Target(Arc::new(target)))
+            target.map(|target| found(Arc::new(target), route, manifest, out))
         }
         (None, Some(_), ..) if route.protocol.as_ref().is_some_and(|it| it.value == Protocol::Grpc) => {
+            no_websocket(route, out);
             let target = grpc::check(route, params, upstream, out);
             target.map(|target| Found::Target(Arc::new(target)))
         }
@@ -184,13 +187,7 @@ pub fn check(
         (None, Some(_), ..) => {
             no_websocket(route, out);
             let target = proxy::check(route, params, upstream, out);
-            target.map(|target| match &route.bridge {
-                None => Found::Target(Arc::new(target)),
-                Some(_) => {
-                    let bridged = websocket::bridged(Arc::new(target), route, manifest, out);
-                    Found::Target(Arc::new(bridged))
-                }
-            })
+            target.map(|target| found(Arc::new(target), route, manifest, out))
         }
         (None, None, Some(respond), _) => {
             misplaced(route, "respond", out);
@@ -203,6 +200,19 @@ pub fn check(
         (None, None, None, None) => None,
     };
     found.filter(|_| out.counts().0 == before)
+}
+
+/// A target, behind the bridge that its route asks for.
+fn found(
+    target: Arc<dyn Target>,
+    route: &Spanned<Route>,
+    manifest: &Manifest,
+    out: &mut Diagnostics,
+) -> Found {
+    Found::Target(match &route.bridge {
+        None => target,
+        Some(_) => Arc::new(websocket::bridged(target, route, manifest, out)),
+    })
 }
 
 /// The targets a route names, with their places.
@@ -226,8 +236,9 @@ fn speaks_websocket(route: &Route) -> bool {
 fn no_websocket(route: &Route, out: &mut Diagnostics) {
     if let Some(bridge) = &route.bridge
         && route.protocol.as_ref().is_none_or(|protocol| protocol.value != Protocol::Sse)
+        && route.grpc.is_none()
     {
-        let message = "`bridge: websocket` is for routes with `protocol: sse`";
+        let message = "`bridge: websocket` is for routes that answer with an event stream";
         out.push(
             Diagnostic::error(Code::MISPLACED, bridge.span, message)
                 .help("add `protocol: sse`, or remove `bridge`"),
@@ -244,16 +255,12 @@ fn no_websocket(route: &Route, out: &mut Diagnostics) {
     }
 }
 
-/// Faults for keys of sockets beside a handler, which answers requests.
+/// A fault for limits of sockets beside a handler, which answers requests unless there is a bridge.
 fn no_sockets(route: &Route, out: &mut Diagnostics) {
-    let keys = [
-        ("websocket", route.websocket.as_ref().map(|it| it.span)),
-        ("bridge", route.bridge.as_ref().map(|it| it.span)),
-    ];
-    for (key, span) in keys.into_iter().filter_map(|(key, span)| Some((key, span?))) {
-        let message = format!("`{key}` does not apply to a route that ends in a handler");
-        let help = "it belongs to routes with `upstream` alone; remove it here";
-        out.push(Diagnostic::error(Code::MISPLACED, span, message).help(help));
+    if let Some(limits) = route.websocket.as_ref().filter(|_| route.bridge.is_none()) {
+        let message = "`websocket` does not apply to a route that ends in a handler";
+        let help = "it belongs to routes with `upstream` alone, or with `bridge: websocket`; remove it here";
+        out.push(Diagnostic::error(Code::MISPLACED, limits.span, message).help(help));
     }
 }
 

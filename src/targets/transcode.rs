@@ -93,6 +93,8 @@ pub(super) fn check(
     let wanted = Wanted {
         method: declared.method.value.clone(),
         http: route.route.split_whitespace().next().and_then(|word| match word {
+            // Behind a bridge, messages are bodies.
+            _ if route.bridge.is_some() => Some(Method::POST),
             "ANY" => None,
             word => Method::from_bytes(word.as_bytes()).ok(),
         }),
@@ -126,13 +128,24 @@ pub(super) fn check(
         }
     };
     // By reflection nobody knows before the server has answered: then the route says whether it streams.
-    let streams = call.as_ref().map_or(limits.is_some(), |call| call.gives_stream());
+    let streams =
+        call.as_ref().map_or(limits.is_some() || route.bridge.is_some(), |call| call.gives_stream());
     if let (Some(limits), false) = (limits, streams) {
         out.push(
             Diagnostic::error(
                 Code::MISPLACED,
                 limits.span,
                 "`stream` is for methods that answer with a stream",
+            )
+            .help("remove it: this method answers with one message"),
+        );
+    }
+    if let (Some(bridge), false) = (&route.bridge, streams) {
+        out.push(
+            Diagnostic::error(
+                Code::MISPLACED,
+                bridge.span,
+                "`bridge: websocket` is for methods that answer with a stream",
             )
             .help("remove it: this method answers with one message"),
         );

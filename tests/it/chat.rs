@@ -1,7 +1,7 @@
 //! Native chats through the front door: what a person asked and what the model said is in the history once, however the
 //! turn ends.
 
-mod bed;
+pub mod bed;
 mod ends;
 mod leaving;
 mod outages;

@@ -2,6 +2,7 @@
 
 pub mod bed;
 mod bridge;
+mod bridged;
 mod conformance;
 mod ends;
 mod handshakes;

@@ -78,7 +78,8 @@ pub struct Route {
     pub stream: Option<Spanned<StreamLimits>>,
     /// Limits of a WebSocket.
     pub websocket: Option<Spanned<WebSocketLimits>>,
-    /// What callers speak with a route of `protocol: sse` instead (default: as the route's protocol).
+    /// What callers speak instead with a route that answers with an event stream: one of `protocol: sse`, of `handler:
+    /// chat.stream`, or of a `grpc` method that streams (default: as the route's protocol).
     pub bridge: Option<Spanned<Bridge>>,
     /// The chain of this route instead of its version's: a name, or a list of stages.
     pub chain: Option<ChainRef>,

@@ -54,12 +54,14 @@ impl Reflected {
         match Call::bind(pool, &self.wanted) {
             Ok(call) if call.gives_stream() != self.streams => {
                 let message = match self.streams {
-                    true => "the route has `stream`, the method answers with one message",
+                    true => "the route has `stream` or `bridge`, the method answers with one message",
                     false => "the method answers with a stream, the route does not say so",
                 };
                 say(
                     message,
-                    Some("with reflection, routes of streaming methods have `stream: {}`, and no others"),
+                    Some(
+                        "with reflection, routes of streaming methods have `stream: {}` or a `bridge`, and no others",
+                    ),
                 );
                 None
             }

@@ -1,6 +1,7 @@
 //! `bridge: websocket`, an event stream for callers who speak WebSocket only, as mini programs do.
 //!
-//! Each text message is the body of a POST to the target, one at a time: another meanwhile is answered `still_running`
+//! What streams is a target here ([`Bridged`]), or an operation of the gateway's own ([`WebSocketBridge::before`]).
+//! Each text message is the body of a POST to it, one at a time: another meanwhile is answered `still_running`
 //! and not sent. Each event's `data` is a text message; an answer that is no event stream (an error, mostly) is one
 //! too. What names an event but is not its data does not pass. The caller's leaving stops the answer under way.
 //!
@@ -8,6 +9,7 @@
 //! pipe: its limits, notices and endings are those of a WebSocket, and how long an answer may take stays the business
 //! of `stream`. Limits of the chain count the socket, not its messages: for those there is `websocket.max_rate`.
 
+use super::origins::Origins;
 use super::{Door, Entered};
 use crate::endpoint::Next;
 use crate::error::{GatewayError, Kind};
@@ -21,7 +23,7 @@ use http::header::{
     ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
 };
-use http::{HeaderMap, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Limited};
 use poem::{Endpoint, Request, Response};
@@ -38,17 +40,44 @@ const PIPE: usize = 16 << 10;
 /// Most of an answer that is no event stream.
 const MAX_ERROR: usize = 64 << 10;
 
-/// A checked `bridge: websocket` before a streaming target.
+/// What one message is told apart by, or goes on from: said by a handshake, it would be said of every message.
+const OF_ONE_MESSAGE: [HeaderName; 2] =
+    [HeaderName::from_static("idempotency-key"), HeaderName::from_static("last-event-id")];
+
+/// A checked `bridge: websocket`: who may open its sockets, and how large they may grow.
+#[derive(Debug, Clone)]
+pub struct WebSocketBridge {
+    pub(super) limits: SocketLimits,
+    pub(super) origins: Origins,
+}
+
+impl WebSocketBridge {
+    /// Builds it before `next`, which is asked once a message and answers with an event stream.
+    pub fn before(&self, next: Next, cx: &TargetCx<'_>) -> Next {
+        let door = Door::new(self.limits, self.origins.clone(), cx);
+        crate::endpoint::sealed(Running { next: Arc::new(next), door })
+    }
+
+    /// Whether it bounds the sockets of a caller.
+    pub fn counts_callers(&self) -> bool {
+        self.limits.per_user.is_some()
+    }
+
+    /// Feeds what it takes from other sections of the manifest to the route's identity.
+    pub fn identify(&self, state: &mut dyn Hasher) {
+        self.origins.identify(state);
+    }
+}
+
+/// A bridge before a streaming target.
 pub(in crate::targets) struct Bridged {
     pub(super) inner: Arc<dyn Target>,
-    pub(super) limits: SocketLimits,
-    pub(super) origins: super::origins::Origins,
+    pub(super) bridge: WebSocketBridge,
 }
 
 impl Target for Bridged {
     fn build(&self, cx: &TargetCx<'_>) -> Next {
-        let door = Door::new(self.limits, self.origins.clone(), cx);
-        crate::endpoint::sealed(Running { next: Arc::new(self.inner.build(cx)), door })
+        self.bridge.before(self.inner.build(cx), cx)
     }
 
     fn streams(&self) -> bool {
@@ -64,11 +93,11 @@ impl Target for Bridged {
     }
 
     fn counts_callers(&self) -> bool {
-        self.limits.per_user.is_some()
+        self.bridge.counts_callers()
     }
 
     fn identify(&self, state: &mut dyn Hasher) {
-        self.origins.identify(state);
+        self.bridge.identify(state);
     }
 
     fn upstream(&self) -> Option<&str> {
@@ -110,7 +139,10 @@ impl Running {
             SEC_WEBSOCKET_PROTOCOL,
             SEC_WEBSOCKET_EXTENSIONS,
             CONTENT_LENGTH,
-        ] {
+        ]
+        .iter()
+        .chain(&OF_ONE_MESSAGE)
+        {
             headers.remove(of_a_handshake);
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -17,6 +17,8 @@ mod origins;
 mod seats;
 mod tunnel;
 
+pub use bridge::WebSocketBridge;
+
 use super::notice::{Either, Notice, leave};
 use super::proxy::{self, Decl};
 use super::template::Template;
@@ -98,6 +100,12 @@ fn terms(route: &Spanned<Route>, manifest: &Manifest, out: &mut Diagnostics) -> 
     (limits, origins)
 }
 
+/// Are they sound? Reports every fault of what a route says of the sockets that a bridge opens.
+pub fn bridge(route: &Spanned<Route>, manifest: &Manifest, out: &mut Diagnostics) -> WebSocketBridge {
+    let (limits, origins) = terms(route, manifest, out);
+    WebSocketBridge { limits, origins }
+}
+
 /// A checked target with a bridge before it, if the route's own keys are sound too.
 pub(super) fn bridged(
     inner: Arc<dyn Target>,
@@ -105,8 +113,7 @@ pub(super) fn bridged(
     manifest: &Manifest,
     out: &mut Diagnostics,
 ) -> bridge::Bridged {
-    let (limits, origins) = terms(route, manifest, out);
-    bridge::Bridged { inner, limits, origins }
+    bridge::Bridged { inner, bridge: bridge(route, manifest, out) }
 }
 
 /// Is it sound? Reports every fault.
@@ -124,7 +131,7 @@ pub(super) fn check(
         );
     }
     if let Some(bridge) = &route.bridge {
-        let message = "`bridge: websocket` is for routes with `protocol: sse`";
+        let message = "`bridge: websocket` is for routes that answer with an event stream";
         out.push(
             Diagnostic::error(Code::MISPLACED, bridge.span, message)
                 .help("this route speaks WebSocket already: remove it"),

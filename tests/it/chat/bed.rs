@@ -18,6 +18,7 @@ auth: {{ password: {{ bcrypt_cost: 4 }}, access_ttl: {access_ttl} }}
 upstreams: {{ algo: {{ targets: [{{ url: "{upstream}" }}] }} }}
 roles:
   user: {{ allow: ["session:*", "chat:*"] }}
+  reader: {{ allow: ["session:*", "chat:read"] }}
 chains:
   open: [recovery, request_id, metrics]
   account: [{{ chain: open }}, auth]
@@ -50,6 +51,12 @@ versions:
         text.push_str(&format!(
             "      - {{ route: POST /chat/{name}, handler: chat.stream, upstream: algo, \
              path: /v01/query/stream, stream: {{ {stream} }}{more} }}\n"
+        ));
+    }
+    for (name, stream) in [("socket", ""), ("socket/finish", "on_disconnect: finish")] {
+        text.push_str(&format!(
+            "      - {{ route: GET /chat/{name}, handler: chat.stream, upstream: algo, path: /v01/query/stream, \
+             stream: {{ {stream} }}, bridge: websocket, websocket: {{ per_user: 1 }} }}\n"
         ));
     }
     text
@@ -112,6 +119,11 @@ impl Bed {
 
     /// A user of a tenant: registration makes none.
     pub async fn user_in(&self, tenant: &str, name: &str) -> User {
+        self.user_as(tenant, name, "user").await
+    }
+
+    /// A user of a role.
+    pub async fn user_as(&self, tenant: &str, name: &str, role: &str) -> User {
         let shared = self.gateway.live().shared();
         let new = NewUser {
             id: uuid::Uuid::new_v4().to_string(),
@@ -119,7 +131,7 @@ impl Bed {
             username: name.to_owned(),
             email: None,
             password_hash: None,
-            role: "user".to_owned(),
+            role: role.to_owned(),
             openid: None,
         };
         let user = shared.store.create_user(new, SystemTime::now()).await.unwrap();
