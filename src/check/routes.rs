@@ -7,7 +7,7 @@ use super::pattern::{self, Host, MethodSet, Pattern, Predicates};
 use crate::diag::milestone::DOCUMENTS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::exchange::RouteInfo;
-use crate::manifest::model::{ChainRef, Protocol, Route, Version};
+use crate::manifest::model::{Bridge, ChainRef, Protocol, Route, Version};
 use crate::manifest::{Manifest, Spanned};
 use crate::openapi::Operation;
 use crate::stages::Fit;
@@ -214,7 +214,7 @@ impl<'a> RouteChecker<'a> {
             route: &info,
             described: described.as_deref(),
             streams: streaming,
-            protocol: route.protocol.as_ref().map_or(Protocol::Http, |protocol| protocol.value),
+            protocol: spoken(route),
         };
         misfits(route, &fit, &links, out);
         if let Ending::Target(target) = &ending
@@ -360,9 +360,21 @@ fn misfits(route: &Route, fit: &Fit<'_>, links: &[Link], out: &mut Diagnostics) 
     }
 }
 
+/// What stages have before them: a WebSocket that is bridged to events has requests with bodies.
+fn spoken(route: &Route) -> Protocol {
+    match (&route.protocol, &route.bridge) {
+        (Some(protocol), Some(bridge))
+            if protocol.value == Protocol::Websocket && bridge.value == Bridge::Sse =>
+        {
+            Protocol::Sse
+        }
+        (protocol, _) => protocol.as_ref().map_or(Protocol::Http, |protocol| protocol.value),
+    }
+}
+
 /// Stages that read bodies, where there are none to read.
 fn bodies(route: &Route, links: &[Link], out: &mut Diagnostics) {
-    let socket = route.protocol.as_ref().filter(|protocol| protocol.value == Protocol::Websocket);
+    let socket = route.protocol.as_ref().filter(|_| spoken(route) == Protocol::Websocket);
     let Some(protocol) = socket else { return };
     for link in links {
         if link.stage.as_ref().is_some_and(|stage| stage.facts().reads_bodies) {

@@ -4,6 +4,7 @@ pub mod bed;
 mod bridge;
 mod conformance;
 mod ends;
+mod events;
 mod handshakes;
 mod limits;
 mod seats;
