@@ -520,7 +520,7 @@ mod tests {
         assert_eq!(last_word(&[0x03, 0xf3, b'x']), Word::Closed(1011, "x".to_owned()));
         assert_eq!(
             closed(1011, "a\nb"),
-            "event: error\ndata: {\"close_code\":1011,\"code\":\"upstream_closed\",\"reason\":\"a\\nb\",\"type\":\"error\"}\n\n"
+            "event: error\ndata: {\"type\":\"error\",\"code\":\"upstream_closed\",\"close_code\":1011,\"reason\":\"a\\nb\"}\n\n"
         );
     }
 }

@@ -145,7 +145,7 @@ async fn a_get_says_nothing() {
 async fn a_stream_says_how_its_socket_ended() {
     let error = |code: u16| {
         format!(
-            "event: error\ndata: {{\"close_code\":{code},\"code\":\"upstream_closed\",\"reason\":\"why\",\"type\":\"error\"}}\n\n"
+            "event: error\ndata: {{\"type\":\"error\",\"code\":\"upstream_closed\",\"close_code\":{code},\"reason\":\"why\"}}\n\n"
         )
     };
     for (bytes, end, answer) in [
@@ -239,7 +239,7 @@ async fn bodies_that_are_no_message_open_nothing() {
     let large = "x".repeat(1025);
     let coded = [TEXT_BODY, ("content-encoding", "gzip")];
     for (headers, body, status, code) in [
-        (&[TEXT_BODY][..], large.as_str(), 413, "body_too_large"),
+        (&[TEXT_BODY][..], large.as_str(), 413, "payload_too_large"),
         (&coded[..], "x", 415, "unsupported_media_type"),
     ] {
         let answer = gateway.client.send("POST", "/say", headers, body).await;
