@@ -228,10 +228,10 @@ impl<'a> RouteChecker<'a> {
             route: &info,
             described: described.as_deref(),
             streams: streaming,
-            protocol: match &route.protocol {
+            protocol: match ending.is_socket() {
                 // A bridge's messages are as far from the chain as any other socket's.
-                _ if ending.is_socket() => Protocol::Websocket,
-                protocol => protocol.as_ref().map_or(Protocol::Http, |protocol| protocol.value),
+                true => Protocol::Websocket,
+                false => spoken(route),
             },
         };
         misfits(route, &fit, &links, out);
@@ -376,9 +376,21 @@ fn misfits(route: &Route, fit: &Fit<'_>, links: &[Link], out: &mut Diagnostics) 
     }
 }
 
+/// What stages have before them: a WebSocket that is bridged to events has requests with bodies.
+fn spoken(route: &Route) -> Protocol {
+    match (&route.protocol, &route.bridge) {
+        (Some(protocol), Some(bridge))
+            if protocol.value == Protocol::Websocket && bridge.value == Bridge::Sse =>
+        {
+            Protocol::Sse
+        }
+        (protocol, _) => protocol.as_ref().map_or(Protocol::Http, |protocol| protocol.value),
+    }
+}
+
 /// Stages that read bodies, where there are none to read.
 fn bodies(route: &Route, links: &[Link], out: &mut Diagnostics) {
-    let socket = route.protocol.as_ref().filter(|protocol| protocol.value == Protocol::Websocket);
+    let socket = route.protocol.as_ref().filter(|_| spoken(route) == Protocol::Websocket);
     let bridge = route.bridge.as_ref().filter(|bridge| bridge.value == Bridge::Websocket);
     let (said, span) = match (socket, bridge) {
         (Some(protocol), _) => ("protocol", protocol.span),

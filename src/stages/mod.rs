@@ -169,7 +169,7 @@ pub struct Fit<'a> {
     pub described: Option<&'a Operation>,
     /// Whether the route answers with a stream.
     pub streams: bool,
-    /// What is spoken with callers and the upstream.
+    /// What is spoken with the upstream; with callers, where a socket is bridged to events.
     pub protocol: Protocol,
 }
 

@@ -24,7 +24,7 @@ use crate::diag::milestone::UPSTREAMS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::endpoint::Next;
 use crate::exchange::RouteInfo;
-use crate::manifest::model::{Protocol, Route};
+use crate::manifest::model::{Bridge, Protocol, Route};
 use crate::manifest::{Manifest, Spanned};
 use crate::state::Shared;
 use crate::upstream::Upstream;
@@ -165,6 +165,9 @@ pub fn check(
     }
     let upstream = route.upstream.as_ref().and_then(|name| known(name, manifest, out));
     upstream.iter().for_each(|upstream| grpc::same_protocol(route, upstream.decl, out));
+    if route.handler.is_some() || route.upstream.is_some() && !speaks_websocket(route) {
+        no_events(route, out);
+    }
     let found = match (&route.handler, &route.upstream, &route.respond, &route.redirect) {
         (Some(handler), ..) => {
             no_sockets(route, out);
@@ -178,6 +181,10 @@ pub fn check(
         (None, Some(_), ..) if route.protocol.as_ref().is_some_and(|it| it.value == Protocol::Grpc) => {
             no_websocket(route, out);
             let target = grpc::check(route, params, upstream, out);
+            target.map(|target| Found::Target(Arc::new(target)))
+        }
+        (None, Some(_), ..) if speaks_websocket(route) && gives_events(route) => {
+            let target = websocket::events::check(route, params, upstream, out);
             target.map(|target| Found::Target(Arc::new(target)))
         }
         (None, Some(_), ..) if speaks_websocket(route) => {
@@ -209,9 +216,9 @@ fn found(
     manifest: &Manifest,
     out: &mut Diagnostics,
 ) -> Found {
-    Found::Target(match &route.bridge {
-        None => target,
-        Some(_) => Arc::new(websocket::bridged(target, route, manifest, out)),
+    Found::Target(match route.bridge.as_ref().map(|bridge| bridge.value) {
+        None | Some(Bridge::Sse) => target,
+        Some(Bridge::Websocket) => Arc::new(websocket::bridged(target, route, manifest, out)),
     })
 }
 
@@ -232,9 +239,26 @@ fn speaks_websocket(route: &Route) -> bool {
     route.protocol.as_ref().is_some_and(|protocol| protocol.value == Protocol::Websocket)
 }
 
+fn gives_events(route: &Route) -> bool {
+    route.bridge.as_ref().is_some_and(|bridge| bridge.value == Bridge::Sse)
+}
+
+/// A fault for `bridge: sse` where no WebSocket is to be bridged.
+fn no_events(route: &Route, out: &mut Diagnostics) {
+    if let Some(bridge) = route.bridge.as_ref().filter(|bridge| bridge.value == Bridge::Sse) {
+        let message = "`bridge: sse` is for routes with `protocol: websocket`";
+        let help = match route.protocol.as_ref().map(|protocol| protocol.value) {
+            Some(Protocol::Sse) => "this route answers with events already: remove it",
+            _ => "add `protocol: websocket`, or remove `bridge`",
+        };
+        out.push(Diagnostic::error(Code::MISPLACED, bridge.span, message).help(help));
+    }
+}
+
 /// A fault for limits of a WebSocket where there is none.
 fn no_websocket(route: &Route, out: &mut Diagnostics) {
     if let Some(bridge) = &route.bridge
+        && bridge.value == Bridge::Websocket
         && route.protocol.as_ref().is_none_or(|protocol| protocol.value != Protocol::Sse)
         && route.grpc.is_none()
     {

@@ -210,6 +210,18 @@ pub fn ping() -> Vec<u8> {
     control(PING, OWN_PING, None)
 }
 
+/// A whole frame of a server's, short of a mask, as a client must send it.
+pub fn masked(frame: &[u8], mask: [u8; 4]) -> Vec<u8> {
+    let Some(header) = Header::read(frame) else { return frame.to_vec() };
+    let (header, payload) = frame.split_at(header.size);
+    let mut bytes = Vec::with_capacity(frame.len() + mask.len());
+    bytes.extend_from_slice(header);
+    bytes[1] |= MASKED;
+    bytes.extend_from_slice(&mask);
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
+}
+
 fn control(opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
     let mut frame = Vec::with_capacity(6 + payload.len());
     let masked = if mask.is_some() { MASKED } else { 0 };
@@ -248,6 +260,22 @@ mod tests {
         bytes.extend_from_slice(&[0xff; 4][..if mask { 4 } else { 0 }]);
         bytes.extend(std::iter::repeat_n(0x81, payload));
         bytes
+    }
+
+    #[test]
+    fn a_frame_is_masked_behind_its_header() {
+        for (text_len, header) in [(2, 2), (300, 4), (70_000, 10)] {
+            let plain = text(&"x".repeat(text_len));
+            let bytes = masked(&plain, [1, 2, 3, 4]);
+            assert_eq!(bytes.len(), plain.len() + 4);
+            assert_eq!((bytes[0], bytes[1]), (plain[0], plain[1] | MASKED));
+            assert_eq!(bytes[2..header], plain[2..header]);
+            assert_eq!(bytes[header..header + 6], [1, 2, 3, 4, b'x' ^ 1, b'x' ^ 2]);
+        }
+        assert_eq!(
+            masked(&close(CloseCode(1000), "a", None), [9; 4]),
+            close(CloseCode(1000), "a", Some([9; 4]))
+        );
     }
 
     proptest! {

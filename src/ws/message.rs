@@ -1,17 +1,17 @@
-//! Messages from a client's frames (RFC 6455, section 5), for where the gateway is itself the server.
+//! Messages from frames (RFC 6455, section 5), for where the gateway is itself an end of the socket.
 //!
-//! Sizes are not looked at here: who feeds this has bounded them. No extension is ever agreed on.
+//! Of a client's frames sizes are not looked at here: who feeds this has bounded them. No extension is ever agreed on.
 
 use super::frame::CloseCode;
 use bytes::{Buf, BytesMut};
 
-/// What a client said.
+/// What the other end said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Said {
     /// A text message, whole.
     Text(String),
-    /// A binary message; nobody here reads one.
-    Binary,
+    /// A binary message, whole.
+    Binary(Vec<u8>),
     /// A ping, to be answered with the same.
     Ping(Vec<u8>),
     /// A pong.
@@ -27,9 +27,16 @@ pub struct Decoder {
     message: Vec<u8>,
     /// Opcode of the message under way.
     opcode: Option<u8>,
+    /// Largest message of a server's; none where a client is heard.
+    server_max: Option<u64>,
 }
 
 impl Decoder {
+    /// For a server's frames, which are not masked. `max` is its largest message, in bytes of payload.
+    pub fn of_server(max: u64) -> Self {
+        Decoder { server_max: Some(max), ..Decoder::default() }
+    }
+
     /// Where the next bytes go.
     pub fn room(&mut self) -> &mut BytesMut {
         &mut self.held
@@ -38,7 +45,8 @@ impl Decoder {
     /// The next thing said; none while part of it is missing.
     ///
     /// # Errors
-    /// With what to close, for what a client may not say: 1002, or 1007 for text that is not UTF-8.
+    /// With what to close, for what may not be said: 1002, 1007 for text that is not UTF-8, 1009 for a message of a
+    /// server's that is too big, as soon as its header says so.
     pub fn next_said(&mut self) -> Result<Option<Said>, CloseCode> {
         while let Some((first, payload)) = self.frame()? {
             let (is_last, opcode) = (first & 0x80 != 0, first & 0x0f);
@@ -60,7 +68,7 @@ impl Decoder {
                         Ok(text) => Ok(Some(Said::Text(text))),
                         Err(_) => Err(CloseCode::NOT_TEXT),
                     },
-                    _ => Ok(Some(Said::Binary)),
+                    _ => Ok(Some(Said::Binary(message))),
                 };
             }
         }
@@ -72,8 +80,9 @@ impl Decoder {
         let [first, second, rest @ ..] = &self.held[..] else { return Ok(None) };
         let (first, short) = (*first, second & 0x7f);
         let is_control = first & 0x08 != 0;
-        // Reserved bits mean an extension; a client masks; control frames are short.
-        if first & 0x70 != 0 || second & 0x80 == 0 || is_control && short > 125 {
+        let (is_masked, from_client) = (second & 0x80 != 0, self.server_max.is_none());
+        // Reserved bits mean an extension; a client masks and a server does not; control frames are short.
+        if first & 0x70 != 0 || is_masked != from_client || is_control && short > 125 {
             return Err(CloseCode::PROTOCOL);
         }
         let (header, length) = match short {
@@ -88,14 +97,26 @@ impl Decoder {
             short => (2, u64::from(short)),
         };
         let length = usize::try_from(length).map_err(|_| CloseCode::TOO_BIG)?;
-        let Some(mask) = self.held[header..].first_chunk::<4>().copied() else { return Ok(None) };
-        let begin = header + 4;
+        let message = if is_control { 0 } else { self.message.len() as u64 };
+        if self.server_max.is_some_and(|max| message.saturating_add(length as u64) > max) && !is_control {
+            return Err(CloseCode::TOO_BIG);
+        }
+        let (mask, begin) = match from_client {
+            true => match self.held[header..].first_chunk::<4>() {
+                Some(mask) => (*mask, header + 4),
+                None => return Ok(None),
+            },
+            false => ([0; 4], header),
+        };
         if self.held.len() - begin < length {
             return Ok(None);
         }
         self.held.advance(begin);
         let payload = self.held.split_to(length);
-        let payload = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+        let payload = match from_client {
+            true => payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect(),
+            false => payload.to_vec(),
+        };
         Ok(Some((first, payload)))
     }
 }
@@ -169,10 +190,28 @@ mod tests {
             Said::Text("h\u{e9}".to_owned()),
             Said::Pong,
             Said::Text(long),
-            Said::Binary,
+            Said::Binary(vec![0xff]),
             Said::Close(vec![0x03, 0xe8, b'x']),
         ];
         assert_eq!(said(&bytes.concat()), (wanted.to_vec(), None));
+    }
+
+    #[test]
+    fn a_server_does_not_mask_and_says_no_more_than_it_may() {
+        let said = |bytes: &[u8]| {
+            let mut decoder = Decoder::of_server(4);
+            decoder.room().extend_from_slice(bytes);
+            decoder.next_said()
+        };
+        assert_eq!(
+            said(&[0x01, 2, b'a', b'b', 0x80, 2, b'c', b'd']),
+            Ok(Some(Said::Text("abcd".to_owned())))
+        );
+        assert_eq!(said(&[0x82, 2, 0xff, 0]), Ok(Some(Said::Binary(vec![0xff, 0]))));
+        assert_eq!(said(&[0x89, 5, 1, 2, 3, 4, 5]), Ok(Some(Said::Ping(vec![1, 2, 3, 4, 5]))));
+        assert_eq!(said(&[0x81, 126, 0xff, 0xff]), Err(CloseCode::TOO_BIG), "by its header");
+        assert_eq!(said(&[0x01, 3, b'a', b'b', b'c', 0x80, 2]), Err(CloseCode::TOO_BIG));
+        assert_eq!(said(&frame(0x81, b"a")), Err(CloseCode::PROTOCOL));
     }
 
     #[test]

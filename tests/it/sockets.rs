@@ -5,6 +5,7 @@ mod bridge;
 mod bridged;
 mod conformance;
 mod ends;
+mod events;
 mod handshakes;
 mod limits;
 mod seats;

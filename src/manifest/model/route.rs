@@ -78,8 +78,9 @@ pub struct Route {
     pub stream: Option<Spanned<StreamLimits>>,
     /// Limits of a WebSocket.
     pub websocket: Option<Spanned<WebSocketLimits>>,
-    /// What callers speak instead with a route that answers with an event stream: one of `protocol: sse`, of `handler:
-    /// chat.stream`, or of a `grpc` method that streams (default: as the route's protocol).
+    /// What callers speak instead of the route's `protocol` (default: the same). `websocket` goes with routes that answer with
+    /// an event stream (`protocol: sse`, `handler: chat.stream`, a `grpc` method that streams), `sse` with `protocol:
+    /// websocket`.
     pub bridge: Option<Spanned<Bridge>>,
     /// The chain of this route instead of its version's: a name, or a list of stages.
     pub chain: Option<ChainRef>,
@@ -191,6 +192,9 @@ pub enum Protocol {
 pub enum Bridge {
     /// A WebSocket: each text message is a POST, each event of its answer a text message.
     Websocket,
+    /// Server-sent events: one GET or POST, whose body is the first text message; each message of the upstream's is an
+    /// event. Of `websocket`, only `max_message` applies; `stream` limits the events.
+    Sse,
 }
 
 /// Limits of an event stream.

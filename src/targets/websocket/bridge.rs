@@ -218,7 +218,7 @@ async fn converse(pipe: DuplexStream, asker: &Asker) -> io::Result<()> {
                     }
                     continue;
                 }
-                Ok(Some(Said::Binary)) => (CloseCode::NOT_READ, "text_only"),
+                Ok(Some(Said::Binary(_))) => (CloseCode::NOT_READ, "text_only"),
                 Err(code) => (code, ""),
             };
             to.write_all(&frame::close(refusal.0, refusal.1, None)).await?;
