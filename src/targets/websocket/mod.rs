@@ -9,7 +9,7 @@
 //! are on the wire. From the 101 on a `tunnel` of two `flow`s runs on a task of its own, and the exchange lasts as long.
 //! A reload leaves it alone while its route is there, with the limits it began with.
 //!
-//! `bridge` is for callers who speak something else than the upstream: [`bridge`] and [`events`].
+//! `bridge` is for callers who speak something else than the upstream: [`mod@bridge`] and [`events`].
 //!
 //! WebSockets over HTTP/2 (RFC 8441) are not served: browsers then open an HTTP/1.1 connection.
 
