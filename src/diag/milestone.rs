@@ -1,9 +1,5 @@
 //! Parts of the work that are announced in the manifest's format and not built yet: what a refused key waits for.
 
-/// Tokens, roles, tenants, limits, stores.
-pub const IDENTITY: &str = "Identity, access and limits";
-/// WebSocket, gRPC, transformation, validation.
-pub const PROTOCOLS: &str = "Every protocol";
 /// Breaker, retry, fallback, cache, canary.
 pub const UPSTREAMS: &str = "Upstreams that fail, and nobody notices";
 /// OpenAPI, documentation pages, tests in the manifest.

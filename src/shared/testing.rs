@@ -26,13 +26,7 @@ impl RedisServer {
         RedisServer::start_with(&[])
     }
 
-    /// A Cluster of one server, which has no slots yet.
-    #[allow(dead_code, reason = "the integration tests, which use this file too, have no need of it")]
-    pub(crate) fn start_cluster() -> Self {
-        RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()])
-    }
-
-    fn start_with(flags: &[&str]) -> Self {
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>();
         let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
         let process = spawn(port, &flags, folder.path());
@@ -62,7 +56,7 @@ impl RedisServer {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

@@ -1,6 +1,6 @@
 //! One contract over every backend, and what happens when Redis goes away.
 
-use super::testing::RedisServer;
+use super::testing::{RedisServer, free_port};
 use super::*;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -31,7 +31,9 @@ impl Case {
 
     /// A Cluster of one server that has every slot.
     async fn cluster() -> Self {
-        let server = RedisServer::start_cluster();
+        // A Cluster of one server, which has no slots yet.
+        let port = free_port().to_string();
+        let server = RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-port", &port]);
         let client = ::redis::Client::open(server.url()).unwrap();
         eventually("it has its slots", async || {
             let Ok(mut raw) = client.get_multiplexed_async_connection().await else { return false };
