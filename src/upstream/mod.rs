@@ -13,6 +13,7 @@ mod health;
 mod http2;
 mod identity;
 mod meter;
+mod outcome;
 mod pool;
 mod reflection;
 mod registry;
@@ -38,6 +39,7 @@ use crate::state::Shared;
 use crate::telemetry::{Throttle, UpstreamMetrics};
 use arc_swap::ArcSwapOption;
 use balance::Balancer;
+use outcome::Outcome;
 use pool::Server;
 use prost_reflect::DescriptorPool;
 use std::fmt;
@@ -102,6 +104,20 @@ impl Upstream {
     /// Its counters.
     pub fn meter(&self) -> &Meter {
         &self.meter
+    }
+
+    /// The server of the next try.
+    fn choose(&self) -> &Arc<Server> {
+        &self.servers[self.balancer.pick(&*self.servers, rand::random)]
+    }
+
+    /// Takes note of how a try ended: the one place where servers are judged by their traffic.
+    fn observe(&self, server: &Server, outcome: Outcome) {
+        match outcome {
+            Outcome::Answered { status, took } => server.metrics.answered(status, took),
+            Outcome::Failed(kind) => server.metrics.failed(kind),
+            Outcome::Abandoned => {}
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::Upstream;
 use super::body::{Causes, Progress, RequestBody, Source, UpstreamBody};
 use super::client::{Purpose, connect};
 use super::meter::Meter;
+use super::outcome::Outcome;
 use super::pool::{Conn, Lease, Server};
 use crate::error::grpc;
 use crate::error::{BodyTimeout, GatewayError, Kind};
@@ -103,7 +104,7 @@ impl Upstream {
             idle: (!options.duplex).then_some(times.idle),
             until,
         };
-        let server = &self.servers[self.balancer.pick(&*self.servers, rand::random)];
+        let server = self.choose();
         exchange.sent_to(server.note.clone());
         let (response, mut lease, progress, close_delimited) = match &server.links {
             Some(links) => {
@@ -131,7 +132,7 @@ impl Upstream {
             None => Some(response.status().as_u16()),
         };
         match status {
-            Some(status) => server.metrics.answered(status, took),
+            Some(status) => self.observe(server, Outcome::Answered { status, took }),
             None => {
                 server.metrics.took(took);
                 lease.uncounted = true;
@@ -220,10 +221,14 @@ impl Upstream {
         progress: Option<&Progress>,
     ) -> GatewayError {
         match fail {
-            Fail::Starved => BodyTimeout.into(),
+            Fail::Starved => {
+                self.observe(server, Outcome::Abandoned);
+                BodyTimeout.into()
+            }
             Fail::Late => self.failed(exchange, server, Kind::UpstreamTimeout, &"no answer in time"),
             Fail::Broke(error, _) => {
                 if let Some(failure) = progress.and_then(Progress::failure) {
+                    self.observe(server, Outcome::Abandoned);
                     return callers_fault(failure);
                 }
                 let kind = match error.is_parse() {
@@ -243,7 +248,7 @@ impl Upstream {
         kind: Kind,
         why: &dyn fmt::Display,
     ) -> GatewayError {
-        server.metrics.failed(kind);
+        self.observe(server, Outcome::Failed(kind));
         // The access log has a line for each; what failed below HTTP is said once a second.
         let Some(left_out) = self.failures.pass() else { return kind.into() };
         tracing::warn!(

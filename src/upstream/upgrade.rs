@@ -7,6 +7,7 @@
 use super::Upstream;
 use super::body::{RequestBody, Source, UpstreamBody};
 use super::client::Purpose;
+use super::outcome::Outcome;
 use super::pool::Lease;
 use super::send::{Deadlines, Fail, framing, head};
 use crate::error::{GatewayError, Kind};
@@ -58,7 +59,7 @@ impl Upstream {
         let until = began + times.total;
         let deadlines =
             Deadlines { first_byte: times.first_byte, idle: Some(times.idle), until: Some(until) };
-        let server = &self.servers[self.balancer.pick(&*self.servers, rand::random)];
+        let server = self.choose();
         exchange.sent_to(server.note.clone());
         let mut request = request.map(|()| RequestBody::empty());
         *request.version_mut() = Version::HTTP_11;
@@ -77,7 +78,7 @@ impl Upstream {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let close_delimited = framing(&response)
                 .map_err(|why| self.failed(exchange, server, Kind::UpstreamBadResponse, &why))?;
-            server.metrics.answered(response.status().as_u16(), took);
+            self.observe(server, Outcome::Answered { status: response.status().as_u16(), took });
             return Ok(Switch::Declined(Box::new(response.map(|incoming| {
                 let (source, upstream) = (Source::Http1(incoming), self.clone());
                 let mut body =
@@ -90,7 +91,7 @@ impl Upstream {
         let upgraded = upgraded
             .map_err(|_| self.explain(exchange, server, Fail::Late, None))?
             .map_err(|error| self.explain(exchange, server, Fail::Broke(error, None), None))?;
-        server.metrics.answered(response.status().as_u16(), took);
+        self.observe(server, Outcome::Answered { status: response.status().as_u16(), took });
         // Its driver is done; what is left of it is the slot.
         lease.conn = None;
         let socket = UpstreamSocket { io: TokioIo::new(upgraded), _lease: lease, _upstream: self.clone() };
