@@ -13,8 +13,13 @@ fn root() -> PathBuf {
 
 /// A gateway that serves the shipped files, with the demo behind it.
 pub async fn shipped(demo: &Demo) -> Gateway {
+    shipped_with(demo, |manifest| manifest).await
+}
+
+/// The same, with its `routes.yaml` changed.
+pub async fn shipped_with(demo: &Demo, change: impl FnOnce(String) -> String) -> Gateway {
     let text = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
-    let manifest = text("routes.yaml").replacen("version: 1\n", "", 1);
+    let manifest = change(text("routes.yaml").replacen("version: 1\n", "", 1));
     let mut builder = Gateway::with(&manifest);
     for service in ["ALGO", "DOCUMENT", "NOTIFICATION"] {
         builder = builder.var(&format!("{service}_SERVICE_URL"), demo.url());
