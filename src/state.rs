@@ -2,13 +2,14 @@
 
 use crate::accounts::{Accounts, SetupError};
 use crate::conversations::Turns;
+use crate::openapi::Documents;
 use crate::settings::Settings;
 use crate::shared::AnyShared;
 use crate::stores::AnyStore;
 use crate::telemetry::Telemetry;
 use crate::tokens::Tokens;
 use crate::tokens::keys::Keys;
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,6 +32,8 @@ pub struct Shared {
     pub accounts: Arc<Accounts>,
     /// Answers that are being written.
     pub turns: Arc<Turns>,
+    /// Documents of the API that the manifest serves.
+    pub documents: ArcSwap<Documents>,
     /// Whether traffic should come here, and why not.
     pub readiness: Readiness,
     /// Who can say how the things behind the gateway are.
@@ -89,6 +92,7 @@ impl Shared {
             tokens,
             accounts,
             turns,
+            documents: ArcSwap::default(),
             readiness: Readiness::default(),
             health: HealthBoard::default(),
             closing,

@@ -10,6 +10,7 @@ pub mod catalogue;
 
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
+use crate::state::Shared;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, IF_NONE_MATCH, REFERRER_POLICY};
 use http::header::{X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -19,6 +20,7 @@ use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
 use poem_openapi::{ApiResponse, OpenApi};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// What pages may do. Scripts are files of ours, and nothing is built from text. Styles may stand inline: Scalar and Swagger
 /// UI write `style` attributes and elements of their own, and with no foreign address to load from they can tell nobody
@@ -29,8 +31,16 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
 const PERMISSIONS: &str = "camera=(), geolocation=(), payment=(), usb=(), microphone=(self)";
 
 /// The group.
-#[derive(Debug, Default)]
-pub struct DocsApi;
+pub struct DocsApi {
+    shared: Arc<Shared>,
+}
+
+impl DocsApi {
+    /// For a process.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        DocsApi { shared }
+    }
+}
 
 /// Answers of `gateway.docs`.
 #[derive(ApiResponse)]
@@ -70,6 +80,13 @@ impl DocsApi {
         if let Some(file) = page.strip_prefix("assets/") {
             let file = assets::serve(file, request.headers());
             return Ok(DocsResponse::Page(Page(file.ok_or(GatewayError::from(Kind::NotFound))?)));
+        }
+        if let Some(name) = page.strip_prefix("openapi/") {
+            let document = Page(super::openapi::document(&self.shared, name, request.headers())?);
+            return Ok(match document.0.status() {
+                StatusCode::NOT_MODIFIED => DocsResponse::Known(document),
+                _ => DocsResponse::Page(document),
+            });
         }
         let text: Cow<'static, str> = match page {
             "" => include_str!("../../assets/docs/index.html").into(),
