@@ -153,7 +153,9 @@ fn operation(route: &CheckedRoute, method: &Method, native: &Value) -> Described
         doc.answers_mut().clear();
         doc.answers("101", json!({ "description": "The connection is a WebSocket from now on." }));
     } else if doc.answers_mut().is_empty() {
+        let calls = matches!(&route.ending, Ending::Target(target) if target.passes_calls());
         let content = match route.streams() {
+            _ if calls => json!({ "application/grpc": {} }),
             true => json!({ "text/event-stream": { "schema": { "type": "string" } } }),
             false => json!({ "*/*": {} }),
         };
