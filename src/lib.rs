@@ -30,6 +30,7 @@ pub mod stores;
 pub mod targets;
 pub mod telemetry;
 pub mod tokens;
+pub mod typescript;
 pub mod units;
 pub mod upstream;
 pub mod ws;

@@ -2,9 +2,11 @@
 
 mod admin;
 mod check;
+mod client;
 mod completions;
 mod database;
 mod diff;
+mod document;
 mod explain;
 mod routes;
 mod schema;
@@ -38,6 +40,8 @@ enum Command {
     Explain(explain::Explain),
     /// Says what differs between two manifests, in terms of access
     Diff(diff::DiffArgs),
+    /// Writes a typed client of the API
+    Client(client::Client),
     /// Prints the JSON Schema of manifests
     Schema,
     /// Brings the database's schema up to date; `serve` does so by itself
@@ -72,6 +76,7 @@ pub fn run() -> ExitCode {
         Command::Routes(command) => routes::run(&command),
         Command::Explain(command) => explain::run(&command),
         Command::Diff(command) => diff::run(&command),
+        Command::Client(command) => client::run(&command),
         Command::Schema => schema::run(),
         Command::Migrate(command) => database::migrate(&command),
         Command::Admin(command) => admin::run(command),
