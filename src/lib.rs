@@ -5,6 +5,7 @@ pub mod accounts;
 pub mod check;
 pub mod cli;
 pub mod compile;
+pub mod contract;
 pub mod conversations;
 pub mod demo;
 pub mod diag;

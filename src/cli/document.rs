@@ -18,6 +18,11 @@ pub(super) fn read(argument: &DocumentArg) -> Result<Value, u8> {
     file(&argument.from)
 }
 
+/// The API that a file describes.
+pub(super) fn any(path: &Path) -> Result<Value, u8> {
+    file(path)
+}
+
 /// What a file holds, which may be JSON or YAML.
 pub(super) fn file(path: &Path) -> Result<Value, u8> {
     let text = std::fs::read_to_string(path).map_err(|error| {
