@@ -1,5 +1,6 @@
 //! A gateway for a test, the services behind it, and a client that sees bytes as they come.
 
+pub mod browser;
 pub mod client;
 pub mod gateway;
 pub mod kept;
@@ -12,6 +13,7 @@ mod redis;
 pub mod scripted;
 pub mod wire;
 
+pub use browser::Browser;
 pub use client::{Answer, Client};
 pub use gateway::Gateway;
 pub use kept::Kept;
