@@ -108,3 +108,6 @@ fn table(operations: &[Operation]) -> String {
     out.push('\n');
     out
 }
+
+#[cfg(test)]
+mod tests;

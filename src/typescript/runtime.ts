@@ -250,7 +250,7 @@ export function createClient(options: ClientOptions = {}): Client {
     const repeatable = method !== "POST" && method !== "PATCH" || "Idempotency-Key" in headers;
     for (let attempt = 0, renewed = false; ; attempt++) {
       const bearer = has("a") ? await token() : undefined;
-      if (bearer) headers.Authorization = `Bearer ${bearer}`;
+      if (bearer) headers["Authorization"] = `Bearer ${bearer}`;
       let response: Response, wait = backOff(attempt);
       try {
         response = await (options.fetch ?? fetch)(base + path, { method, headers, body: payload, signal: o.signal ?? null });
