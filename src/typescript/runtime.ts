@@ -229,7 +229,7 @@ export function createClient(options: ClientOptions = {}): Client {
     let held = await store.get();
     const { expires_at, expires_in = 300, refresh_token } = held ?? {};
     if (held && expires_at && refresh_token && expires_at - Date.now() < Math.min(30_000, expires_in * 100)) {
-      await renew(held.access_token);
+      await renew(held.access_token).catch(() => {});
       held = await store.get();
     }
     return held?.access_token;
