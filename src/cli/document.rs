@@ -20,7 +20,12 @@ pub(super) fn read(argument: &DocumentArg) -> Result<Value, u8> {
 
 /// The API that a file describes.
 pub(super) fn any(path: &Path) -> Result<Value, u8> {
-    file(path)
+    let document = file(path)?;
+    if document["openapi"].as_str().is_some_and(|version| version.starts_with("3.")) {
+        return Ok(document);
+    }
+    say(&format!("{}: is no OpenAPI document of version 3", path.display()));
+    Err(USAGE)
 }
 
 /// What a file holds, which may be JSON or YAML.

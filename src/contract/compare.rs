@@ -83,7 +83,7 @@ impl Comparison<'_> {
     }
 
     fn shapes(&mut self, old: &Schema<'_>, new: &Schema<'_>, what: &str, depth: usize) {
-        let at = new.at();
+        let at = &new.target();
         let (old, new) = (old.shape(), new.shape());
         self.types(&old, &new, at, what);
         self.values(&old, &new, at, what);

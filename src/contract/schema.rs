@@ -140,6 +140,19 @@ impl<'d> Schema<'d> {
         self.parts.first().map_or("", |part| &part.at)
     }
 
+    /// Where what it says stands: where it leads, if it is a reference and nothing else.
+    pub(super) fn target(&self) -> String {
+        let Some(mut place) = self.parts.first().cloned() else { return String::new() };
+        for _ in 0..16 {
+            let only = place.value.as_object().is_some_and(|map| map.len() == 1);
+            match place.value["$ref"].as_str().filter(|_| only).and_then(|to| find(self.document, to)) {
+                Some(next) => place = next,
+                None => break,
+            }
+        }
+        place.at
+    }
+
     /// Tells it from all others of its document: where its parts lead.
     pub(super) fn key(&self) -> String {
         let parts = self.expanded();
