@@ -52,10 +52,10 @@ impl Lang {
 }
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident = $status:literal $code:literal: $en:literal, $zh:literal;)*) => {
+    ($($(#[doc = $cause:literal])+ $(#[cure = $cure:literal])? $name:ident = $status:literal $code:literal: $en:literal, $zh:literal;)*) => {
         /// What went wrong, in general. The list of all error codes.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Kind { $($(#[$doc])* $name,)* }
+        pub enum Kind { $($(#[doc = $cause])+ $name,)* }
 
         impl Kind {
             /// Every kind, in order.
@@ -76,118 +76,184 @@ macro_rules! kinds {
             pub fn text(self, lang: Lang) -> &'static str {
                 match (self, lang) { $((Kind::$name, Lang::En) => $en, (Kind::$name, Lang::Zh) => $zh,)* }
             }
+
+            /// What brings it about, for the catalogue.
+            pub fn cause(self) -> &'static str {
+                match self { $(Kind::$name => concat!($($cause),+).trim_ascii(),)* }
+            }
+
+            /// What the caller, or whoever runs the gateway, can do about it, for the catalogue.
+            pub fn cure(self) -> &'static str {
+                match self { $(Kind::$name => concat!("" $(, $cure)?),)* }
+            }
         }
     };
 }
 
 kinds! {
     /// The request cannot be understood.
+    #[cure = "Compare the request with the documentation of its route; `detail` says what could not be read."]
     BadRequest = 400 "bad_request": "The request is malformed", "请求格式错误";
-    /// The path has no single reading (SECURITY rule 1).
+    /// The path has no single reading: dot segments, `//`, an encoded slash, a bad percent escape, or invalid UTF-8.
+    #[cure = "Send each path segment percent-encoded once, and no empty or dot segments."]
     InvalidPath = 400 "invalid_path": "The request path is not acceptable", "请求路径无效";
-    /// Where the request ends could be read in two ways (SECURITY rule 2).
+    /// Where the request ends could be read in two ways: `Content-Length` and `Transfer-Encoding` contradict each other or are malformed.
+    #[cure = "Send one correct `Content-Length` or `Transfer-Encoding: chunked`, never both; a proxy in between may have added one."]
     InvalidFraming = 400 "invalid_framing": "The request's length is ambiguous", "请求长度标识无效";
     /// The request's target is not a path.
+    #[cure = "Send the path in origin form, such as `GET /path`."]
     InvalidTarget = 400 "invalid_target": "The request target is not acceptable", "请求目标无效";
     /// Host and authority disagree or are malformed.
+    #[cure = "Send one `Host` header, equal to `:authority` over HTTP/2."]
     InvalidHost = 400 "invalid_host": "The request's host is not acceptable", "请求主机无效";
-    /// No route.
+    /// No route takes this path, or what it names does not exist for this caller.
+    #[cure = "Look the path up in the documentation; `voicegate explain METHOD PATH` says which route takes it."]
     NotFound = 404 "not_found": "There is nothing at this address", "资源不存在";
     /// The path exists, the method does not.
+    #[cure = "Use one of the methods in the `Allow` header."]
     MethodNotAllowed = 405 "method_not_allowed": "This method is not allowed here", "不支持该请求方法";
     /// What is called here speaks HTTP/2 only.
+    #[cure = "Call it with a gRPC client, over HTTP/2."]
     Http2Required = 426 "http2_required": "This is called over HTTP/2 only", "此接口仅支持 HTTP/2";
     /// The request body took too long to come.
+    #[cure = "Send the body without long pauses; on slow networks send it in pieces."]
     RequestTimeout = 408 "request_timeout": "The request took too long to arrive", "请求接收超时";
     /// The body is larger than the route allows.
+    #[cure = "Send less; `detail` says the limit, the route's `body_limit` sets it."]
     PayloadTooLarge = 413 "payload_too_large": "The request body is too large", "请求内容过大";
     /// The URI is longer than allowed.
+    #[cure = "Move long values from the query into the body."]
     UriTooLong = 414 "uri_too_long": "The request URI is too long", "请求地址过长";
     /// Headers are larger or more than allowed.
+    #[cure = "Send fewer or shorter headers; often cookies have piled up."]
     HeadersTooLarge = 431 "headers_too_large": "The request headers are too large", "请求头过大";
     /// The route is a WebSocket, the request is not.
+    #[cure = "Open it with a WebSocket client."]
     UpgradeRequired = 426 "upgrade_required": "This is a WebSocket: connect with version 13 over HTTP/1.1", "此接口仅支持 WebSocket 连接";
     /// A route that asks who is calling was not told.
+    #[cure = "Log in and send `Authorization: Bearer <access_token>`."]
     NoToken = 401 "no_token": "No token provided", "未提供令牌";
     /// The token is not valid here.
+    #[cure = "Log in again; a token of another environment, or one that was changed on its way, is never valid."]
     InvalidToken = 401 "invalid_token": "Invalid token", "令牌无效";
     /// The token's time is over.
+    #[cure = "Ask for a new one with the refresh token, or log in again; take `X-New-Token` over where answers carry it."]
     TokenExpired = 401 "token_expired": "Token has expired", "令牌已过期";
     /// The token was taken back.
+    #[cure = "Log in again: a logout, a new password or an administrator ended this session."]
     TokenRevoked = 401 "token_revoked": "Token has been revoked", "令牌已被撤销";
     /// The ticket was used, its time is over, or it never was one.
+    #[cure = "Ask for a new ticket just before the WebSocket is opened, and use it once."]
     InvalidTicket = 401 "invalid_ticket": "This ticket was used already or is over, ask for another one", "票据无效或已使用，请重新获取";
     /// The API key is missing, unknown, over, or was taken back.
+    #[cure = "Send a valid key; whoever runs the gateway hands out new ones."]
     InvalidApiKey = 401 "invalid_api_key": "Invalid API key", "API 密钥无效";
     /// The request names another tenant than the caller's.
+    #[cure = "Leave the tenant out of the request, or send the caller's own."]
     TenantMismatch = 403 "tenant_mismatch": "This is not your tenant", "租户不匹配";
     /// The caller's origin is not allowed (CORS preflight).
+    #[cure = "Add the page's exact origin to the route's `cors` policy."]
     OriginNotAllowed = 403 "origin_not_allowed": "This origin may not call this route", "不允许的跨域来源";
     /// The caller's address is not allowed.
+    #[cure = "Call from an allowed address, or have it added to the route's `ip_filter`; behind a proxy set TRUSTED_PROXIES."]
     AddressNotAllowed = 403 "address_not_allowed": "This address may not call here", "该地址无权访问";
     /// The caller calls too often.
+    #[cure = "Wait as long as `Retry-After` says, and slow down; the `RateLimit` headers say how much is left."]
     RateLimited = 429 "rate_limited": "Too many requests", "请求过于频繁，请稍后重试";
     /// The caller has too many calls under way.
+    #[cure = "Let a running request end, or stop it, before the next one."]
     TooManyConcurrent = 429 "too_many_concurrent": "Too many requests at the same time", "并发请求过多，请稍后重试";
-    /// The request looks like an attack (`inspect`).
+    /// The request looks like an attack to the route's `inspect` stage.
+    #[cure = "Send the text in another form; if it is harmless, whoever runs the gateway can exempt the field."]
     Suspicious = 403 "suspicious_input": "The request looks like an attack", "请求包含可疑内容";
-    /// The caller has no permission.
+    /// The caller's role has no permission for this.
+    #[cure = "Ask for a role with this permission; the documentation of the route names both."]
     Forbidden = 403 "permission_denied": "Permission denied", "权限不足";
-    /// A fault of the gateway.
+    /// A fault of the gateway itself.
+    #[cure = "Try again later; tell whoever runs the gateway the `request_id`: the log has the cause."]
     Internal = 500 "internal_error": "Something went wrong here", "服务器内部错误";
     /// No server of the upstream could be reached.
+    #[cure = "Try again shortly; operators see in `/health` and the metrics which server does not answer."]
     UpstreamUnreachable = 502 "upstream_unreachable": "The service behind this route cannot be reached", "后端服务不可用";
     /// The upstream broke the connection before it answered.
+    #[cure = "Try again if the request may be carried out twice."]
     UpstreamReset = 502 "upstream_reset": "The service behind this route broke off", "后端服务连接中断";
     /// The upstream's answer is not acceptable HTTP.
+    #[cure = "Tell whoever runs the service behind the gateway; the log has the fault."]
     UpstreamBadResponse = 502 "upstream_bad_response": "The service behind this route answered badly", "后端服务响应无效";
     /// The gateway takes no more work for now.
+    #[cure = "Wait as long as `Retry-After` says and try again."]
     Overloaded = 503 "overloaded": "Too busy, try again shortly", "服务繁忙，请稍后重试";
     /// Every connection to the upstream is in use.
+    #[cure = "Wait as long as `Retry-After` says and try again; operators may raise `max_connections`."]
     UpstreamSaturated = 503 "upstream_saturated": "The service behind this route is busy, try again shortly", "后端服务繁忙，请稍后重试";
     /// The gateway is going down.
+    #[cure = "Try again at once on a new connection."]
     ShuttingDown = 503 "shutting_down": "Going down, try again shortly", "服务正在关闭，请稍后重试";
-    /// The database does not answer.
+    /// The database, or the state that replicas share, does not answer.
+    #[cure = "Try again shortly; operators look at the database and Redis."]
     StoreUnavailable = 503 "store_unavailable": "Something this needs is not available, try again shortly", "依赖的服务暂不可用，请稍后重试";
     /// The upstream did not answer in time.
+    #[cure = "Try again later; operators look at the service's latency and the route's deadlines."]
     UpstreamTimeout = 504 "upstream_timeout": "The service behind this route did not answer in time", "后端服务响应超时";
     /// The route's own deadline passed.
+    #[cure = "Ask for less at once; the route's `timeout` sets the limit."]
     DeadlineExceeded = 504 "deadline_exceeded": "The request took too long", "请求处理超时";
     /// Fields break their rules; `errors` says which.
+    #[cure = "Mend the fields that `errors[]` points to; each says its rule."]
     Invalid = 400 "validation_failed": "Some fields are not acceptable", "请求参数无效";
     /// A link or code of single use is unknown, used or over.
+    #[cure = "Ask for a new link."]
     LinkSpent = 400 "link_invalid": "This link was used already or is over", "链接无效或已过期";
     /// Unknown name or wrong password; nobody learns which.
+    #[cure = "Check name and password; after some failures the name is locked for a while."]
     WrongCredentials = 401 "invalid_credentials": "Wrong username or password", "用户名或密码错误";
     /// The refresh token is unknown, used, over or ended.
+    #[cure = "Log in again; a refresh token is used once, its second use ends all of its family."]
     RefreshRefused = 401 "invalid_refresh_token": "The refresh token is not valid, log in again", "刷新令牌无效，请重新登录";
     /// WeChat does not know the login code.
+    #[cure = "Call `wx.login` again and send the new code within five minutes."]
     WechatRefused = 401 "invalid_wechat_code": "WeChat does not accept this login code", "微信登录凭证无效";
     /// The account may not log in.
+    #[cure = "Ask an administrator to enable the account."]
     AccountDisabled = 403 "account_disabled": "This account is disabled", "账户已被禁用";
     /// No answer is being written.
+    #[cure = "Nothing is left to do: the answer is complete, or never began."]
     NotRunning = 404 "not_running": "No answer is being written there", "当前没有正在生成的回答";
     /// A retry came while its first request is under way and its answer cannot be read along.
+    #[cure = "Wait until the first request ends, then retry with the same key."]
     StillRunning = 409 "still_running": "This request is under way already", "该请求正在处理中";
     /// An answer was stopped before it began.
+    #[cure = "Ask again if the answer is still wanted."]
     TurnCancelled = 409 "turn_cancelled": "This answer was stopped", "回答已被取消";
     /// A stream's events are not kept any more.
+    #[cure = "Read the session's messages instead: what was said is saved there."]
     StreamGone = 410 "stream_gone": "This stream cannot be resumed", "该数据流已无法恢复";
     /// Username or e-mail are taken.
+    #[cure = "Choose another name, or log in."]
     AccountExists = 409 "account_exists": "Username or e-mail is taken", "用户名或邮箱已存在";
     /// An `Idempotency-Key` was used for another request.
+    #[cure = "Make a new key for every new request; reuse one for a retry of the same request only."]
     IdempotencyKeyReused = 422 "idempotency_key_reused": "This idempotency key was used for another request", "幂等键已用于其他请求";
     /// The body is of a type that is not read here.
+    #[cure = "Send the content type that the documentation of the route names."]
     UnsupportedMediaType = 415 "unsupported_media_type": "This content type is not read here", "不支持的内容类型";
     /// Too many failed logins.
+    #[cure = "Wait as long as `Retry-After` says, or ask an administrator to unlock the name."]
     AccountLocked = 423 "account_locked": "Too many failed logins, the account is locked for a while", "登录失败次数过多，账户已被锁定";
     /// WeChat does not answer, or answers badly.
+    #[cure = "Try again shortly; operators check WECHAT_API_URL and the network."]
     WechatUnreachable = 502 "wechat_unreachable": "WeChat cannot be reached", "微信服务不可用";
     /// No mail server is set up, so that nobody gets a link to a new password.
+    #[cure = "Ask an administrator for a new password; operators set SMTP_URL."]
     MailUnavailable = 503 "mail_unavailable": "No e-mail can be sent from here, ask whoever runs this service for a new password", "邮件服务未配置，请联系管理员重置密码";
     /// Something this call needs (such as WeChat) is away or not set up.
+    #[cure = "Try again later; operators look in the log for what is not set up."]
     Unavailable = 503 "unavailable": "This is not available for the moment", "服务暂时不可用，请稍后重试";
 }
+
+/// What `type` of a problem begins with where no page describes the codes: they are named all the same.
+const CODES: &str = "urn:voicegate:error:";
 
 /// On a response: the gateway itself made it, as an error in the common form.
 #[derive(Debug, Clone, Copy)]
@@ -286,15 +352,27 @@ impl GatewayError {
 
     /// As a finished response in the form that the caller reads.
     ///
-    /// `request_id` identifies the exchange in logs; `lang` chooses the text.
-    pub fn respond_as(&self, form: &grpc::Form, request_id: &str, lang: Lang) -> Response {
-        self.respond_grpc(form, request_id, lang).unwrap_or_else(|| self.respond(request_id, lang))
+    /// `request_id` identifies the exchange in logs; `lang` chooses the text; `catalogue` is where this gateway documents
+    /// its error codes, up to a code (`/docs/errors#`), if it does.
+    pub fn respond_as(
+        &self,
+        form: &grpc::Form,
+        request_id: &str,
+        lang: Lang,
+        catalogue: Option<&str>,
+    ) -> Response {
+        self.respond_grpc(form, request_id, lang)
+            .unwrap_or_else(|| self.problem(request_id, lang, catalogue.unwrap_or(CODES)))
     }
 
     /// As a finished response in the common form.
     ///
     /// `request_id` identifies the exchange in logs; `lang` chooses the text.
     pub fn respond(&self, request_id: &str, lang: Lang) -> Response {
+        self.problem(request_id, lang, CODES)
+    }
+
+    fn problem(&self, request_id: &str, lang: Lang, catalogue: &str) -> Response {
         let status = self.kind.status();
         let text = self.kind.text(lang);
         let mut body = serde_json::json!({
@@ -302,7 +380,7 @@ impl GatewayError {
             "code": self.kind.code(),
             "request_id": request_id,
             "status": status.as_u16(),
-            "type": format!("urn:voicegate:error:{}", self.kind.code()),
+            "type": format!("{catalogue}{}", self.kind.code()),
             "title": text,
         });
         if let Some(detail) = &self.detail {

@@ -134,6 +134,7 @@ pub struct Exchange {
     upstream: OnceLock<UpstreamNote>,
     form: OnceLock<Form>,
     deadline: OnceLock<Instant>,
+    catalogue: OnceLock<&'static str>,
     is_call: AtomicBool,
     grpc_status: AtomicU8,
     observers: Mutex<Vec<Arc<dyn Observer>>>,
@@ -195,6 +196,7 @@ impl Exchange {
             upstream: OnceLock::new(),
             form: OnceLock::new(),
             deadline: OnceLock::new(),
+            catalogue: OnceLock::new(),
             is_call: AtomicBool::new(false),
             grpc_status: AtomicU8::new(NO_GRPC),
             observers: Mutex::new(Vec::new()),
@@ -224,6 +226,9 @@ impl Exchange {
         }
         if let Some(identity) = self.identity() {
             next.identified(identity.clone());
+        }
+        if let Some(catalogue) = self.catalogue.get() {
+            next.errors_described_at(catalogue);
         }
         if let Some(trace) = self.trace() {
             next.set_trace(trace.clone());
@@ -320,6 +325,11 @@ impl Exchange {
     /// Notes the form that its errors have, before there is one.
     pub fn speaks(&self, form: Form) {
         let _ = self.form.set(form);
+    }
+
+    /// Notes where this gateway describes error codes, up to a code: `type` of its problems leads there.
+    pub fn errors_described_at(&self, catalogue: &'static str) {
+        let _ = self.catalogue.set(catalogue);
     }
 
     /// When the route's `timeout` ends it, if it has one.
@@ -422,7 +432,7 @@ impl Exchange {
         if *form != Form::Problem {
             self.set_grpc_status(error.grpc_code());
         }
-        error.respond_as(form, self.request_id(), self.lang)
+        error.respond_as(form, self.request_id(), self.lang, self.catalogue.get().copied())
     }
 }
 

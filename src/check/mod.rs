@@ -4,6 +4,7 @@
 //! look again. Checks are pure (they read files a manifest names, and nothing else).
 
 pub mod chains;
+pub mod documentation;
 pub mod native;
 pub mod order;
 pub mod pattern;
@@ -139,6 +140,7 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
     for route in &manifest.routes {
         routes.extend(checker.check(route, &outside, out).map(Arc::new));
     }
+    documentation::complete(&mut routes);
     checker.chains.resolve_all(out);
     conflicts(&routes, out);
     sections::unused(&manifest, &checker, out);

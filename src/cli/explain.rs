@@ -1,4 +1,5 @@
-//! `voicegate explain METHOD PATH`: which route, each stage's verdict, the upstream's URL; offline.
+//! `voicegate explain METHOD PATH`: which route, each stage's verdict, the upstream's URL; offline. Or `explain VG031`: what
+//! a code stands for.
 
 use super::{ConfigArg, FINDINGS, OK, USAGE, print, say, sound};
 use crate::check::Checked;
@@ -6,6 +7,8 @@ use crate::check::routes::{CheckedRoute, Ending};
 use crate::compile::place_of;
 use crate::compile::router::{Asked, Found, Router};
 use crate::compile::{asked_about, sees_options};
+use crate::diag::{CATALOG, did_you_mean};
+use crate::error::{Kind, Lang};
 use crate::path::normalise_path;
 use crate::stages::{Probe, Verdict};
 use clap::Args;
@@ -16,10 +19,11 @@ use std::sync::Arc;
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// Method of the request
-    method: String,
+    /// Method of the request; or a code, such as `VG031` of a diagnostic or `rate_limited` of an error
+    #[arg(value_name = "METHOD|CODE")]
+    subject: String,
     /// Path of the request, with its query
-    path: String,
+    path: Option<String>,
     /// Role of the caller [default: nobody]
     #[arg(long = "as", value_name = "ROLE")]
     role: Option<String>,
@@ -31,7 +35,10 @@ pub(super) struct Explain {
 }
 
 pub(super) fn run(command: &Explain) -> u8 {
-    let request = match request_of(command) {
+    let Some(path) = &command.path else {
+        return code(&command.subject);
+    };
+    let request = match request_of(command, path) {
         Ok(request) => request,
         Err(message) => {
             say(&format!("error: {message}"));
@@ -56,12 +63,38 @@ struct Request {
     host: String,
 }
 
-fn request_of(command: &Explain) -> Result<Request, String> {
-    let method = Method::from_bytes(command.method.to_ascii_uppercase().as_bytes())
-        .map_err(|_| format!("`{}` is not a method", command.method))?;
-    let (path, query) = match command.path.split_once('?') {
+/// Says what a code stands for.
+fn code(wanted: &str) -> u8 {
+    let known = CATALOG.iter().find(|info| info.code.to_string().eq_ignore_ascii_case(wanted));
+    if let Some(info) = known {
+        print(&format!("{}: {}\n\n{}\n", info.code, info.title, info.why));
+        return OK;
+    }
+    if let Some(kind) = Kind::ALL.iter().find(|kind| kind.code().eq_ignore_ascii_case(wanted)) {
+        let (code, status) = (kind.code(), kind.status().as_u16());
+        let (en, zh) = (kind.text(Lang::En), kind.text(Lang::Zh));
+        print(&format!("{code} ({status}): {en} · {zh}\n\nCause: {}\nCure: {}\n", kind.cause(), kind.cure()));
+        return OK;
+    }
+    let numbers: Vec<String> = CATALOG.iter().map(|info| info.code.to_string()).collect();
+    let upper = wanted.to_ascii_uppercase();
+    let near = match upper.starts_with("VG") {
+        true => did_you_mean(&upper, numbers.iter().map(String::as_str)),
+        false => did_you_mean(wanted, Kind::ALL.iter().map(|kind| kind.code())),
+    };
+    say(&format!("error: `{wanted}` is no code, and a request needs its path: `explain GET /path`"));
+    if let Some(near) = near {
+        say(&format!("  help: {near}"));
+    }
+    USAGE
+}
+
+fn request_of(command: &Explain, path: &str) -> Result<Request, String> {
+    let method = Method::from_bytes(command.subject.to_ascii_uppercase().as_bytes())
+        .map_err(|_| format!("`{}` is not a method", command.subject))?;
+    let (path, query) = match path.split_once('?') {
         Some((path, query)) => (path, Some(query.to_owned())),
-        None => (command.path.as_str(), None),
+        None => (path, None),
     };
     let path = normalise_path(path).map_err(|fault| format!("the gateway refuses this path: {fault}"))?;
     let mut headers = HeaderMap::new();

@@ -1,6 +1,7 @@
 //! The command line. One file per subcommand; stdout is data, stderr is talk; exit 0 fine, 1 findings, 2 usage.
 
 mod admin;
+mod catalogue;
 mod check;
 mod client;
 mod completions;
@@ -44,6 +45,8 @@ enum Command {
     Client(client::Client),
     /// Prints the JSON Schema of manifests
     Schema,
+    /// Prints all error codes or all diagnostic codes, as Markdown
+    Catalogue(catalogue::Catalogue),
     /// Brings the database's schema up to date; `serve` does so by itself
     Migrate(database::DatabaseArgs),
     /// Makes the first administrator, unlocks names, gives roles, exports and deletes users
@@ -78,6 +81,7 @@ pub fn run() -> ExitCode {
         Command::Diff(command) => diff::run(&command),
         Command::Client(command) => client::run(&command),
         Command::Schema => schema::run(),
+        Command::Catalogue(command) => catalogue::run(&command),
         Command::Migrate(command) => database::migrate(&command),
         Command::Admin(command) => admin::run(command),
         Command::Completions(command) => completions::run(&command),

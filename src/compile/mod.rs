@@ -3,6 +3,7 @@
 //! Nothing here can fail: whatever could was decided by the checks. A route whose compiled form did not change is
 //! taken over from the table before, and with it its counters, pools and prepared answers.
 
+mod catalogue;
 pub mod diff;
 pub mod router;
 pub mod schema;
@@ -49,6 +50,8 @@ pub struct RoutingTable {
     /// Answers what no route takes.
     refuse: Next,
     checked: Arc<Checked>,
+    /// Where error codes are described, up to a code.
+    catalogue: Option<&'static str>,
 }
 
 /// A route as it runs.
@@ -94,7 +97,8 @@ pub fn compile(checked: Arc<Checked>, parts: &Parts, before: Option<&RoutingTabl
     let refuse = refusing_endpoint(&checked, &parts.shared);
     parts.upstreams.commit(upstreams);
     parts.shared.tokens.adopt(checked.auth().clone());
-    RoutingTable { router, routes, refuse, checked }
+    let catalogue = catalogue::place(&checked);
+    RoutingTable { router, routes, refuse, checked, catalogue }
 }
 
 /// Where a route goes in the index.
@@ -221,6 +225,11 @@ impl RoutingTable {
     /// What it was compiled from.
     pub fn checked(&self) -> &Arc<Checked> {
         &self.checked
+    }
+
+    /// Where error codes are described, up to a code (`/docs/errors#`), if they are.
+    pub fn catalogue(&self) -> Option<&'static str> {
+        self.catalogue
     }
 
     /// Routes whose compiled form is the same one in both tables.

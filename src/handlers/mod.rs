@@ -7,6 +7,7 @@
 
 mod auth;
 mod chat;
+pub mod docs;
 mod gateway;
 mod input;
 mod planned;
@@ -33,7 +34,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 /// Every group. The type of the one service.
-type Groups = (GatewayApi, AuthApi, SessionsApi, ChatApi);
+type Groups = (GatewayApi, AuthApi, SessionsApi, ChatApi, docs::DocsApi);
 
 /// One native operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +112,7 @@ impl Handlers {
             AuthApi::new(accounts.clone(), shared.tokens.clone()),
             SessionsApi::new(store.clone(), accounts.clone(), &settings.conversations, clock),
             ChatApi::new(shared.clone()),
+            docs::DocsApi,
         );
         let service = OpenApiService::new(groups, "voicegate", env!("CARGO_PKG_VERSION"));
         Handlers { service: Arc::new(service.into_endpoint()) }

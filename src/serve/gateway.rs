@@ -85,6 +85,9 @@ impl Service for Gateway {
         };
         let request = poem::Request::from_parts(parts, body);
         let table = self.live.table();
+        if let Some(catalogue) = table.catalogue() {
+            exchange.errors_described_at(catalogue);
+        }
         let response = match &refusal {
             None => table.answer(&exchange, &host, request).await,
             Some(refusal) => table.refuse(request, error_of(refusal)).await,

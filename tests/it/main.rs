@@ -10,6 +10,7 @@ mod access;
 mod accounts;
 mod chat;
 mod cli;
+mod codes;
 mod docs_page;
 mod edge;
 mod goldens;

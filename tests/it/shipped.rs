@@ -13,14 +13,14 @@ fn root() -> PathBuf {
 
 /// A gateway that serves the shipped files, with the demo behind it.
 pub async fn shipped(demo: &Demo) -> Gateway {
-    shipped_with(demo, "", |_, text| text).await
+    shipped_with(demo, |manifest| manifest).await
 }
 
-/// The same with further routes, and with files as `change` makes them of their name and text.
-pub async fn shipped_with(demo: &Demo, routes: &str, change: impl Fn(&str, String) -> String) -> Gateway {
+/// The same, with its `routes.yaml` changed.
+pub async fn shipped_with(demo: &Demo, change: impl FnOnce(String) -> String) -> Gateway {
     let text = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
-    let manifest = text("routes.yaml").replacen("version: 1\n", "", 1);
-    let mut builder = Gateway::with(&format!("{manifest}{routes}"));
+    let manifest = change(text("routes.yaml").replacen("version: 1\n", "", 1));
+    let mut builder = Gateway::with(&manifest);
     for service in ["ALGO", "DOCUMENT", "NOTIFICATION"] {
         builder = builder.var(&format!("{service}_SERVICE_URL"), demo.url());
     }
@@ -29,7 +29,7 @@ pub async fn shipped_with(demo: &Demo, routes: &str, change: impl Fn(&str, Strin
             let entry = entry.unwrap();
             if entry.file_type().unwrap().is_file() {
                 let name = format!("{folder}/{}", entry.file_name().to_string_lossy());
-                builder = builder.file(&name, &change(&name, text(&name)));
+                builder = builder.file(&name, &text(&name));
             }
         }
     }

@@ -100,13 +100,22 @@ async fn bed(demo: &Demo, folder: &Path) -> Gateway {
     };
     let page = "  - { route: GET /page, public: true, respond: { text: \"<!doctype html><title>t</title>\", headers: { content-type: text/html } } }\n";
     let routes = format!("{page}{}{}", module("live.js"), module("voicegate.js"));
-    let gateway = shipped_with(demo, &routes, |name, text| match name {
-        "policies/auth.yaml" => text
-            .replace("access_ttl: 24h", "access_ttl: 61s")
-            .replace("renew_within: 1h", "renew_within: 60s"),
-        _ => text,
-    });
-    gateway.await
+    let gateway = shipped_with(demo, |manifest| manifest + &routes).await;
+    // WebSockets are for pages of the front end's own origin, which is the gateway's here.
+    let origin = format!("http://{}", gateway.client.address());
+    for (policy, from, to) in [
+        ("policies/cors.yaml", "${WEB_ORIGIN:-http://localhost:3000}", &*origin),
+        ("policies/auth.yaml", "access_ttl: 24h", "access_ttl: 61s"),
+        ("policies/auth.yaml", "renew_within: 1h", "renew_within: 60s"),
+    ] {
+        let path = gateway.path(policy);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{policy}: {text}");
+        std::fs::write(path, text.replace(from, to)).unwrap();
+    }
+    let live = gateway.live().clone();
+    tokio::task::spawn_blocking(move || live.reload("test", true)).await.unwrap();
+    gateway
 }
 
 /// What [`live.ts`](typescript/live.ts) must have come to.
@@ -155,12 +164,6 @@ async fn a_front_end_works_with_the_client_on_node_and_in_a_browser() {
     went_well(&told);
     nobody_reads().await;
 
-    // WebSockets are for pages of the front end's own origin, which is the gateway's here.
-    let policy = gateway.path("policies/cors.yaml");
-    let cors =
-        std::fs::read_to_string(&policy).unwrap().replace("${WEB_ORIGIN:-http://localhost:3000}", &origin);
-    std::fs::write(policy, cors).unwrap();
-    eventually("the new origin is served", Duration::from_secs(10), async || gateway.revision() == 2).await;
     let browser = Browser::start().await;
     let page = browser.open(&format!("{origin}/page")).await;
     let told = page.eval("import('/page/live.js').then(({ run }) => run('', 'bob'))").await;
