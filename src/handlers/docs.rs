@@ -1,5 +1,5 @@
 //! `gateway.docs`: the documentation in a browser. The reference (Scalar, with Swagger UI as second choice), an answer as
-//! it streams, a console for WebSockets, and the catalogues of error and diagnostic codes.
+//! it streams, a console for WebSockets, the catalogues of error and diagnostic codes, and what changed between revisions.
 //!
 //! Everything stands below the route that the manifest gives it, and names its neighbours relative to itself: it works
 //! wherever it is put, behind a proxy that takes a prefix away too. Nothing is loaded from elsewhere, and the policy of its
@@ -10,6 +10,7 @@ pub mod catalogue;
 
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
+use crate::state::Shared;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, IF_NONE_MATCH, REFERRER_POLICY};
 use http::header::{X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -19,6 +20,7 @@ use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
 use poem_openapi::{ApiResponse, OpenApi};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// What pages may do. Scripts are files of ours, and nothing is built from text. Styles may stand inline: Scalar and Swagger
 /// UI write `style` attributes and elements of their own, and with no foreign address to load from they can tell nobody
@@ -29,8 +31,17 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
 const PERMISSIONS: &str = "camera=(), geolocation=(), payment=(), usb=(), microphone=(self)";
 
 /// The group.
-#[derive(Debug, Default)]
-pub struct DocsApi;
+#[derive(Debug)]
+pub struct DocsApi {
+    shared: Arc<Shared>,
+}
+
+impl DocsApi {
+    /// For a process.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        DocsApi { shared }
+    }
+}
 
 /// Answers of `gateway.docs`.
 #[derive(ApiResponse)]
@@ -76,6 +87,15 @@ impl DocsApi {
             "swagger" => include_str!("../../assets/docs/swagger.html").into(),
             "errors" => catalogue::errors_page().into(),
             "diagnostics" => catalogue::diagnostics_page().into(),
+            "changelog" => catalogue::changelog_page(&self.shared.changelog).into(),
+            "changelog.json" => {
+                let text = self.shared.changelog.json().to_string();
+                let body = Response::builder()
+                    .content_type("application/json")
+                    .header(CACHE_CONTROL, "no-cache")
+                    .body(text);
+                return Ok(DocsResponse::Page(Page(body)));
+            }
             _ => return Err(GatewayError::from(Kind::NotFound).into()),
         };
         // From `/docs` its neighbours are `docs/…`, from `/docs/errors` they are at its side.

@@ -112,7 +112,7 @@ impl Handlers {
             AuthApi::new(accounts.clone(), shared.tokens.clone()),
             SessionsApi::new(store.clone(), accounts.clone(), &settings.conversations, clock),
             ChatApi::new(shared.clone()),
-            docs::DocsApi,
+            docs::DocsApi::new(shared.clone()),
         );
         let service = OpenApiService::new(groups, "voicegate", env!("CARGO_PKG_VERSION"));
         Handlers { service: Arc::new(service.into_endpoint()) }
