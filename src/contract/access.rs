@@ -1,5 +1,6 @@
 //! Who may call an operation, how often and how much, and until when: what the gateway's stages say of themselves.
 
+use super::changelog::date;
 use super::operations::Operation;
 use super::{Findings, rules, shown};
 use crate::units::{Dur, Size};
@@ -23,9 +24,9 @@ pub(super) fn compare(old: &Operation<'_>, new: &Operation<'_>, out: &mut Findin
 /// The day from which an operation may be gone, `2027-06-01`.
 pub(super) fn sunset(operation: &Operation<'_>) -> Option<String> {
     let direct = operation.get("x-sunset").as_str();
-    let nested =
-        ["x-deprecated", "x-deprecation"].into_iter().find_map(|key| operation.get(key)["sunset"].as_str());
-    direct.or(nested).map(str::to_owned)
+    let text = direct.or_else(|| operation.get("x-deprecated")["sunset"].as_str())?;
+    // As the `Sunset` header has it (RFC 8594), or as a date.
+    Some(httpdate::parse_http_date(text).map_or_else(|_| text.to_owned(), date))
 }
 
 /// Schemes of each way to say who is calling, with their scopes.
@@ -132,7 +133,8 @@ fn named<'d>(name: &str, value: &'d Value, out: &mut BTreeMap<String, &'d Value>
             for (index, item) in items.iter().enumerate() {
                 match item["name"].as_str().or(item["policy"].as_str()) {
                     Some(own) => named(&format!("{name} {own}"), item, out),
-                    None => named(&format!("{name} {index}"), item, out),
+                    None if index == 0 => named(name, item, out),
+                    None => named(&format!("{name} {}", index + 1), item, out),
                 }
             }
         }

@@ -350,6 +350,21 @@ fn operations_and_what_is_around_schemas_are_judged() {
             with(json!({ "x-rate-limit": { "limit": 1, "per": "1s" } })),
             "!limit-changed",
         ),
+        (
+            with(json!({ "x-rate-limit": { "limit": 10, "per": "1m" } })),
+            with(json!({ "x-rate-limit": [{ "limit": 10, "per": "1m" }, { "limit": 100, "per": "1h" }] })),
+            "!limit-added",
+        ),
+        (
+            with(json!({ "x-timeout": "30s" })),
+            with(json!({ "x-timeout": { "when": "request.path == '/x'", "value": "10s" } })),
+            "!limit-lowered",
+        ),
+        (
+            with(json!({ "x-sunset": "Fri, 01 Jan 2027 00:00:00 GMT" })),
+            with(json!({ "x-sunset": "Tue, 01 Dec 2026 00:00:00 GMT" })),
+            "!sunset-sooner",
+        ),
         // Neither names of parameters in paths nor texts are the contract.
         (
             document(
@@ -431,7 +446,11 @@ fn revisions_are_kept_within_bounds_and_shown_safely() {
     assert_eq!(log.json()["revisions"][0]["breaking"], 1);
     let log = changelog::Changelog::default();
     log.record(1, document(json!({})).into(), std::time::SystemTime::UNIX_EPOCH);
-    log.record(2, document(json!({ "/<script>/{base}": { "get": {} } })).into(), std::time::SystemTime::UNIX_EPOCH);
+    log.record(
+        2,
+        document(json!({ "/<script>/{base}": { "get": {} } })).into(),
+        std::time::SystemTime::UNIX_EPOCH,
+    );
     assert!(!log.html().contains("<script>"), "{}", log.html());
     assert!(log.html().contains("GET /&lt;script&gt;/&#123;base&#125;"));
 }

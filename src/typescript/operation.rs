@@ -73,6 +73,7 @@ pub(super) fn all<'d>(document: &'d Value, types: &mut Types<'d>) -> Vec<Operati
             }
         }
     }
+    without_version(document, &mut all);
     // A method cannot be a group as well: `a` beside `a.b`.
     let groups: BTreeSet<String> = all
         .iter()
@@ -86,6 +87,18 @@ pub(super) fn all<'d>(document: &'d Value, types: &mut Types<'d>) -> Vec<Operati
         }
     }
     all
+}
+
+/// In a document of one version its name says nothing: `v01.auth.login` is `auth.login`.
+fn without_version(document: &Value, all: &mut [Operation]) {
+    let versions = document["x-versions"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    for version in versions {
+        let prefix = format!("{}.", names::member_name(version));
+        if all.iter().all(|operation| operation.name.starts_with(&prefix)) {
+            all.iter_mut().for_each(|operation| drop(operation.name.drain(..prefix.len())));
+            return;
+        }
+    }
 }
 
 fn one<'d>(

@@ -29,8 +29,8 @@ export interface ClientOptions {
 
 export interface CallOptions { headers?: Record<string, string>; signal?: AbortSignal }
 
-/** A field that was not as it must be. */
-export interface FieldError { field: string; code?: string; message?: string; [more: string]: unknown }
+/** A field that was not as it must be: `pointer` leads to it in the body, or in `parameter`. */
+export interface FieldError { pointer: string; parameter?: string; code: string; detail: string }
 
 /** The body of an error (RFC 9457, with what this API adds). */
 export interface ProblemDetails {

@@ -159,6 +159,16 @@ fn names_stay_apart() {
 }
 
 #[test]
+fn in_a_document_of_one_version_its_name_is_left_out() {
+    let operation = |id: &str| json!({ "operationId": id, "responses": {} });
+    let mut document = json!({ "openapi": "3.1.0", "x-versions": ["v01", "v2"], "paths": { "/a": { "get": operation("v01.auth.me") } } });
+    assert!(client(&document).unwrap().contains("  \"auth.me\": ["));
+    document["paths"]["/b"]["get"] = operation("v2.auth.me");
+    let both = client(&document).unwrap();
+    assert!(both.contains("  \"v01.auth.me\": [") && both.contains("  \"v2.auth.me\": ["));
+}
+
+#[test]
 fn only_openapi_becomes_a_client() {
     for document in
         [json!({}), json!({ "swagger": "2.0", "paths": {} }), json!({ "openapi": "3.1.0" }), json!([])]

@@ -23,7 +23,7 @@ const json = (response, status, body, headers = {}) => {
   response.end(JSON.stringify(body));
 };
 const problem = (response, status, code, headers = {}) =>
-  json(response, status, { error: `it is ${code}`, code, status, request_id: "r-1", errors: [{ field: "a" }] }, headers);
+  json(response, status, { error: `it is ${code}`, code, status, request_id: "r-1", errors: [{ pointer: "/a", code: "required", detail: "d" }] }, headers);
 const events = (response, text, end = true) => {
   response.writeHead(200, { "Content-Type": "text/event-stream" });
   response.write(text);
@@ -113,7 +113,7 @@ await test("429 is waited out as the server asks, where the call may be repeated
 await test("tries are bounded, and so is the wait", (_, response, n) =>
   problem(response, 503, "overloaded", { "Retry-After": n > 3 ? "3600" : "0" }), async () => {
   const client = createClient({ baseUrl, tokens: signedIn() });
-  await assert.rejects(client.sessions.list(), { status: 503, code: "overloaded", request_id: "r-1", errors: [{ field: "a" }] });
+  await assert.rejects(client.sessions.list(), { status: 503, code: "overloaded", request_id: "r-1", errors: [{ pointer: "/a", code: "required", detail: "d" }] });
   assert.equal(seen.length, 3);
   await assert.rejects(client.sessions.list(), ApiError);
   assert.equal(seen.length, 4, "an hour is not waited for");
