@@ -3,13 +3,14 @@
 use crate::accounts::{Accounts, SetupError};
 use crate::contract::changelog::Changelog;
 use crate::conversations::Turns;
+use crate::openapi::Documents;
 use crate::settings::Settings;
 use crate::shared::AnyShared;
 use crate::stores::AnyStore;
 use crate::telemetry::Telemetry;
 use crate::tokens::Tokens;
 use crate::tokens::keys::Keys;
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -32,6 +33,8 @@ pub struct Shared {
     pub accounts: Arc<Accounts>,
     /// Answers that are being written.
     pub turns: Arc<Turns>,
+    /// Documents of the API that the manifest serves.
+    pub documents: ArcSwap<Documents>,
     /// Whether traffic should come here, and why not.
     pub readiness: Readiness,
     /// Who can say how the things behind the gateway are.
@@ -92,6 +95,7 @@ impl Shared {
             tokens,
             accounts,
             turns,
+            documents: ArcSwap::default(),
             readiness: Readiness::default(),
             health: HealthBoard::default(),
             changelog: Changelog::default(),

@@ -38,7 +38,7 @@ export function showSockets(panel, document) {
   const speak = element("button", { type: "button", id: "socket-speak", disabled: true, onclick: talk }, "Microphone");
   const state = element("span", { id: "socket-state", className: "state", role: "status" }, "closed");
   const ready = element("div", { className: "row presets" });
-  const frame = element("textarea", { id: "socket-frame", rows: 5, spellcheck: false });
+  const frame = element("textarea", { id: "socket-frame", rows: 5, spellcheck: false, className: "code" });
   const send = element("button", { type: "button", id: "socket-send", disabled: true, onclick: say }, "Send frame");
   const log = element("ol", { id: "socket-log", className: "log", "aria-live": "polite" });
   panel.replaceChildren(
@@ -85,10 +85,15 @@ export function showSockets(panel, document) {
       line("note", fault.message);
       return buttons();
     }
-    socket.onopen = buttons;
+    let opened = false;
+    socket.onopen = () => {
+      opened = true;
+      buttons();
+    };
     socket.onmessage = ({ data }) => line("in", typeof data === "string" ? data : `${data.size} bytes`);
     socket.onclose = ({ code, reason }) => {
       line("note", `closed ${code} ${reason}`);
+      if (!opened) line("note", `Not let in. Is ${location.origin} in the CORS policy that the route's "origins" names?`);
       socket = null;
       hush();
       buttons();

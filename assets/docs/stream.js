@@ -54,7 +54,7 @@ export function showStreams(panel, document) {
   }
   const choice = element("select", { id: "stream-operation", onchange: fill });
   const parameters = element("div", { className: "row" });
-  const body = element("textarea", { id: "stream-body", rows: 6, spellcheck: false });
+  const body = element("textarea", { id: "stream-body", rows: 6, spellcheck: false, className: "code" });
   const send = element("button", { type: "button", id: "stream-send", className: "main", onclick: ask }, "Send");
   const stop = element("button", { type: "button", id: "stream-stop", disabled: true }, "Stop");
   const state = element("span", { id: "stream-state", className: "state", role: "status" });

@@ -26,6 +26,7 @@ use std::sync::Arc;
 pub struct Checked {
     api_version: String,
     title: String,
+    description: Option<String>,
     hash: String,
     upstreams: Vec<Arc<UpstreamSpec>>,
     routes: Vec<Arc<CheckedRoute>>,
@@ -68,6 +69,11 @@ impl Checked {
     /// The API's name.
     pub fn title(&self) -> &str {
         &self.title
+    }
+
+    /// What the API is, if the manifest says so.
+    pub fn description(&self) -> Option<&str> {
+        self.description.as_deref()
     }
 
     /// Hash over all files.
@@ -160,6 +166,7 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
     let info = manifest.info;
     let checked = (!out.has_errors()).then(|| Checked {
         api_version: info.as_ref().map(|info| info.version.clone()).unwrap_or_default(),
+        description: info.as_ref().and_then(|info| info.description.clone()),
         title: info.map(|info| info.title).unwrap_or_default(),
         hash: content_hash,
         upstreams,

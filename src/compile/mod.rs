@@ -5,6 +5,7 @@
 
 mod catalogue;
 pub mod diff;
+mod document;
 pub mod router;
 pub mod schema;
 
@@ -96,6 +97,8 @@ pub fn compile(checked: Arc<Checked>, parts: &Parts, before: Option<&RoutingTabl
     }
     let refuse = refusing_endpoint(&checked, &parts.shared);
     parts.upstreams.commit(upstreams);
+    let documents = document::documents(&checked, &document::modern(parts.handlers.described()));
+    parts.shared.documents.store(Arc::new(documents));
     parts.shared.tokens.adopt(checked.auth().clone());
     let catalogue = catalogue::place(&checked);
     RoutingTable { router, routes, refuse, checked, catalogue }

@@ -82,6 +82,13 @@ impl DocsApi {
             let file = assets::serve(file, request.headers());
             return Ok(DocsResponse::Page(Page(file.ok_or(GatewayError::from(Kind::NotFound))?)));
         }
+        if let Some(name) = page.strip_prefix("openapi/") {
+            let document = Page(super::openapi::document(&self.shared, name, request.headers())?);
+            return Ok(match document.0.status() {
+                StatusCode::NOT_MODIFIED => DocsResponse::Known(document),
+                _ => DocsResponse::Page(document),
+            });
+        }
         let text: Cow<'static, str> = match page {
             "" => include_str!("../../assets/docs/index.html").into(),
             "swagger" => include_str!("../../assets/docs/swagger.html").into(),

@@ -16,6 +16,7 @@ use crate::error::Kind;
 use crate::exchange::Exchange;
 use crate::identity::{Identity, Proof};
 use crate::manifest::Spanned;
+use crate::openapi::{Alternative, OperationDoc};
 use crate::state::Shared;
 use crate::stores::{ApiKey as Row, StoreError};
 use crate::tokens::cache::Cache;
@@ -23,6 +24,7 @@ use http::HeaderName;
 use poem::{Endpoint, Request, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -77,6 +79,16 @@ struct Checked {
 impl Stage for Checked {
     fn name(&self) -> &'static str {
         ApiKey::NAME
+    }
+
+    fn document(&self, doc: &mut OperationDoc) {
+        let scheme = json!({ "type": "apiKey", "in": "header", "name": self.header.as_str() });
+        let mut ways = vec![Alternative { name: "api_key", scheme: Some(scheme) }];
+        if self.optional {
+            ways.push(Alternative { name: "", scheme: None });
+        }
+        doc.requires(ways);
+        doc.refuses(&[Kind::InvalidApiKey], "");
     }
 
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {

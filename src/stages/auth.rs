@@ -26,6 +26,7 @@ use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::identity::Identity;
 use crate::manifest::model::TokenSource;
+use crate::openapi::{Alternative, OperationDoc};
 use crate::tokens::policy::AuthPolicy;
 use crate::tokens::{TicketError, TokenError, Tokens};
 use crate::ws::Offer;
@@ -34,6 +35,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use poem::{Endpoint, Request, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::json;
 use std::borrow::Cow;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -69,6 +71,12 @@ struct Checked {
 impl Stage for Checked {
     fn name(&self) -> &'static str {
         Auth::NAME
+    }
+
+    fn document(&self, doc: &mut OperationDoc) {
+        let bearer = json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT" });
+        doc.requires(vec![Alternative { name: "bearer", scheme: Some(bearer) }]);
+        doc.refuses(&[Kind::NoToken, Kind::InvalidToken, Kind::TokenExpired, Kind::TokenRevoked], "");
     }
 
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {

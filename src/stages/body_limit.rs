@@ -8,8 +8,9 @@
 //! Routes without it take what the door takes (setting `--max-body-size`, default 10MiB); see [`limit_body`].
 
 use super::{Body as Form, BuildCx, Hook, Layer, Probe, Stage, StageCx, StageDecl, Stop, Verdict};
-use crate::error::{BodyTooLarge, GatewayError};
+use crate::error::{BodyTooLarge, GatewayError, Kind};
 use crate::exchange::Exchange;
+use crate::openapi::OperationDoc;
 use crate::units::Size;
 use bytes::Bytes;
 use http::Version;
@@ -50,6 +51,12 @@ impl StageDecl for BodyLimit {
 impl Stage for BodyLimit {
     fn name(&self) -> &'static str {
         Self::NAME
+    }
+
+    fn document(&self, doc: &mut OperationDoc) {
+        if doc.has_body() {
+            doc.refuses(&[Kind::PayloadTooLarge], &format!("{} at most", self.max));
+        }
     }
 
     fn layer(&self, _: &BuildCx<'_>) -> Layer {

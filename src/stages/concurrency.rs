@@ -11,6 +11,7 @@ use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::{Exchange, Observer};
 use crate::manifest::{List, Spanned};
+use crate::openapi::OperationDoc;
 use crate::shared::{AnyShared, Slot};
 use poem::{Endpoint, Request, Response};
 use schemars::JsonSchema;
@@ -59,6 +60,10 @@ struct Compiled {
 impl Stage for Compiled {
     fn name(&self) -> &'static str {
         Concurrency::NAME
+    }
+
+    fn document(&self, doc: &mut OperationDoc) {
+        doc.refuses(&[Kind::TooManyConcurrent], &format!("{} by {}", self.slots, self.callers.words()));
     }
 
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {

@@ -22,6 +22,7 @@ use crate::error::{BodyTooLarge, GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::manifest::model;
 use crate::manifest::{List, Spanned};
+use crate::openapi::{On, OperationDoc};
 use crate::shared::{AnyShared, Decision, Limit};
 use crate::telemetry::{LimitMetrics, Throttle};
 use crate::units::Dur;
@@ -29,6 +30,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use poem::{Endpoint, Request, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::json;
 use std::fmt::Write as _;
 use std::hash::Hash as _;
 use std::sync::Arc;
@@ -135,6 +137,20 @@ impl Compiled {
 impl Stage for Compiled {
     fn name(&self) -> &'static str {
         RateLimit::NAME
+    }
+
+    fn document(&self, doc: &mut OperationDoc) {
+        let Limit { limit, per } = self.limit;
+        let said = json!({ "limit": limit, "per": Dur(per).to_string(), "by": self.callers.words() });
+        doc.extension("x-rate-limit", said);
+        doc.refuses(&[Kind::RateLimited], &self.text());
+        for (name, about) in [
+            ("X-RateLimit-Limit", "Calls in a window."),
+            ("X-RateLimit-Remaining", "Calls that are left in it."),
+            ("X-RateLimit-Reset", "Seconds until it is whole again."),
+        ] {
+            doc.header(On::Success, name, about, json!({ "type": "integer" }));
+        }
     }
 
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {

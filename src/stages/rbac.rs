@@ -16,10 +16,12 @@ use crate::error::Kind;
 use crate::exchange::{Exchange, RouteInfo};
 use crate::identity::{Identity, Proof};
 use crate::manifest::{Manifest, Spanned};
+use crate::openapi::OperationDoc;
 use http::Method;
 use poem::Request;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::json;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -163,6 +165,17 @@ impl Checked {
 impl Stage for Checked {
     fn name(&self) -> &'static str {
         Rbac::NAME
+    }
+
+    fn document(&self, doc: &mut OperationDoc) {
+        let doing = if doc.websocket && doc.handler.is_some() { &Method::POST } else { &doc.method };
+        let derived = || Some(format!("{}:{}", self.resource_of(&doc.route)?, action(doing)));
+        let Some(permission) = self.permission.clone().or_else(derived) else { return };
+        let holders = self.roles.holders(&permission);
+        let roles: Vec<&String> = self.roles.names.iter().filter(|name| holders.contains(name)).collect();
+        doc.extension("x-roles", json!(roles));
+        doc.refuses(&[Kind::Forbidden], &format!("it needs `{permission}`"));
+        doc.extension("x-permission", permission.into());
     }
 
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {

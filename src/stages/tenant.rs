@@ -8,6 +8,7 @@
 use super::{Body, BuildCx, Hook, Layer, Stage, StageCx, StageDecl, Stop};
 use crate::error::Kind;
 use crate::exchange::Exchange;
+use crate::openapi::OperationDoc;
 use http::HeaderName;
 use poem::Request;
 use schemars::JsonSchema;
@@ -35,6 +36,10 @@ impl StageDecl for Tenant {
 impl Stage for Tenant {
     fn name(&self) -> &'static str {
         Self::NAME
+    }
+
+    fn document(&self, doc: &mut OperationDoc) {
+        doc.refuses(&[Kind::TenantMismatch], "");
     }
 
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {

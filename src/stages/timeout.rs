@@ -10,6 +10,7 @@
 use super::{Body as Form, BuildCx, Facts, Layer, Next, Stage, StageCx, StageDecl, is_event_stream, sealed};
 use crate::error::Kind;
 use crate::exchange::{End, Exchange};
+use crate::openapi::OperationDoc;
 use crate::units::Dur;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -44,6 +45,11 @@ impl StageDecl for Timeout {
 impl Stage for Timeout {
     fn name(&self) -> &'static str {
         Self::NAME
+    }
+
+    fn document(&self, doc: &mut OperationDoc) {
+        doc.extension("x-timeout", self.after.to_string().into());
+        doc.refuses(&[Kind::DeadlineExceeded], "");
     }
 
     fn layer(&self, _: &BuildCx<'_>) -> Layer {

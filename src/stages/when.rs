@@ -20,6 +20,7 @@ use crate::identity::{Identity, Proof};
 use crate::manifest::Spanned;
 use crate::manifest::decode::decode;
 use crate::manifest::node::{Node, Value};
+use crate::openapi::OperationDoc;
 use crate::telemetry::{ExpressionMetrics, Throttle};
 use poem::{Endpoint, Request, Response};
 use std::sync::Arc;
@@ -95,6 +96,10 @@ impl Stage for Conditional {
 
     fn misfit(&self, fit: &Fit<'_>) -> Option<Misfit> {
         self.stage.misfit(fit)
+    }
+
+    fn document(&self, doc: &mut OperationDoc) {
+        doc.only_where(self.condition.text(), |doc| self.stage.document(doc));
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {

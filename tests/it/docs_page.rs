@@ -1,8 +1,9 @@
 //! The documentation as a developer meets it: in a browser, on a gateway that serves what is shipped.
 
 use crate::harness::browser::Page;
-use crate::harness::{Browser, Gateway};
-use crate::shipped::shipped_with;
+use crate::harness::{Browser, Gateway, eventually};
+use crate::shipped::shipped;
+use std::time::Duration;
 use voicegate::demo::Demo;
 
 /// The driver itself: it sees what a page says, asks for and complains of.
@@ -57,29 +58,169 @@ fn assert_clean(page: &Page, gateway: &Gateway) {
     }
 }
 
+async fn click(page: &Page, id: &str) {
+    page.eval(&format!("document.getElementById('{id}').click()")).await;
+}
+
+/// What is shipped, its pages allowed to open WebSockets: their address is known only now.
+async fn shipped_for_browsers(demo: &Demo) -> Gateway {
+    let gateway = shipped(demo).await;
+    let policies = gateway.path("policies/cors.yaml");
+    let text = std::fs::read_to_string(&policies).unwrap();
+    let text = text.replace("http://localhost:8080", &format!("http://{}", gateway.client.address()));
+    std::fs::write(&policies, text).unwrap();
+    eventually("the policy is taken over", Duration::from_secs(5), async || gateway.revision() >= 2).await;
+    gateway
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_developer_signs_in_and_watches_an_answer_being_written() {
     let demo = Demo::start().await.unwrap();
-    let gateway = shipped_with(&demo, |manifest| manifest + &format!("  - {{ route: GET /docs/openapi/all.json, public: true, respond: {{ text: {}, headers: {{ content-type: application/json }} }} }}\n", serde_json::to_string(&std::fs::read_to_string("/tmp/doc.json").unwrap()).unwrap().replace('$', "$$"))).await;
+    let gateway = shipped_for_browsers(&demo).await;
     let browser = Browser::start().await;
     let page = browser.open(&format!("http://{}/docs", gateway.client.address())).await;
     page.resize(1280, 900, "light").await;
     register(&page, "ann").await;
-    page.until("document.body.innerText.includes('Sessions')").await;
+    page.until("document.body.innerText.includes('VoiceHelper API')").await;
     page.screenshot("docs-desktop").await;
+
+    // Another version shows its own operations, and no other.
+    let choose = |name: &str| {
+        format!(
+            "(() => {{ const s = document.getElementById('version'); s.value = '{name}'; s.dispatchEvent(new Event('change')) }})()"
+        )
+    };
+    page.eval(&choose("v2.json")).await;
+    page.until("document.documentElement.dataset.shows.startsWith('v2.json')").await;
+    page.until("document.body.innerText.includes('Stream an agent') && !document.body.innerText.includes('/api/v01/')").await;
+    page.eval(&choose("all.json")).await;
+    page.until("document.documentElement.dataset.shows.startsWith('all.json')").await;
+
+    // An answer comes in pieces.
+    click(&page, "tab-stream").await;
+    page.eval(
+        "window.lengths = [];
+         new MutationObserver(() => lengths.push(document.getElementById('stream-answer').textContent.length))
+             .observe(document.getElementById('stream-answer'), { childList: true });",
+    )
+    .await;
+    click(&page, "stream-send").await;
+    page.until("document.getElementById('stream-state').textContent.endsWith('complete')").await;
+    let pieces = page.eval("new Set(lengths).size").await.as_u64().unwrap();
+    assert!(pieces > 5, "it came in {pieces} pieces");
+    page.screenshot("docs-stream").await;
+
+    // Stop ends it at the gateway, and so at the service behind it.
+    page.eval("document.getElementById('stream-operation').value = 'POST /api/v2/chat/stream'").await;
+    page.eval("document.getElementById('stream-operation').dispatchEvent(new Event('change'))").await;
+    page.eval("document.getElementById('stream-query').value = 'delay=200ms&tokens=100'").await;
+    click(&page, "stream-send").await;
+    page.until("document.getElementById('stream-answer').textContent.length > 5").await;
+    click(&page, "stream-stop").await;
+    page.until("!document.getElementById('stream-send').disabled").await;
+    eventually("the service has stopped", Duration::from_secs(5), async || demo.stats().streams.running == 0)
+        .await;
+
+    // A word in the console is answered.
+    click(&page, "tab-socket").await;
+    page.eval("document.getElementById('socket-path').value = '/api/v2/voice/stream'").await;
+    page.eval("document.getElementById('socket-path').dispatchEvent(new Event('change'))").await;
+    click(&page, "socket-open").await;
+    page.until("document.getElementById('socket-state').textContent === 'open'").await;
+    click(&page, "socket-send").await;
+    page.until("document.getElementById('socket-log').innerText.includes('session_started')").await;
+    page.screenshot("docs-socket").await;
+    click(&page, "socket-speak").await;
+    page.until("document.getElementById('socket-log').innerText.includes('asr_')").await;
+    click(&page, "socket-close").await;
+    page.until("document.getElementById('socket-state').textContent === 'closed'").await;
+
+    click(&page, "tab-reference").await;
+    page.eval("location.hash = [...document.querySelectorAll('a[href*=\"chat/stream\"]')].map((a) => new URL(a.href).hash).pop() ?? ''").await;
+    page.screenshot("docs-operation").await;
     page.resize(390, 844, "dark").await;
     page.screenshot("docs-phone").await;
-    page.eval("document.getElementById('tab-stream').click()").await;
+    click(&page, "tab-stream").await;
     page.screenshot("docs-phone-stream").await;
-    page.resize(1280, 900, "dark").await;
-    page.eval("document.getElementById('stream-send').click()").await;
-    page.until("document.getElementById('stream-state').textContent.endsWith('complete')").await;
-    page.screenshot("docs-stream").await;
-    page.eval("document.getElementById('tab-socket').click()").await;
-    page.eval("document.getElementById('socket-open').click()").await;
-    page.until("document.getElementById('socket-state').textContent === 'open'").await;
-    page.eval("document.getElementById('socket-send').click()").await;
-    page.until("document.querySelector('#socket-log .in')").await;
-    page.screenshot("docs-socket").await;
+    // Signed out is signed out at the gateway too.
+    click(&page, "sign").await;
+    page.until("document.getElementById('who').textContent === ''").await;
+    assert_clean(&page, &gateway);
+}
+
+const HOME: &str =
+    "routes:\n  - { route: GET /api/docs, handler: gateway.docs, chain: [request_id], public: true }\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_saved_shows_on_the_open_page() {
+    let policies = "roles: { admin: { allow: ['*'] }, user: { allow: ['thing:read'] } }\n";
+    let route = |chain: &str| {
+        let public = if chain.contains("auth") { "" } else { ", public: true" };
+        format!(
+            "  - {{ route: GET /things, respond: {{ text: thing }}, chain: [{chain}]{public}, docs: {{ summary: Look at things }} }}\n"
+        )
+    };
+    let manifest = |routes: &str| format!("{policies}{HOME}{routes}");
+    let gateway = Gateway::with(&manifest("")).start().await;
+    let browser = Browser::start().await;
+    let page = browser.open(&format!("http://{}/api/docs", gateway.client.address())).await;
+    page.until("document.documentElement.dataset.shows").await;
+    page.eval("window.stayed = true").await;
+    let shows = |text: &str| format!("document.getElementById('reference').innerText.includes('{text}')");
+    assert_eq!(page.eval(&shows("Look at things")).await, false);
+
+    let limited = "auth, rbac, { rate_limit: { limit: 7, per: 1m, by: [user] } }";
+    gateway.rewrite(&manifest(&route(limited)));
+    page.until(&shows("Look at things")).await;
+    page.until(&shows("role: admin, user")).await;
+    page.until(&shows("limit: 7 / 1m")).await;
+    page.screenshot("docs-saved").await;
+
+    gateway.rewrite(&manifest(&route("request_id")));
+    page.until(&format!("{} && !{}", shows("Look at things"), shows("role: "))).await;
+    assert_eq!(page.eval("window.stayed").await, true, "the page was not loaded anew");
+    assert_clean(&page, &gateway);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn descriptions_are_inert_in_both_references() {
+    let hostile = r#"<img src=x onerror="window.hacked = 1"><script>window.hacked = 1</script><svg onload="window.hacked = 1"></svg><iframe srcdoc="<script>parent.hacked = 1</script>"></iframe> [click](javascript:window.hacked=1) ![](https://evil.example/pixel.png)"#;
+    let hostile = serde_json::to_string(hostile).unwrap();
+    let manifest = format!(
+        "info: {{ title: Inert, version: '1', description: {hostile} }}\n{HOME}  - {{ route: GET /x, respond: {{ text: x }}, public: true, docs: {{ summary: {hostile} }} }}\n"
+    );
+    let gateway = Gateway::with(&manifest).start().await;
+    let browser = Browser::start().await;
+    for page in ["", "/swagger"] {
+        let page = browser.open(&format!("http://{}/api/docs{page}", gateway.client.address())).await;
+        page.until("document.documentElement.dataset.shows").await;
+        page.until("document.getElementById('reference').innerText.includes('/x')").await;
+        for link in ["a[href^=javascript]", "iframe", "[onerror]", "[onload]", "#reference script"] {
+            let found = page.eval(&format!("document.querySelectorAll('{link}').length")).await;
+            assert_eq!(found, 0, "{link}");
+        }
+        assert_eq!(page.eval("typeof window.hacked").await, "undefined");
+        // An image from elsewhere was named, and the policy kept it out.
+        let others: Vec<_> =
+            page.complaints().into_iter().filter(|said| !said.contains("evil.example")).collect();
+        assert_eq!(others, Vec::<String>::new());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_second_reference_and_the_catalogues_open_without_a_fault() {
+    let demo = Demo::start().await.unwrap();
+    let gateway = shipped(&demo).await;
+    let browser = Browser::start().await;
+    let at = format!("http://{}/docs", gateway.client.address());
+    let page = browser.open(&format!("{at}/swagger")).await;
+    page.resize(1280, 900, "light").await;
+    page.until("document.getElementById('reference').innerText.includes('/api/v2/chat/stream')").await;
+    page.screenshot("docs-swagger").await;
+    for (path, wanted) in [("errors#rate_limited", "rate_limited"), ("diagnostics#VG031", "VG031")] {
+        page.go(&format!("{at}/{path}")).await;
+        page.until(&format!("document.querySelector(':target').innerText.includes('{wanted}')")).await;
+    }
+    page.screenshot("docs-diagnostics").await;
     assert_clean(&page, &gateway);
 }
