@@ -1,6 +1,7 @@
 //! What the process has and every routing table shares: settings, telemetry, and what is known of its health.
 
 use crate::accounts::{Accounts, SetupError};
+use crate::contract::changelog::Changelog;
 use crate::conversations::Turns;
 use crate::openapi::Documents;
 use crate::settings::Settings;
@@ -38,6 +39,8 @@ pub struct Shared {
     pub readiness: Readiness,
     /// Who can say how the things behind the gateway are.
     pub health: HealthBoard,
+    /// What callers saw change between the revisions that were served.
+    pub changelog: Changelog,
     /// Turns true when streams must end: the last part of a shutdown.
     pub closing: watch::Receiver<bool>,
 }
@@ -95,6 +98,7 @@ impl Shared {
             documents: ArcSwap::default(),
             readiness: Readiness::default(),
             health: HealthBoard::default(),
+            changelog: Changelog::default(),
             closing,
         })
     }

@@ -21,23 +21,28 @@ pub(super) struct Check {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FormatArg {
+pub(super) enum FormatArg {
     Human,
     Json,
     Github,
+}
+
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Human => Format::Human,
+            FormatArg::Json => Format::Json,
+            FormatArg::Github => Format::Github,
+        }
+    }
 }
 
 pub(super) fn run(command: &Check) -> u8 {
     let begun = Instant::now();
     let outcome = read(&command.config.config, command.strict);
     let took = begun.elapsed();
-    let format = match command.format {
-        FormatArg::Human => Format::Human,
-        FormatArg::Json => Format::Json,
-        FormatArg::Github => Format::Github,
-    };
     let palette = palette(&std::io::stdout());
-    print(&render(&outcome.diagnostics, &outcome.sources, format, palette));
+    print(&render(&outcome.diagnostics, &outcome.sources, command.format.into(), palette));
     let (errors, warnings) = outcome.diagnostics.counts();
     let shown = command.config.config.display();
     match &outcome.checked {

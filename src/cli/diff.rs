@@ -1,20 +1,34 @@
-//! `voicegate diff OLD NEW`: what differs between two manifests, in terms of access.
+//! `voicegate diff OLD NEW`: what differs between two manifests, in terms of access; with `--api`, what callers see change.
 
-use super::{FINDINGS, OK, print, say, sound};
+use super::check::FormatArg;
+use super::{FINDINGS, OK, document, print, say, sound};
 use crate::compile::diff::Diff;
+use crate::contract::{self, changelog, report};
 use clap::Args;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 /// Arguments of `diff`.
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
-    /// The manifest as it was
+    /// The manifest as it was; with `--api`, an OpenAPI document will do
     old: PathBuf,
-    /// The manifest as it will be
+    /// The manifest as it will be; with `--api`, an OpenAPI document will do
     new: PathBuf,
+
+    /// Says what callers see change, and exits with 1 where that breaks them
+    #[arg(long)]
+    api: bool,
+
+    /// For people, for machines, or for GitHub's annotations
+    #[arg(long, requires = "api", default_value = "human", value_name = "FORMAT")]
+    format: FormatArg,
 }
 
 pub(super) fn run(command: &DiffArgs) -> u8 {
+    if command.api {
+        return api(command);
+    }
     let (old, new) = match (sound(&command.old), sound(&command.new)) {
         (Ok(old), Ok(new)) => (old, new),
         _ => return super::USAGE,
@@ -23,4 +37,15 @@ pub(super) fn run(command: &DiffArgs) -> u8 {
     print(&diff.report());
     say(&format!("{}; {} unchanged", diff.summary(), diff.unchanged));
     if diff.is_empty() { OK } else { FINDINGS }
+}
+
+fn api(command: &DiffArgs) -> u8 {
+    let (old, new) = match (document::any(&command.old), document::any(&command.new)) {
+        (Ok(old), Ok(new)) => (old, new),
+        _ => return super::USAGE,
+    };
+    let changes = contract::compare(&old, &new, &changelog::date(SystemTime::now()));
+    print(&report::render(&changes, command.format.into()));
+    say(&report::summary(&changes));
+    if contract::counts(&changes).0 == 0 { OK } else { FINDINGS }
 }

@@ -3,9 +3,11 @@
 mod admin;
 mod catalogue;
 mod check;
+mod client;
 mod completions;
 mod database;
 mod diff;
+mod document;
 mod explain;
 mod routes;
 mod schema;
@@ -39,6 +41,8 @@ enum Command {
     Explain(explain::Explain),
     /// Says what differs between two manifests, in terms of access
     Diff(diff::DiffArgs),
+    /// Writes a typed client of the API
+    Client(client::Client),
     /// Prints the JSON Schema of manifests
     Schema,
     /// Prints all error codes or all diagnostic codes, as Markdown
@@ -75,6 +79,7 @@ pub fn run() -> ExitCode {
         Command::Routes(command) => routes::run(&command),
         Command::Explain(command) => explain::run(&command),
         Command::Diff(command) => diff::run(&command),
+        Command::Client(command) => client::run(&command),
         Command::Schema => schema::run(),
         Command::Catalogue(command) => catalogue::run(&command),
         Command::Migrate(command) => database::migrate(&command),

@@ -18,8 +18,10 @@ use http::{HeaderName, HeaderValue, Method};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use poem::{Body, IntoResponse, Request, Response};
+use poem_openapi::param::Header;
 use poem_openapi::payload::{Json, Payload};
-use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
+use poem_openapi::registry::{MetaSchemaRef, Registry};
+use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, Object, OpenApi};
 use serde_json::json;
 use std::io;
@@ -100,6 +102,25 @@ enum CancelResponse {
     Cancelled(Json<CancelledChat>),
 }
 
+/// An event of an answer. Go by `type`, and pass over types that you do not know.
+// Events pass as the upstream wrote them: this is what callers are told of them.
+#[derive(Object)]
+struct ChatEvent {
+    /// `start`, `token`, then one of `end`, `cancelled`, `error`; or `reauth`, where the caller's token is over.
+    #[oai(rename = "type")]
+    kind: String,
+    /// Of `start`: the session.
+    session_id: Option<String>,
+    /// Of `token`: the next piece of the answer.
+    content: Option<String>,
+    /// Of `end`: how many there were.
+    total_tokens: Option<i64>,
+    /// Of `error` and `reauth`: why, in a word that stays.
+    code: Option<String>,
+    /// Of `error`: why, for people.
+    error: Option<String>,
+}
+
 /// A body of events.
 struct EventsPayload(Events);
 
@@ -107,7 +128,11 @@ impl Payload for EventsPayload {
     const CONTENT_TYPE: &'static str = "text/event-stream";
 
     fn schema_ref() -> MetaSchemaRef {
-        MetaSchemaRef::Inline(Box::new(MetaSchema::new("string")))
+        ChatEvent::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        ChatEvent::register(registry);
     }
 }
 
@@ -124,6 +149,12 @@ impl ChatApi {
     async fn stream(
         &self,
         request: &Request,
+        /// A name for this question, 1 to 255 visible ASCII characters: a retry with it reads the same answer.
+        #[oai(name = "Idempotency-Key")]
+        _key: Header<Option<String>>,
+        /// The last `id:` that was read: the same question with it goes on behind that event.
+        #[oai(name = "Last-Event-ID")]
+        _last: Header<Option<String>>,
         body: Input<StreamChatRequest>,
     ) -> poem::Result<StreamResponse> {
         let StreamChatRequest { session_id, query } = body.0;

@@ -1,5 +1,5 @@
 //! `gateway.docs`: the documentation in a browser. The reference (Scalar, with Swagger UI as second choice), an answer as
-//! it streams, a console for WebSockets, and the catalogues of error and diagnostic codes.
+//! it streams, a console for WebSockets, the catalogues of error and diagnostic codes, and what changed between revisions.
 //!
 //! Everything stands below the route that the manifest gives it, and names its neighbours relative to itself: it works
 //! wherever it is put, behind a proxy that takes a prefix away too. Nothing is loaded from elsewhere, and the policy of its
@@ -31,6 +31,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
 const PERMISSIONS: &str = "camera=(), geolocation=(), payment=(), usb=(), microphone=(self)";
 
 /// The group.
+#[derive(Debug)]
 pub struct DocsApi {
     shared: Arc<Shared>,
 }
@@ -93,6 +94,15 @@ impl DocsApi {
             "swagger" => include_str!("../../assets/docs/swagger.html").into(),
             "errors" => catalogue::errors_page().into(),
             "diagnostics" => catalogue::diagnostics_page().into(),
+            "changelog" => catalogue::changelog_page(&self.shared.changelog).into(),
+            "changelog.json" => {
+                let text = self.shared.changelog.json().to_string();
+                let body = Response::builder()
+                    .content_type("application/json")
+                    .header(CACHE_CONTROL, "no-cache")
+                    .body(text);
+                return Ok(DocsResponse::Page(Page(body)));
+            }
             _ => return Err(GatewayError::from(Kind::NotFound).into()),
         };
         // From `/docs` its neighbours are `docs/…`, from `/docs/errors` they are at its side.

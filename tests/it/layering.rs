@@ -5,8 +5,8 @@ use std::path::Path;
 
 /// From the ground up; names in one row never import each other, but for the pairs below.
 const ROWS: &[&[&str]] = &[
-    &["ids", "diag", "units", "path", "protos"],
-    &["error", "identity"],
+    &["ids", "diag", "units", "path", "protos", "typescript"],
+    &["error", "identity", "contract"],
     &["exchange", "settings"],
     &["telemetry"],
     &["manifest"],

@@ -33,5 +33,6 @@ mod sockets;
 mod streams;
 mod transcode;
 mod transform;
+mod typescript;
 mod validate;
 mod voice;

@@ -1,6 +1,7 @@
 //! The catalogues of codes: what callers may be told ([`Kind`]), and what operators may be told of a manifest
 //! ([`CATALOG`]). As pages of the documentation, and as Markdown for `docs/`.
 
+use crate::contract::changelog::Changelog;
 use crate::diag::CATALOG;
 use crate::error::{Kind, Lang};
 use std::fmt::Write as _;
@@ -71,6 +72,16 @@ pub(super) fn diagnostics_page() -> String {
         "Diagnostic codes",
         "What <code>voicegate check</code> and a reload may find in a manifest; <code>voicegate explain VG031</code> says it in a shell.",
         &list,
+    )
+}
+
+/// What callers saw change between revisions, as a page.
+pub(super) fn changelog_page(changelog: &Changelog) -> String {
+    page(
+        "Changes",
+        "What callers saw change between the revisions that this gateway served since it started, newest first; also \
+         <a href=\"changelog.json\">as JSON</a>.",
+        &changelog.html(),
     )
 }
 

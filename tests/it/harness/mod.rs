@@ -6,6 +6,7 @@ pub mod gateway;
 pub mod kept;
 pub mod load;
 pub mod model;
+pub mod node;
 pub mod postgres;
 pub mod process;
 #[path = "../../../src/shared/testing.rs"]

@@ -1,0 +1,175 @@
+//! The TypeScript client: it compiles as strictly as TypeScript can, is small, and does what it says on Node and in Chromium.
+
+use crate::harness::process::run;
+use crate::harness::{Browser, Gateway, eventually, node};
+use crate::shipped::shipped_with;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+use voicegate::demo::Demo;
+
+/// A file of `tests/it/typescript`.
+fn ours(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/typescript").join(name);
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// A folder with the client of a document as `api.ts`, and with these files of ours.
+fn folder(arguments: &[&str], files: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("api.json"), ours("api.json")).unwrap();
+    for name in files {
+        std::fs::write(folder.path().join(name), ours(name)).unwrap();
+    }
+    let output = run(folder.path(), &[&["client", "ts", "--out", "api.ts"], arguments].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", node::said(&output));
+    folder
+}
+
+#[tokio::test]
+async fn a_client_copes_with_whatever_a_server_answers() {
+    let folder = folder(&["--from", "api.json"], &["scripted.js"]);
+    node::compile(folder.path(), &["api.ts"]);
+    let said = node::run(folder.path(), "scripted.js", &[]).await;
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 21, "{said}");
+}
+
+#[test]
+fn the_same_document_gives_the_same_file_as_json_and_as_yaml() {
+    let folder = folder(&["--from", "api.json"], &[]);
+    let first = std::fs::read_to_string(folder.path().join("api.ts")).unwrap();
+    let document: serde_json::Value = serde_json::from_str(&ours("api.json")).unwrap();
+    // JSON is YAML; a first line makes it nothing else.
+    std::fs::write(folder.path().join("api.yaml"), format!("# yaml\n{document}")).unwrap();
+    for from in ["api.json", "api.yaml"] {
+        let again = run(folder.path(), &["client", "ts", "--from", from]);
+        assert_eq!(String::from_utf8(again.stdout).unwrap(), first, "{from}");
+    }
+    let output = run(folder.path(), &["client", "ts", "--from", "package.json"]);
+    assert_eq!(output.status.code(), Some(2), "{}", node::said(&output));
+    std::fs::write(folder.path().join("other.yaml"), "version: 1\nroutes: []\n").unwrap();
+    let output = run(folder.path(), &["client", "ts", "--from", "other.yaml"]);
+    assert_eq!(output.status.code(), Some(1), "{}", node::said(&output));
+}
+
+#[test]
+fn breaking_changes_of_an_api_are_findings() {
+    let folder = folder(&["--from", "api.json"], &[]);
+    let mut new: Value = serde_json::from_str(&ours("api.json")).unwrap();
+    let login = &mut new["components"]["schemas"]["LoginRequest"];
+    login["required"].as_array_mut().unwrap().push("tenant".into());
+    login["properties"]["tenant"] = json!({ "type": "string" });
+    let new = new.to_string();
+    std::fs::write(folder.path().join("new.json"), new).unwrap();
+    for (arguments, code, wanted) in [
+        (
+            &["api.json", "new.json"][..],
+            1,
+            "breaking[request-field-added-required] POST /api/v01/auth/login: field `tenant` of the body is new, and required\n",
+        ),
+        (&["new.json", "api.json"], 1, "breaking[request-field-removed]"),
+        (
+            &["api.json", "new.json", "--format", "github"],
+            1,
+            "::error title=request-field-added-required::POST",
+        ),
+        (&["api.json", "new.json", "--format", "json"], 1, "\"breaking\": 1"),
+        (&["api.json", "api.json"], 0, ""),
+        (&["api.json", "nowhere.json"], 2, ""),
+        (&["api.json", "api.json", "--format", "xml"], 2, ""),
+    ] {
+        let output = run(folder.path(), &[&["diff", "--api"], arguments].concat());
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", node::said(&output));
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains(wanted), "{arguments:?}: {said}");
+    }
+    // Without `--api` there is nothing to write in another form.
+    let output = run(folder.path(), &["diff", "api.json", "new.json", "--format", "json"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+/// A gateway that serves what is shipped and these modules below `/page`; tokens are renewed when they are a second old.
+async fn bed(demo: &Demo, folder: &Path) -> Gateway {
+    let module = |name: &str| {
+        let text = serde_json::to_string(&std::fs::read_to_string(folder.join(name)).unwrap())
+            .unwrap()
+            .replace("${", "$${");
+        format!(
+            "  - {{ route: GET /page/{name}, public: true, respond: {{ text: {text}, headers: {{ content-type: text/javascript }} }} }}\n"
+        )
+    };
+    let page = "  - { route: GET /page, public: true, respond: { text: \"<!doctype html><title>t</title>\", headers: { content-type: text/html } } }\n";
+    let routes = format!("{page}{}{}", module("live.js"), module("voicegate.js"));
+    let gateway = shipped_with(demo, |manifest| manifest + &routes).await;
+    // WebSockets are for pages of the front end's own origin, which is the gateway's here.
+    let origin = format!("http://{}", gateway.client.address());
+    for (policy, from, to) in [
+        ("policies/cors.yaml", "${WEB_ORIGIN:-http://localhost:3000}", &*origin),
+        ("policies/auth.yaml", "access_ttl: 24h", "access_ttl: 61s"),
+        ("policies/auth.yaml", "renew_within: 1h", "renew_within: 60s"),
+    ] {
+        let path = gateway.path(policy);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{policy}: {text}");
+        std::fs::write(path, text.replace(from, to)).unwrap();
+    }
+    let live = gateway.live().clone();
+    tokio::task::spawn_blocking(move || live.reload("test", true)).await.unwrap();
+    gateway
+}
+
+/// What [`live.ts`](typescript/live.ts) must have come to.
+fn went_well(told: &Value) {
+    let tokens: String = told["tokens"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(told["tokens"].as_array().unwrap().len() > 5 && tokens.len() > 20, "{told:#}");
+    for (key, expected) in [
+        ("code", "401 invalid_credentials"),
+        ("ended", "end"),
+        ("kept", "user complete, assistant complete"),
+        ("aborted", "AbortError"),
+        ("signedOut", "no_token"),
+    ] {
+        assert_eq!(told[key], expected, "{key}: {told:#}");
+    }
+    assert_eq!((&told["renewedBy401"], &told["renewedByHeader"]), (&true.into(), &true.into()), "{told:#}");
+    assert_eq!(told["sessions"], 1);
+    let socket = told["socket"].as_array().unwrap();
+    assert_eq!(
+        (socket.first().unwrap(), socket.last().unwrap()),
+        (&"session_started".into(), &"session_stopped".into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_front_end_works_with_the_client_on_node_and_in_a_browser() {
+    let folder = folder(&["--from", "api.json"], &["live.ts"]);
+    std::fs::rename(folder.path().join("api.ts"), folder.path().join("voicegate.ts")).unwrap();
+    node::compile(folder.path(), &["live.ts", "voicegate.ts"]);
+    let demo = Demo::start().await.unwrap();
+    let gateway = bed(&demo, folder.path()).await;
+    let origin = format!("http://{}", gateway.client.address());
+    let nobody_reads = async || {
+        eventually("nothing is written that nobody reads", Duration::from_secs(10), async || {
+            demo.stats().streams.running == 0
+        })
+        .await;
+    };
+
+    let script =
+        "import { run } from './live.js'; console.log(JSON.stringify(await run(process.env.BASE, 'ann')));";
+    std::fs::write(folder.path().join("node.js"), script).unwrap();
+    let said = node::run(folder.path(), "node.js", &[("BASE", &origin)]).await;
+    let told: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(told["registered"], "ann");
+    went_well(&told);
+    nobody_reads().await;
+
+    let browser = Browser::start().await;
+    let page = browser.open(&format!("{origin}/page")).await;
+    let told = page.eval("import('/page/live.js').then(({ run }) => run('', 'bob'))").await;
+    went_well(&told);
+    nobody_reads().await;
+    let foreign =
+        page.requests().into_iter().filter(|url| !url.contains(&gateway.client.address().to_string()));
+    assert_eq!(foreign.collect::<Vec<_>>(), Vec::<String>::new());
+}
