@@ -2,6 +2,7 @@
 
 use crate::accounts::{Accounts, SetupError};
 use crate::conversations::Turns;
+use crate::openapi::Published;
 use crate::settings::Settings;
 use crate::shared::AnyShared;
 use crate::stores::AnyStore;
@@ -35,6 +36,8 @@ pub struct Shared {
     pub readiness: Readiness,
     /// Who can say how the things behind the gateway are.
     pub health: HealthBoard,
+    /// The API's descriptions, of the revision that serves; none before there is one.
+    pub documents: ArcSwapOption<Published>,
     /// Turns true when streams must end: the last part of a shutdown.
     pub closing: watch::Receiver<bool>,
 }
@@ -91,6 +94,7 @@ impl Shared {
             turns,
             readiness: Readiness::default(),
             health: HealthBoard::default(),
+            documents: ArcSwapOption::empty(),
             closing,
         })
     }

@@ -6,6 +6,7 @@ mod completions;
 mod database;
 mod diff;
 mod explain;
+mod openapi;
 mod routes;
 mod schema;
 mod serve;
@@ -40,6 +41,8 @@ enum Command {
     Diff(diff::DiffArgs),
     /// Prints the JSON Schema of manifests
     Schema,
+    /// Prints the API's description: OpenAPI, or AsyncAPI for WebSockets
+    Openapi(openapi::OpenApi),
     /// Brings the database's schema up to date; `serve` does so by itself
     Migrate(database::DatabaseArgs),
     /// Makes the first administrator, unlocks names, gives roles, exports and deletes users
@@ -73,6 +76,7 @@ pub fn run() -> ExitCode {
         Command::Explain(command) => explain::run(&command),
         Command::Diff(command) => diff::run(&command),
         Command::Schema => schema::run(),
+        Command::Openapi(command) => openapi::run(&command),
         Command::Migrate(command) => database::migrate(&command),
         Command::Admin(command) => admin::run(command),
         Command::Completions(command) => completions::run(&command),

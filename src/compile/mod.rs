@@ -4,6 +4,7 @@
 //! taken over from the table before, and with it its counters, pools and prepared answers.
 
 pub mod diff;
+pub mod document;
 pub mod router;
 pub mod schema;
 
@@ -13,6 +14,7 @@ use crate::endpoint::{Next, sealed};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::{Exchange, Params};
 use crate::handlers::Handlers;
+use crate::openapi::Published;
 use crate::stages::body_limit::limit_body;
 use crate::stages::{BuildCx, Hook, Layer, fold};
 use crate::state::Shared;
@@ -49,6 +51,8 @@ pub struct RoutingTable {
     /// Answers what no route takes.
     refuse: Next,
     checked: Arc<Checked>,
+    /// Its description, where some route serves it.
+    documents: Option<Arc<Published>>,
 }
 
 /// A route as it runs.
@@ -94,7 +98,8 @@ pub fn compile(checked: Arc<Checked>, parts: &Parts, before: Option<&RoutingTabl
     let refuse = refusing_endpoint(&checked, &parts.shared);
     parts.upstreams.commit(upstreams);
     parts.shared.tokens.adopt(checked.auth().clone());
-    RoutingTable { router, routes, refuse, checked }
+    let documents = document::is_served(&checked).then(|| Arc::new(document::publish(&checked)));
+    RoutingTable { router, routes, refuse, checked, documents }
 }
 
 /// Where a route goes in the index.
@@ -221,6 +226,11 @@ impl RoutingTable {
     /// What it was compiled from.
     pub fn checked(&self) -> &Arc<Checked> {
         &self.checked
+    }
+
+    /// Its description, where some route serves it.
+    pub fn documents(&self) -> Option<&Arc<Published>> {
+        self.documents.as_ref()
     }
 
     /// Routes whose compiled form is the same one in both tables.

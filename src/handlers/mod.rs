@@ -7,6 +7,8 @@
 
 mod auth;
 mod chat;
+mod described;
+mod documents;
 mod gateway;
 mod input;
 mod planned;
@@ -14,6 +16,8 @@ mod sessions;
 
 pub use auth::AuthApi;
 pub use chat::ChatApi;
+pub use described::{Described, described, refusals};
+pub use documents::DocumentsApi;
 pub use gateway::GatewayApi;
 pub(crate) use input::read as read_json;
 pub use planned::PLANNED;
@@ -33,7 +37,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 /// Every group. The type of the one service.
-type Groups = (GatewayApi, AuthApi, SessionsApi, ChatApi);
+type Groups = (GatewayApi, AuthApi, SessionsApi, ChatApi, DocumentsApi);
 
 /// One native operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +115,7 @@ impl Handlers {
             AuthApi::new(accounts.clone(), shared.tokens.clone()),
             SessionsApi::new(store.clone(), accounts.clone(), &settings.conversations, clock),
             ChatApi::new(shared.clone()),
+            DocumentsApi::new(shared.clone()),
         );
         let service = OpenApiService::new(groups, "voicegate", env!("CARGO_PKG_VERSION"));
         Handlers { service: Arc::new(service.into_endpoint()) }

@@ -3,4 +3,4 @@
 use crate::diag::milestone::DOCUMENTS;
 
 /// Name, and the part of the work that brings it.
-pub const PLANNED: &[(&str, &str)] = &[("gateway.openapi", DOCUMENTS), ("gateway.docs", DOCUMENTS)];
+pub const PLANNED: &[(&str, &str)] = &[("gateway.docs", DOCUMENTS)];

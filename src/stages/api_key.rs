@@ -11,6 +11,7 @@
 //! The header is taken off the request: upstreams learn who calls, not by which key.
 
 use super::{Body, BuildCx, Facts, Layer, Next, Probe, Stage, StageCx, StageDecl, Verdict, sealed};
+use crate::openapi::{Alternative, OperationDoc};
 use crate::diag::{Code, Diagnostic};
 use crate::error::Kind;
 use crate::exchange::Exchange;
@@ -89,6 +90,16 @@ impl Stage for Checked {
 
     fn facts(&self) -> Facts {
         Facts { lets_strangers_pass: self.optional, ..Facts::default() }
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        let scheme = serde_json::json!({ "type": "apiKey", "in": "header", "name": self.header.as_str() });
+        let mut ways = vec![Alternative { name: "api_key", scheme: Some(scheme) }];
+        if self.optional {
+            ways.push(Alternative { name: "", scheme: None });
+        }
+        op.requires(ways);
+        op.refuses(&[Kind::InvalidApiKey, Kind::StoreUnavailable], "");
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {

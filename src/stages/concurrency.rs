@@ -7,6 +7,7 @@
 
 use super::caller::{Callers, Keys, Read, read_body};
 use super::{Body, BuildCx, Facts, Layer, Next, Probe, Stage, StageCx, StageDecl, Verdict, sealed};
+use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::{Exchange, Observer};
@@ -15,6 +16,7 @@ use crate::shared::{AnyShared, Slot};
 use poem::{Endpoint, Request, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +78,12 @@ impl Stage for Compiled {
 
     fn facts(&self) -> Facts {
         Facts { needs_identity: self.callers.need_identity(), ..Facts::default() }
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        let text = format!("{} at a time by {}", self.slots, self.callers.words());
+        op.refuses(&[Kind::TooManyConcurrent], &text);
+        op.extension("x-concurrency", json!([{ "limit": self.slots, "by": self.callers.words() }]));
     }
 
     fn explain(&self, _: &Probe<'_>) -> Verdict {

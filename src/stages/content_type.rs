@@ -5,6 +5,7 @@
 
 use super::media::MediaTypes;
 use super::{Body, BuildCx, Hook, Layer, Probe, Stage, StageCx, StageDecl, Stop, Verdict};
+use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
@@ -62,6 +63,12 @@ impl Stage for Checked {
 
     fn layer(&self, _: &BuildCx<'_>) -> Layer {
         Layer::Hook(Box::new(Checked(self.0.clone())))
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        if op.has_body() {
+            op.refuses(&[Kind::UnsupportedMediaType], &format!("reads {}", self.0.words()));
+        }
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {

@@ -24,6 +24,7 @@ use super::validate::bounds;
 use super::{
     Body as Form, BuildCx, Fit, Layer, Misfit, Next, Probe, Stage, StageCx, StageDecl, Verdict, sealed,
 };
+use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
@@ -143,6 +144,12 @@ impl Stage for Checked {
             message: "`inspect` reads JSON and forms, and this route has neither",
             help: "leave `sanitize`, `max_size` and `max_depth` out for this route: `with: { inspect: {} }`",
         })
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        if self.action == Action::Refuse {
+            op.refuses(&[Kind::Suspicious], "");
+        }
     }
 
     fn explain(&self, _: &Probe<'_>) -> Verdict {

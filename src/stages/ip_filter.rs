@@ -5,6 +5,7 @@
 //! leaving it out.
 
 use super::{Body, BuildCx, Hook, Layer, Probe, Stage, StageCx, StageDecl, Stop, Verdict};
+use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::error::Kind;
 use crate::exchange::Exchange;
@@ -92,6 +93,10 @@ impl Stage for Filter {
 
     fn layer(&self, _: &BuildCx<'_>) -> Layer {
         Layer::Hook(Box::new(Filter(self.0.clone())))
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        op.refuses(&[Kind::AddressNotAllowed], "");
     }
 
     fn explain(&self, _: &Probe<'_>) -> Verdict {

@@ -25,7 +25,7 @@ use crate::manifest::decode::decode;
 use crate::manifest::model::{Protocol, StageUse};
 use crate::manifest::node::{Key, Node, Value};
 use crate::manifest::{Manifest, Table};
-use crate::openapi::Operation;
+use crate::openapi::{Operation, OperationDoc};
 use crate::state::Shared;
 use poem::{Endpoint, Request, Response};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -139,6 +139,9 @@ pub trait Stage: Send + Sync {
     fn misfit(&self, _fit: &Fit<'_>) -> Option<Misfit> {
         None
     }
+
+    /// Says what callers of the route meet because of it: answers, headers, limits.
+    fn document(&self, _op: &mut OperationDoc) {}
 
     /// What it would do with a request, offline (`voicegate explain`).
     fn explain(&self, _probe: &Probe<'_>) -> Verdict {

@@ -22,6 +22,7 @@ use crate::error::{BodyTooLarge, GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::manifest::model;
 use crate::manifest::{List, Spanned};
+use crate::openapi::{On, OperationDoc};
 use crate::shared::{AnyShared, Decision, Limit};
 use crate::telemetry::{LimitMetrics, Throttle};
 use crate::units::Dur;
@@ -29,6 +30,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use poem::{Endpoint, Request, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::json;
 use std::fmt::Write as _;
 use std::hash::Hash as _;
 use std::sync::Arc;
@@ -170,6 +172,29 @@ impl Stage for Compiled {
 
     fn facts(&self) -> Facts {
         Facts { needs_identity: self.callers.need_identity(), ..Facts::default() }
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        op.refuses(&[Kind::RateLimited], &self.text());
+        op.extension(
+            "x-rate-limit",
+            json!([{
+                "policy": self.name,
+                "limit": self.limit.limit,
+                "per": Dur(self.limit.per).to_string(),
+                "by": self.callers.words(),
+            }]),
+        );
+        if self.callers.words().contains("body.") {
+            op.refuses(&[Kind::PayloadTooLarge], "a body too long to be counted by");
+        }
+        let number = || json!({ "type": "integer", "minimum": 0 });
+        op.header(On::Every, "X-RateLimit-Limit", "Requests allowed in a window.", number());
+        op.header(On::Every, "X-RateLimit-Remaining", "Requests left in it.", number());
+        op.header(On::Every, "X-RateLimit-Reset", "Seconds until one more is allowed.", number());
+        let text = || json!({ "type": "string" });
+        op.header(On::Every, "RateLimit-Policy", "The limits (draft-ietf-httpapi-ratelimit-headers).", text());
+        op.header(On::Every, "RateLimit", "Where the caller stands in them.", text());
     }
 
     fn explain(&self, _: &Probe<'_>) -> Verdict {

@@ -16,6 +16,7 @@ use crate::error::Kind;
 use crate::exchange::{Exchange, RouteInfo};
 use crate::identity::{Identity, Proof};
 use crate::manifest::{Manifest, Spanned};
+use crate::openapi::OperationDoc;
 use http::Method;
 use poem::Request;
 use schemars::JsonSchema;
@@ -190,6 +191,21 @@ impl Stage for Checked {
             message: "`rbac` cannot derive a permission from this path: it has no static segment",
             help: "name the permission, such as `with: { rbac: file:read }`",
         })
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        let derived = || {
+            let resource = self.resource_of(&op.route)?;
+            let action = if op.websocket && op.handler.is_some() { "write" } else { action(&op.method) };
+            Some(format!("{resource}:{action}"))
+        };
+        let Some(permission) = self.permission.clone().or_else(derived) else { return };
+        let holders = self.roles.holders(&permission);
+        let roles: Vec<&str> =
+            self.roles.names.iter().map(String::as_str).filter(|role| holders.contains(role)).collect();
+        op.refuses(&[Kind::Forbidden], &format!("needs `{permission}`"));
+        op.extension("x-permission", permission.into());
+        op.extension("x-roles", roles.into());
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {

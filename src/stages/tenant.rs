@@ -6,6 +6,7 @@
 //! identity, where it asks the store.
 
 use super::{Body, BuildCx, Hook, Layer, Stage, StageCx, StageDecl, Stop};
+use crate::openapi::OperationDoc;
 use crate::error::Kind;
 use crate::exchange::Exchange;
 use http::HeaderName;
@@ -35,6 +36,10 @@ impl StageDecl for Tenant {
 impl Stage for Tenant {
     fn name(&self) -> &'static str {
         Self::NAME
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        op.refuses(&[Kind::TenantMismatch], "`X-Tenant-ID` or `tenant_id` names another");
     }
 
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {

@@ -8,6 +8,7 @@
 //! Off by leaving it out; upstreams have their own `timeouts`.
 
 use super::{Body as Form, BuildCx, Facts, Layer, Next, Stage, StageCx, StageDecl, is_event_stream, sealed};
+use crate::openapi::OperationDoc;
 use crate::error::Kind;
 use crate::exchange::{End, Exchange};
 use crate::units::Dur;
@@ -53,6 +54,11 @@ impl Stage for Timeout {
 
     fn facts(&self) -> Facts {
         Facts { deadline: Some(self.after.0), ..Facts::default() }
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        op.refuses(&[Kind::DeadlineExceeded], &format!("after {}", self.after));
+        op.extension("x-timeout", self.after.to_string().into());
     }
 
     fn explain(&self, _: &super::Probe<'_>) -> super::Verdict {

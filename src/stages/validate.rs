@@ -20,6 +20,8 @@ use super::json_body::{Bounds, DEEPEST};
 use super::{
     Body as Form, BuildCx, Facts, Fit, Layer, Misfit, Probe, Stage, StageCx, StageDecl, Verdict, sealed,
 };
+use crate::error::Kind;
+use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic};
 use crate::manifest::Spanned;
 use crate::manifest::model::Protocol;
@@ -215,6 +217,13 @@ impl Stage for Checked {
             },
             _ => return None,
         })
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        op.refuses(&[Kind::Invalid], "parameters and body are held against what is described here");
+        if op.has_body() {
+            op.refuses(&[Kind::UnsupportedMediaType, Kind::PayloadTooLarge], "");
+        }
     }
 
     fn explain(&self, _: &Probe<'_>) -> Verdict {

@@ -18,6 +18,7 @@ use crate::exchange::Exchange;
 use crate::expr::{Expression, Place, Scope};
 use crate::identity::{Identity, Proof};
 use crate::manifest::Spanned;
+use crate::openapi::OperationDoc;
 use crate::manifest::decode::decode;
 use crate::manifest::node::{Node, Value};
 use crate::telemetry::{ExpressionMetrics, Throttle};
@@ -95,6 +96,10 @@ impl Stage for Conditional {
 
     fn misfit(&self, fit: &Fit<'_>) -> Option<Misfit> {
         self.stage.misfit(fit)
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        op.only_where(self.condition.text(), |op| self.stage.document(op));
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {

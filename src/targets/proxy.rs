@@ -4,6 +4,7 @@ use super::notice::Notice;
 use super::sse::{self, EventStream};
 use super::template::Template;
 use super::{Target, TargetCx, forward};
+use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::endpoint::{Next, sealed};
 use crate::error::GatewayError;
@@ -91,6 +92,18 @@ pub(super) fn for_chats_only(limits: &StreamLimits, out: &mut Diagnostics) {
 }
 
 impl Target for Proxy {
+    fn document(&self, op: &mut OperationDoc) {
+        super::behind_an_upstream(op);
+        if let Some(times) = &self.stream {
+            op.extension("x-stream", times.document());
+            if !op.described {
+                let content = serde_json::json!({ "text/event-stream": { "schema": { "type": "string" } } });
+                let about = "Server-sent events, as the service sends them.";
+                op.answers("200", serde_json::json!({ "description": about, "content": content }));
+            }
+        }
+    }
+
     fn build(&self, cx: &TargetCx<'_>) -> Next {
         let upstream = cx.upstreams.get(&self.upstream).cloned();
         let running = Running {

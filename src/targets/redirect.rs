@@ -5,6 +5,7 @@
 
 use super::template::{Template, without_secrets};
 use super::{Target, TargetCx};
+use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::endpoint::{Next, sealed};
 use crate::error::{GatewayError, Kind};
@@ -93,6 +94,13 @@ impl Move {
 }
 
 impl Target for Move {
+    fn document(&self, op: &mut OperationDoc) {
+        // Where it leads is in the header: the document names no other host.
+        let location = serde_json::json!({ "description": "Where to go.", "schema": { "type": "string" } });
+        let answer = serde_json::json!({ "description": "A redirect.", "headers": { "Location": location } });
+        op.answers(self.status.as_u16().to_string(), answer);
+    }
+
     fn build(&self, _: &TargetCx<'_>) -> Next {
         sealed(self.clone())
     }

@@ -10,6 +10,7 @@
 //! held by a task ([`converse`]) that says Close when nobody reads any more. One event is ahead of the caller, no more.
 
 use super::Asked;
+use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::endpoint::{Next, sealed};
 use crate::error::{BodyTooLarge, GatewayError, Kind};
@@ -124,6 +125,13 @@ fn of_callers(limits: &WebSocketLimits, out: &mut Diagnostics) {
 }
 
 impl Target for FromSocket {
+    fn document(&self, op: &mut OperationDoc) {
+        crate::targets::behind_an_upstream(op);
+        let content = serde_json::json!({ "text/event-stream": { "schema": { "type": "string" } } });
+        let about = "Each message of the service's is an event.";
+        op.answers("200", serde_json::json!({ "description": about, "content": content }));
+    }
+
     fn build(&self, cx: &TargetCx<'_>) -> Next {
         let upstream = cx.upstreams.get(&self.upstream).cloned();
         sealed(Running {

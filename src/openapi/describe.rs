@@ -1,0 +1,423 @@
+//! What is said of one operation: its target, its stages and its `docs:` each add their part.
+//!
+//! Whoever does something says so itself: a stage that refuses with 429 calls [`OperationDoc::refuses`], and nobody writes
+//! that down a second time. What only holds under a condition (`when:`) is said under [`OperationDoc::only_where`].
+
+use crate::error::Kind;
+use crate::exchange::RouteInfo;
+use http::Method;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Media type of errors that the gateway itself makes.
+const PROBLEM: &str = "application/problem+json";
+
+/// An operation as it is being described.
+pub struct OperationDoc {
+    /// The route.
+    pub route: Arc<RouteInfo>,
+    /// The method: one of those it takes, where that is `ANY`.
+    pub method: Method,
+    /// The native operation that answers, such as `auth.login`, if one does.
+    pub handler: Option<&'static str>,
+    /// Whether callers open a WebSocket.
+    pub websocket: bool,
+    /// Whether `docs.openapi` or the operation itself says what it answers.
+    pub described: bool,
+    summary: Option<String>,
+    paragraphs: Vec<String>,
+    parameters: Vec<Value>,
+    body: Option<Value>,
+    answers: BTreeMap<String, Value>,
+    refusals: BTreeMap<u16, Vec<Refusal>>,
+    /// Where, name, header, and whether all operations have it alike.
+    headers: Vec<(On, &'static str, Value, bool)>,
+    security: Vec<Vec<Alternative>>,
+    extensions: BTreeMap<&'static str, Value>,
+    deprecated: bool,
+    condition: Option<String>,
+    /// Schemas for `components/schemas`, by name.
+    pub schemas: BTreeMap<String, Value>,
+}
+
+/// Why a request is refused.
+struct Refusal {
+    kind: Kind,
+    why: String,
+}
+
+/// Which answers carry a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    /// All of them.
+    Every,
+    /// Those of the target, not the gateway's refusals.
+    Success,
+    /// Those of one status.
+    Status(u16),
+}
+
+/// One way of saying who is calling.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alternative {
+    /// Name of the security scheme.
+    pub name: &'static str,
+    /// The scheme, as `components/securitySchemes` holds it; none where nobody need say anything.
+    pub scheme: Option<Value>,
+}
+
+/// A finished description.
+pub struct Described {
+    /// The operation object, without `operationId` and `tags`.
+    pub operation: Value,
+    /// Security schemes that it names.
+    pub schemes: Vec<(&'static str, Value)>,
+    /// Headers that it refers to as `#/components/headers/NAME`.
+    pub headers: Vec<(&'static str, Value)>,
+}
+
+impl OperationDoc {
+    /// Nothing is said yet.
+    pub fn new(route: Arc<RouteInfo>, method: Method) -> Self {
+        OperationDoc {
+            route,
+            method,
+            handler: None,
+            websocket: false,
+            described: false,
+            summary: None,
+            paragraphs: Vec::new(),
+            parameters: Vec::new(),
+            body: None,
+            answers: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            headers: Vec::new(),
+            security: Vec::new(),
+            extensions: BTreeMap::new(),
+            deprecated: false,
+            condition: None,
+            schemas: BTreeMap::new(),
+        }
+    }
+
+    /// One line; the last one counts.
+    pub fn summary(&mut self, text: impl Into<String>) {
+        self.summary = Some(text.into());
+    }
+
+    /// A paragraph of the description (CommonMark).
+    pub fn note(&mut self, text: impl Into<String>) {
+        let text = self.conditioned(text.into());
+        if !self.paragraphs.contains(&text) {
+            self.paragraphs.push(text);
+        }
+    }
+
+    /// A parameter object; stands for an earlier one of the same name and place.
+    pub fn parameter(&mut self, parameter: Value) {
+        let same = |known: &Value| known["name"] == parameter["name"] && known["in"] == parameter["in"];
+        match self.parameters.iter_mut().find(|known| same(known)) {
+            Some(known) => *known = parameter,
+            None => self.parameters.push(parameter),
+        }
+    }
+
+    /// A parameter of the path, under the name that the document's path has; one that nobody described is a text.
+    pub fn path_parameter(&mut self, own: &str, name: &str, rest: bool) {
+        let known = self.parameters.iter_mut().find(|known| known["in"] == "path" && known["name"] == own);
+        let parameter = match known {
+            Some(known) => known,
+            None => {
+                let new = json!({ "name": own, "in": "path", "schema": { "type": "string" } });
+                self.parameters.push(new);
+                let last = self.parameters.len() - 1;
+                &mut self.parameters[last]
+            }
+        };
+        parameter["name"] = name.into();
+        parameter["required"] = true.into();
+        if rest {
+            parameter["description"] = "The rest of the path, slashes included; may be empty.".into();
+        }
+    }
+
+    /// The request body object.
+    pub fn body(&mut self, body: Value) {
+        self.body = Some(body);
+    }
+
+    /// The request body object, if one was described.
+    pub fn body_mut(&mut self) -> Option<&mut Value> {
+        self.body.as_mut()
+    }
+
+    /// Whether requests with this method have a body.
+    pub fn has_body(&self) -> bool {
+        !self.websocket && matches!(self.method, Method::POST | Method::PUT | Method::PATCH)
+            || self.body.is_some()
+    }
+
+    /// What the target answers with a status (`200`, `2XX`, `default`), a response object.
+    pub fn answers(&mut self, status: impl Into<String>, response: Value) {
+        self.answers.insert(status.into(), response);
+    }
+
+    /// What the target answers, to be changed.
+    pub fn answers_mut(&mut self) -> &mut BTreeMap<String, Value> {
+        &mut self.answers
+    }
+
+    /// The gateway refuses with these errors; `why` in a few words that go on from "…: ".
+    pub fn refuses(&mut self, kinds: &[Kind], why: &str) {
+        for kind in kinds {
+            let why = match &self.condition {
+                Some(condition) if why.is_empty() => format!("only where `{condition}`"),
+                Some(condition) => format!("{why} (only where `{condition}`)"),
+                None => why.to_owned(),
+            };
+            let known = self.refusals.entry(kind.status().as_u16()).or_default();
+            if !known.iter().any(|refusal| refusal.kind == *kind && refusal.why == why) {
+                known.push(Refusal { kind: *kind, why });
+            }
+        }
+    }
+
+    /// Answers carry a header.
+    pub fn header(&mut self, on: On, name: &'static str, about: &str, schema: Value) {
+        let shared = self.condition.is_none() && schema.get("examples").is_none();
+        let about = self.conditioned(about.to_owned());
+        self.headers.push((on, name, json!({ "description": about, "schema": schema }), shared));
+    }
+
+    /// Who is calling must be said in one of these ways, beside what was required before.
+    pub fn requires(&mut self, mut alternatives: Vec<Alternative>) {
+        if self.condition.is_some() {
+            alternatives.push(Alternative { name: "", scheme: None });
+        }
+        self.security.push(alternatives);
+    }
+
+    /// An extension (`x-…`). Under a condition it says so.
+    pub fn extension(&mut self, name: &'static str, value: Value) {
+        let value = match &self.condition {
+            Some(condition) => json!({ "when": condition, "value": value }),
+            None => value,
+        };
+        match self.extensions.get_mut(name) {
+            // A second one of the same kind, such as another rate limit.
+            Some(Value::Array(all)) => all.push(value),
+            Some(known) if *known != value => *known = json!([known.take(), value]),
+            Some(_) => {}
+            None => {
+                self.extensions.insert(name, value);
+            }
+        }
+    }
+
+    /// Callers should go elsewhere.
+    pub fn deprecated(&mut self) {
+        self.deprecated = true;
+    }
+
+    /// What `say` says holds only where a condition (a CEL expression) does.
+    pub fn only_where(&mut self, condition: &str, say: impl FnOnce(&mut Self)) {
+        let before = self.condition.replace(condition.to_owned());
+        say(self);
+        self.condition = before;
+    }
+
+    fn conditioned(&self, text: String) -> String {
+        match &self.condition {
+            Some(condition) => format!("Where `{condition}`: {text}"),
+            None => text,
+        }
+    }
+
+    /// Everything that was said, as an operation object.
+    pub fn finish(mut self) -> Described {
+        let mut operation = Map::new();
+        operation.extend(self.summary.take().map(|text| ("summary".to_owned(), text.into())));
+        if !self.paragraphs.is_empty() {
+            operation.insert("description".to_owned(), self.paragraphs.join("\n\n").into());
+        }
+        if self.deprecated {
+            operation.insert("deprecated".to_owned(), true.into());
+        }
+        if !self.parameters.is_empty() {
+            operation.insert("parameters".to_owned(), std::mem::take(&mut self.parameters).into());
+        }
+        operation.extend(self.body.take().map(|body| ("requestBody".to_owned(), body)));
+        operation.insert("responses".to_owned(), self.responses());
+        let (security, schemes) = security(&self.security);
+        operation.insert("security".to_owned(), security);
+        operation.extend(self.extensions.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.retain(|(_, _, _, shared)| *shared);
+        let headers = headers.into_iter().map(|(_, name, header, _)| (name, header)).collect();
+        Described { operation: operation.into(), schemes, headers }
+    }
+
+    /// The target's answers and the gateway's refusals, by status.
+    fn responses(&mut self) -> Value {
+        let mut all = std::mem::take(&mut self.answers);
+        let mut told: Vec<u16> = Vec::new();
+        for (status, refusals) in &self.refusals {
+            let refused = refused(refusals);
+            told.push(*status);
+            match all.get_mut(&status.to_string()) {
+                // The target answers with this status too, in its own form.
+                Some(known) => {
+                    let own = known["description"].as_str().unwrap_or_default().to_owned();
+                    let by_gateway = refused["description"].as_str().unwrap_or_default();
+                    known["description"] = format!("{own} Or, by the gateway: {by_gateway}").into();
+                    known["content"][PROBLEM] = refused["content"][PROBLEM].clone();
+                }
+                None => {
+                    all.insert(status.to_string(), refused);
+                }
+            }
+        }
+        for (on, name, header, shared) in &self.headers {
+            for (status, response) in &mut all {
+                let refusal = status.parse().is_ok_and(|status| told.contains(&status) && status >= 400);
+                let wanted = match on {
+                    On::Every => true,
+                    On::Success => !refusal && status != "default",
+                    On::Status(only) => status == &only.to_string(),
+                };
+                if wanted && response.get("$ref").is_none() {
+                    response["headers"][*name] = match shared {
+                        true => json!({ "$ref": format!("#/components/headers/{name}") }),
+                        false => header.clone(),
+                    };
+                }
+            }
+        }
+        Value::Object(all.into_iter().collect())
+    }
+}
+
+/// One response for all refusals of a status.
+fn refused(refusals: &[Refusal]) -> Value {
+    let mut kinds: Vec<Kind> = Vec::new();
+    let mut lines: Vec<String> = Vec::new();
+    for Refusal { kind, why } in refusals {
+        if !kinds.contains(kind) {
+            kinds.push(*kind);
+        }
+        let text = kind.text(crate::error::Lang::En);
+        let line = match why.is_empty() {
+            true => format!("`{}`: {text}.", kind.code()),
+            false => format!("`{}`: {text}: {why}.", kind.code()),
+        };
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    let codes: Vec<&str> = kinds.iter().map(|kind| kind.code()).collect();
+    let mut response = json!({
+        "description": lines.join(" "),
+        "content": { PROBLEM: { "schema": {
+            "allOf": [
+                { "$ref": "#/components/schemas/Problem" },
+                { "type": "object", "properties": { "code": { "enum": codes } } },
+            ],
+        } } },
+    });
+    let status = kinds.first().map(|kind| kind.status().as_u16());
+    let said = match status {
+        Some(429 | 503) => Some(("Retry-After", "Seconds until it is worth trying again.", "integer")),
+        Some(401) => Some(("WWW-Authenticate", "How to say who is calling (RFC 6750).", "string")),
+        Some(405) => Some(("Allow", "Methods that are served here.", "string")),
+        _ => None,
+    };
+    if let Some((name, about, kind)) = said {
+        response["headers"] = json!({ name: { "description": about, "schema": { "type": kind } } });
+    }
+    response
+}
+
+/// Every way of saying all that is required, and the schemes in them.
+fn security(required: &[Vec<Alternative>]) -> (Value, Vec<(&'static str, Value)>) {
+    let mut ways: Vec<Map<String, Value>> = vec![Map::new()];
+    let mut schemes: Vec<(&'static str, Value)> = Vec::new();
+    for alternatives in required {
+        let mut next = Vec::new();
+        for way in &ways {
+            for Alternative { name, scheme } in alternatives {
+                let mut way = way.clone();
+                if let Some(scheme) = scheme {
+                    way.insert((*name).to_owned(), json!([]));
+                    if !schemes.iter().any(|(known, _)| known == name) {
+                        schemes.push((*name, scheme.clone()));
+                    }
+                }
+                next.push(way);
+            }
+        }
+        ways = next;
+    }
+    // Said even where nothing is required: no security at all is `[]`.
+    match required.is_empty() {
+        true => (json!([]), schemes),
+        false => (ways.into_iter().map(Value::Object).collect(), schemes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn doc() -> OperationDoc {
+        OperationDoc::new(Arc::new(RouteInfo::unmatched()), Method::GET)
+    }
+
+    #[test]
+    fn refusals_of_one_status_become_one_answer_with_all_its_codes() {
+        let mut doc = doc();
+        doc.refuses(&[Kind::NoToken, Kind::TokenExpired], "");
+        doc.refuses(&[Kind::NoToken], "");
+        let said = doc.finish().operation;
+        let answer = &said["responses"]["401"];
+        let codes = &answer["content"][PROBLEM]["schema"]["allOf"][1]["properties"]["code"]["enum"];
+        assert_eq!(codes, &json!(["no_token", "token_expired"]));
+        assert_eq!(answer["headers"]["WWW-Authenticate"]["schema"]["type"], "string");
+    }
+
+    #[test]
+    fn a_target_and_the_gateway_may_answer_with_the_same_status() {
+        let mut doc = doc();
+        let own = json!({ "description": "Not there.", "content": { "application/json": {} } });
+        doc.answers("404", own);
+        doc.refuses(&[Kind::NotFound], "");
+        let said = doc.finish().operation;
+        let content = said["responses"]["404"]["content"].as_object().unwrap();
+        assert_eq!(content.keys().collect::<Vec<_>>(), ["application/json", PROBLEM]);
+    }
+
+    #[test]
+    fn conditions_are_said_in_words_and_leave_the_way_without() {
+        let mut doc = doc();
+        doc.only_where("request.path == '/x'", |doc| {
+            doc.requires(vec![Alternative { name: "bearer", scheme: Some(json!({ "type": "http" })) }]);
+            doc.note("It is asked.");
+            doc.extension("x-permission", "a:b".into());
+        });
+        let Described { operation, schemes, .. } = doc.finish();
+        assert_eq!(operation["security"], json!([{ "bearer": [] }, {}]));
+        assert_eq!(operation["description"], "Where `request.path == '/x'`: It is asked.");
+        assert_eq!(operation["x-permission"], json!({ "when": "request.path == '/x'", "value": "a:b" }));
+        assert_eq!(schemes.len(), 1);
+    }
+
+    #[test]
+    fn two_requirements_are_met_together() {
+        let mut doc = doc();
+        let way = |name| Alternative { name, scheme: Some(json!({})) };
+        doc.requires(vec![way("bearer"), way("cookie")]);
+        doc.requires(vec![way("key")]);
+        let security = doc.finish().operation["security"].clone();
+        assert_eq!(security, json!([{ "bearer": [], "key": [] }, { "cookie": [], "key": [] }]));
+    }
+}
