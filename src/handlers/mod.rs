@@ -7,15 +7,18 @@
 
 mod auth;
 mod chat;
+mod described;
 pub mod docs;
+mod documents;
 mod gateway;
 mod input;
-mod openapi;
 mod planned;
 mod sessions;
 
 pub use auth::AuthApi;
 pub use chat::ChatApi;
+pub use described::{Described, described, refusals};
+pub use documents::DocumentsApi;
 pub use gateway::GatewayApi;
 pub(crate) use input::read as read_json;
 pub use planned::PLANNED;
@@ -35,7 +38,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 /// Every group. The type of the one service.
-type Groups = (GatewayApi, AuthApi, SessionsApi, ChatApi, openapi::OpenApiApi, docs::DocsApi);
+type Groups = (GatewayApi, AuthApi, SessionsApi, ChatApi, DocumentsApi, docs::DocsApi);
 
 /// One native operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +104,6 @@ pub fn find(name: &str) -> Option<&'static Operation> {
 /// All groups, ready to run.
 pub struct Handlers {
     service: Arc<BoxEndpoint<'static, Response>>,
-    described: serde_json::Value,
 }
 
 impl Handlers {
@@ -114,18 +116,11 @@ impl Handlers {
             AuthApi::new(accounts.clone(), shared.tokens.clone()),
             SessionsApi::new(store.clone(), accounts.clone(), &settings.conversations, clock),
             ChatApi::new(shared.clone()),
-            openapi::OpenApiApi::new(shared.clone()),
+            DocumentsApi::new(shared.clone()),
             docs::DocsApi::new(shared.clone()),
         );
         let service = OpenApiService::new(groups, "voicegate", env!("CARGO_PKG_VERSION"));
-        // Its own writer's text; were it none of JSON, the operations would be there and undescribed.
-        let described = serde_json::from_str(&service.spec()).unwrap_or_default();
-        Handlers { service: Arc::new(service.into_endpoint()), described }
-    }
-
-    /// What all operations say of themselves: an OpenAPI 3.0 document with their private paths.
-    pub fn described(&self) -> &serde_json::Value {
-        &self.described
+        Handlers { service: Arc::new(service.into_endpoint()) }
     }
 
     /// An operation as the target of a route, with what is behind it; its errors are not finished yet.

@@ -117,6 +117,7 @@ impl Live {
         shared.health.add(upstreams.clone());
         let parts = Parts { shared: shared.clone(), handlers: Handlers::new(shared), upstreams };
         let table = compile(Arc::new(checked), &parts, None);
+        shared.documents.store(table.documents().cloned());
         let live = Live {
             table: ArcSwap::from_pointee(table),
             parts,
@@ -237,6 +238,7 @@ impl Live {
     fn put_up(&self, table: RoutingTable) {
         let table = Arc::new(table);
         let before = self.table.swap(table.clone());
+        self.shared().documents.store(table.documents().cloned());
         before.retire(&table);
     }
 
