@@ -35,10 +35,13 @@ pub use send::SendOptions;
 pub use spec::UpstreamSpec;
 pub use upgrade::{Switch, UpstreamSocket};
 
+use crate::error::GatewayError;
+use crate::exchange::Exchange;
 use crate::state::Shared;
 use crate::telemetry::{Throttle, UpstreamMetrics};
 use arc_swap::ArcSwapOption;
 use balance::Balancer;
+use http::{HeaderMap, Uri};
 use outcome::Outcome;
 use pool::Server;
 use prost_reflect::DescriptorPool;
@@ -106,9 +109,24 @@ impl Upstream {
         &self.meter
     }
 
-    /// The server of the next try.
-    fn choose(&self) -> &Arc<Server> {
-        &self.servers[self.balancer.pick(&*self.servers, rand::random)]
+    /// What a request is spread by, where the upstream hashes; asked once a request, before its first try.
+    fn key(
+        &self,
+        _exchange: &Exchange,
+        _uri: &Uri,
+        _headers: &HeaderMap,
+        _options: &SendOptions,
+    ) -> Option<u64> {
+        None
+    }
+
+    /// The server of the next try. `avoid` are those that were tried already: one of them comes again only if there
+    /// is no other that is up.
+    ///
+    /// # Errors
+    /// [`UpstreamSaturated`](crate::error::Kind) no server may be sent anything.
+    fn choose(&self, _key: Option<u64>, _avoid: &[Arc<Server>]) -> Result<Arc<Server>, GatewayError> {
+        Ok(self.servers[self.balancer.pick(&*self.servers, rand::random)].clone())
     }
 
     /// Takes note of how a try ended: the one place where servers are judged by their traffic.

@@ -104,7 +104,8 @@ impl Upstream {
             idle: (!options.duplex).then_some(times.idle),
             until,
         };
-        let server = self.choose();
+        let key = self.key(exchange, request.uri(), request.headers(), options);
+        let server = &self.choose(key, &[])?;
         exchange.sent_to(server.note.clone());
         let (response, mut lease, progress, close_delimited) = match &server.links {
             Some(links) => {

@@ -9,7 +9,7 @@ use super::body::{RequestBody, Source, UpstreamBody};
 use super::client::Purpose;
 use super::outcome::Outcome;
 use super::pool::Lease;
-use super::send::{Deadlines, Fail, framing, head};
+use super::send::{Deadlines, Fail, SendOptions, framing, head};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use http::header::HOST;
@@ -59,7 +59,8 @@ impl Upstream {
         let until = began + times.total;
         let deadlines =
             Deadlines { first_byte: times.first_byte, idle: Some(times.idle), until: Some(until) };
-        let server = self.choose();
+        let key = self.key(exchange, request.uri(), request.headers(), &SendOptions::default());
+        let server = &self.choose(key, &[])?;
         exchange.sent_to(server.note.clone());
         let mut request = request.map(|()| RequestBody::empty());
         *request.version_mut() = Version::HTTP_11;
