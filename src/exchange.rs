@@ -132,6 +132,9 @@ pub struct Exchange {
     request_id: OnceLock<String>,
     trace: OnceLock<Arc<dyn Traced>>,
     upstream: OnceLock<UpstreamNote>,
+    /// Where the last try went, if there was more than one.
+    retried: OnceLock<UpstreamNote>,
+    tries: AtomicU8,
     form: OnceLock<Form>,
     deadline: OnceLock<Instant>,
     is_call: AtomicBool,
@@ -193,6 +196,8 @@ impl Exchange {
             request_id: OnceLock::new(),
             trace: OnceLock::new(),
             upstream: OnceLock::new(),
+            retried: OnceLock::new(),
+            tries: AtomicU8::new(0),
             form: OnceLock::new(),
             deadline: OnceLock::new(),
             is_call: AtomicBool::new(false),
@@ -294,12 +299,27 @@ impl Exchange {
 
     /// Where it was sent, if it was.
     pub fn upstream(&self) -> Option<&UpstreamNote> {
-        self.upstream.get()
+        self.retried.get().or_else(|| self.upstream.get())
     }
 
     /// Notes where it was sent.
     pub fn sent_to(&self, note: UpstreamNote) {
         let _ = self.upstream.set(note);
+    }
+
+    /// Notes where the last of several tries went.
+    pub fn sent_again_to(&self, note: UpstreamNote) {
+        let _ = self.retried.set(note);
+    }
+
+    /// Counts a try at an upstream.
+    pub fn tried(&self) {
+        self.tries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often an upstream was tried.
+    pub fn tries(&self) -> u8 {
+        self.tries.load(Ordering::Relaxed)
     }
 
     /// Notes how long the upstream took to its response's head.

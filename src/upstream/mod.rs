@@ -8,6 +8,9 @@
 
 mod balance;
 mod body;
+mod breaker;
+mod budget;
+mod circuits;
 mod client;
 mod health;
 mod http2;
@@ -17,6 +20,7 @@ mod outcome;
 mod pool;
 mod reflection;
 mod registry;
+mod retry;
 mod send;
 pub mod spec;
 #[cfg(test)]
@@ -25,8 +29,11 @@ pub(crate) mod testing;
 mod tests;
 mod tls;
 mod upgrade;
+mod window;
 
 pub use body::UpstreamBody;
+pub use breaker::Circuit;
+pub use circuits::BreakerStatus;
 pub use health::{Condition, ServerStatus, UpstreamStatus};
 pub use identity::{TRACEPARENT, X_REQUEST_ID, set_identity};
 pub use meter::{Figures, Meter};
@@ -38,9 +45,11 @@ pub use upgrade::{Switch, UpstreamSocket};
 use crate::error::GatewayError;
 use crate::exchange::Exchange;
 use crate::state::Shared;
-use crate::telemetry::{Throttle, UpstreamMetrics};
+use crate::telemetry::{RetryMetrics, Throttle, UpstreamMetrics};
 use arc_swap::ArcSwapOption;
 use balance::Balancer;
+use breaker::Breaker;
+use budget::Budget;
 use http::{HeaderMap, Uri};
 use outcome::Outcome;
 use pool::Server;
@@ -48,6 +57,7 @@ use prost_reflect::DescriptorPool;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 /// A running upstream. Lives as long as a table or a response needs it; dropping it closes its connections at rest
 /// and stops its health checks.
@@ -59,6 +69,11 @@ pub struct Upstream {
     balancer: Balancer,
     meter: Meter,
     failures: Throttle,
+    /// Zero of the clock that breakers and the budget go by.
+    began: Instant,
+    breaker: Option<Arc<Breaker>>,
+    budget: Option<Budget>,
+    retries: RetryMetrics,
     shared: Arc<Shared>,
     keeper: OnceLock<AbortHandle>,
     /// What its servers said of their methods, with `reflection: true`.
@@ -72,11 +87,19 @@ impl Upstream {
         let metrics = shared.telemetry.upstream(spec.name());
         let weights: Vec<u32> = spec.servers().iter().map(|server| server.weight).collect();
         Arc::new(Upstream {
-            servers: spec.servers().iter().map(|server| Server::new(&spec, server, &metrics)).collect(),
+            servers: spec
+                .servers()
+                .iter()
+                .map(|server| Server::new(&spec, server, &metrics, &shared.telemetry))
+                .collect(),
             _metrics: metrics,
             balancer: Balancer::new(spec.balance(), &weights),
             meter: Meter::default(),
             failures: Throttle::default(),
+            began: Instant::now(),
+            breaker: circuits::breaker(&spec, None, &shared.telemetry),
+            budget: spec.retry().map(|retry| Budget::new(retry.budget, retry.min_retries)),
+            retries: shared.telemetry.retries(spec.name()),
             shared: shared.clone(),
             keeper: OnceLock::new(),
             reflected: ArcSwapOption::empty(),

@@ -7,11 +7,14 @@
 
 use super::balance::Servers;
 use super::body::RequestBody;
+use super::breaker::Breaker;
+use super::circuits::{self, Passages};
 use super::health::Health;
 use super::http2::{Links, Seat};
+use super::outcome::Outcome;
 use super::spec::{ServerSpec, UpstreamSpec};
 use crate::exchange::UpstreamNote;
-use crate::telemetry::{Held, TargetMetrics, UpstreamMetrics};
+use crate::telemetry::{Held, TargetMetrics, Telemetry, UpstreamMetrics};
 use hyper::client::conn::http1::SendRequest;
 use std::cell::Cell;
 use std::future::Future;
@@ -36,6 +39,8 @@ pub(super) struct Server {
     /// What exchanges note.
     pub(super) note: UpstreamNote,
     pub(super) health: Health,
+    /// Its own breaker, where the upstream has several targets.
+    pub(super) breaker: Option<Arc<Breaker>>,
     pub(super) metrics: Arc<TargetMetrics>,
     max: usize,
     slots: Semaphore,
@@ -70,8 +75,15 @@ pub(super) struct Lease {
     pub(super) server: Arc<Server>,
     pub(super) conn: Option<Conn>,
     pub(super) seat: Option<Seat>,
-    /// Whether the answer is still to be counted, by what its trailers say.
-    pub(super) uncounted: bool,
+    /// What an answer is still to be counted by whose trailers will say how it ended.
+    pub(super) uncounted: Option<Uncounted>,
+}
+
+/// An answer whose status is not known yet.
+pub(super) struct Uncounted {
+    /// How long its head took.
+    pub(super) took: Duration,
+    pub(super) passages: Passages,
 }
 
 impl Conn {
@@ -109,7 +121,13 @@ impl Drop for Conn {
 }
 
 impl Server {
-    pub(super) fn new(upstream: &UpstreamSpec, spec: &ServerSpec, metrics: &UpstreamMetrics) -> Arc<Self> {
+    pub(super) fn new(
+        upstream: &UpstreamSpec,
+        spec: &ServerSpec,
+        metrics: &UpstreamMetrics,
+        telemetry: &Telemetry,
+    ) -> Arc<Self> {
+        let several = upstream.servers().len() > 1;
         let shards = std::thread::available_parallelism().map_or(4, usize::from).min(32);
         let max = (upstream.max_connections() as usize).min(Semaphore::MAX_PERMITS);
         let metrics = metrics.target(&spec.address);
@@ -120,6 +138,7 @@ impl Server {
             note: UpstreamNote { upstream: upstream.name().clone(), target: spec.address.clone() },
             spec: spec.clone(),
             health: Health::default(),
+            breaker: several.then(|| circuits::breaker(upstream, Some(&spec.address), telemetry)).flatten(),
             metrics,
             max,
             slots: Semaphore::new(max),
@@ -136,7 +155,7 @@ impl Server {
         // Given back by the lease's drop.
         permit.forget();
         self.metrics.active.up();
-        Some(Lease { server: self.clone(), conn: None, seat: None, uncounted: false })
+        Some(Lease { server: self.clone(), conn: None, seat: None, uncounted: None })
     }
 
     /// Requests it has.
@@ -236,8 +255,9 @@ impl Lease {
 
     /// Counts an answer whose status is known now.
     pub(super) fn count(&mut self, status: u16) {
-        if std::mem::take(&mut self.uncounted) {
+        if let Some(Uncounted { took, passages }) = self.uncounted.take() {
             self.server.metrics.ended(status);
+            passages.tell(Outcome::Answered { status, took });
         }
     }
 
@@ -263,7 +283,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         drop((self.conn.take(), self.seat.take()));
-        if self.uncounted {
+        if self.uncounted.is_some() {
             // Whoever asked has left.
             self.server.metrics.ended(499);
         }

@@ -1,6 +1,7 @@
 //! Upstreams that run. A reload keeps those whose definition did not change: their connections, their health and
 //! their counters go on.
 
+use super::breaker::Breaker;
 use super::{Condition, Upstream, UpstreamSpec, UpstreamStatus};
 use crate::state::{CheckState, HealthSource, Shared};
 use arc_swap::ArcSwap;
@@ -40,6 +41,21 @@ impl Registry {
             upstream.spawn_reflection();
         }
         self.running.store(Arc::new(upstreams));
+    }
+
+    /// Shows every breaker: its upstream, its server if it is not the upstream's own, and the time it goes by.
+    pub(super) fn each_breaker(&self, mut show: impl FnMut(&str, Option<&str>, &Breaker, u64)) {
+        for upstream in self.running.load().values() {
+            let (name, now) = (upstream.spec().name(), upstream.now());
+            if let Some(breaker) = &upstream.breaker {
+                show(name, None, breaker, now);
+            }
+            for server in &upstream.servers {
+                if let Some(breaker) = &server.breaker {
+                    show(name, Some(&server.spec.address), breaker, now);
+                }
+            }
+        }
     }
 
     /// Each at this moment, by name.

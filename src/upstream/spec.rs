@@ -3,7 +3,12 @@
 //! Whatever the manifest says that this version cannot do is a fault here, never ignored. Values are not
 //! repeated in messages: they may come from a variable, and the excerpt shows them as written.
 
+mod breaker;
+mod retry;
 mod source;
+
+pub use breaker::BreakerSpec;
+pub use retry::RetrySpec;
 
 use super::tls::client_config;
 use crate::diag::milestone::UPSTREAMS;
@@ -23,9 +28,6 @@ use std::time::Duration;
 use tokio_rustls::rustls::ClientConfig;
 use url::{Host, Url};
 
-/// Methods that may be repeated (RFC 9110, section 9.2.2).
-const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
-
 /// An upstream that can be run.
 pub struct UpstreamSpec {
     name: Arc<str>,
@@ -38,6 +40,8 @@ pub struct UpstreamSpec {
     tls: Option<Arc<ClientConfig>>,
     multiplexes: bool,
     reflection: bool,
+    breaker: Option<BreakerSpec>,
+    retry: Option<RetrySpec>,
     call_idle: Option<Duration>,
     call_total: Option<Duration>,
     fingerprint: u64,
@@ -160,6 +164,8 @@ impl UpstreamSpec {
             None => 1000,
         };
         let health = decl.health.as_ref().and_then(|health| health_spec(health, out));
+        let breaker = decl.breaker.as_ref().map(|breaker| BreakerSpec::check(breaker, out));
+        let retry = decl.retry.as_ref().map(|retry| RetrySpec::check(retry, out));
         let or = |given: Option<Dur>, default: u64| given.map_or(Duration::from_secs(default), |dur| dur.0);
         let times = decl.timeouts.clone().unwrap_or_default();
         let timeouts = Timeouts {
@@ -182,6 +188,8 @@ impl UpstreamSpec {
             max_connections,
             timeouts,
             &health,
+            &breaker,
+            &retry,
         )
             .hash(&mut state);
         for server in &servers {
@@ -198,6 +206,8 @@ impl UpstreamSpec {
             health,
             tls,
             multiplexes,
+            breaker,
+            retry,
             reflection: decl.reflection.as_ref().is_some_and(|reflection| reflection.value),
             call_idle: times.idle.map(|idle| idle.0),
             call_total: times.total.map(|total| total.0),
@@ -243,6 +253,16 @@ impl UpstreamSpec {
     /// Whether its servers are asked for their methods.
     pub fn reflection(&self) -> bool {
         self.reflection
+    }
+
+    /// When its breakers open, if it has any.
+    pub fn breaker(&self) -> Option<&BreakerSpec> {
+        self.breaker.as_ref()
+    }
+
+    /// What is tried again, if anything is.
+    pub fn retry(&self) -> Option<&RetrySpec> {
+        self.retry.as_ref()
     }
 
     /// How long an answer to a gRPC call may rest, where the manifest says so: calls have no default.
@@ -300,8 +320,6 @@ fn refuse_what_waits(decl: &model::Upstream, out: &mut Diagnostics) {
             out.push(Diagnostic::not_available(span, what, milestone));
         }
     };
-    waits("`breaker`", decl.breaker.as_ref().map(|it| it.span), UPSTREAMS);
-    waits("`retry`", decl.retry.as_ref().map(|it| it.span), UPSTREAMS);
     waits("`fallback`", decl.fallback.as_ref().map(|it| it.span), UPSTREAMS);
     let grpc = decl.protocol.as_ref().is_some_and(|protocol| protocol.value == UpstreamProtocol::Grpc);
     // What speaks gRPC has a health protocol of its own.
@@ -310,17 +328,6 @@ fn refuse_what_waits(decl: &model::Upstream, out: &mut Diagnostics) {
         decl.health.as_ref().filter(|_| grpc).map(|it| it.path.span),
         UPSTREAMS,
     );
-    let unsafe_methods =
-        decl.retry.iter().flat_map(|retry| &retry.methods.0).filter(|method| {
-            !IDEMPOTENT.iter().any(|idempotent| idempotent.eq_ignore_ascii_case(&method.value))
-        });
-    for method in unsafe_methods {
-        let message = format!("`retry` would repeat {}, which is not safe to repeat", method.value);
-        out.push(
-            Diagnostic::error(Code::UNSAFE_RETRY, method.span, message)
-                .help("name idempotent methods only: GET, HEAD, OPTIONS, PUT, DELETE"),
-        );
-    }
 }
 
 fn balance(decl: Option<&Spanned<Balance>>, out: &mut Diagnostics) -> Option<Choice> {

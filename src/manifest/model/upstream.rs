@@ -140,18 +140,23 @@ pub struct Health {
     pub healthy_after: Option<u32>,
 }
 
-/// Circuit breaker.
+/// Circuit breaker: one for the upstream, and one for each target where it has several.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Breaker {
     /// Outcomes of this long count (default `10s`).
-    pub window: Option<Dur>,
-    /// With fewer requests it never opens (default 20).
-    pub min_requests: Option<u32>,
-    /// Share of failures that opens it, 0 to 1 (default 0.5).
-    pub failure_ratio: Option<f64>,
+    pub window: Option<Spanned<Dur>>,
+    /// With fewer requests in the window it never opens (default 20).
+    pub min_requests: Option<Spanned<u32>>,
+    /// Share of failures that opens it, above 0 and up to 1 (default 0.5). Failures are 502, 503, 504, and what is no
+    /// answer: no connection, a reset, a deadline that passed.
+    pub failure_ratio: Option<Spanned<f64>>,
+    /// An answer whose head takes longer than this is slow (default: none is).
+    pub slow_call: Option<Dur>,
+    /// Share of slow answers that opens it, above 0 and up to 1 (default 0.8).
+    pub slow_ratio: Option<Spanned<f64>>,
     /// It stays open this long before one probe (default `5s`).
-    pub open_for: Option<Dur>,
+    pub open_for: Option<Spanned<Dur>>,
 }
 
 /// Retries.
@@ -159,15 +164,46 @@ pub struct Breaker {
 #[serde(deny_unknown_fields)]
 pub struct Retry {
     /// Tries at most, the first included (default 2).
-    pub attempts: Option<u32>,
-    /// What is tried again: `connect`, `reset`, or a status.
+    pub attempts: Option<Spanned<u32>>,
+    /// What is tried again: `connect`, `reset`, or a status, 500 to 599 (default `[connect, reset, 502, 503, 504]`). A
+    /// deadline that passed counts as 504, an answer that cannot be understood as 502.
     #[serde(default)]
     pub on: List<RetryOn>,
-    /// Retries at most, as a share of requests (default `20%`).
+    /// Retries at most, as a share of the requests of the last ten seconds (default `20%`).
     pub budget: Option<Percent>,
-    /// Methods that may be tried again (default the idempotent ones of RFC 9110, section 9.2.2).
+    /// Retries that are allowed in a second however few requests there are (default 1).
+    pub min_retries: Option<u32>,
+    /// Methods that may be tried again (default the idempotent ones of RFC 9110, section 9.2.2). Whatever carries an
+    /// `Idempotency-Key` may be besides.
     #[serde(default)]
     pub methods: List<String>,
+    /// Until a try that has no answer counts as failed with 504 (default: as long as `timeouts` allow).
+    pub per_try: Option<Dur>,
+    /// How long to rest before trying again.
+    pub backoff: Option<Backoff>,
+    /// Largest body that is kept for another try; a request with a larger one is sent once (default `64KiB`).
+    pub max_body: Option<Size>,
+    /// A second try for GET and HEAD while the first is still waited for; the first good answer counts. Taken from the
+    /// budget (default: none).
+    pub hedge: Option<Hedge>,
+}
+
+/// How long to rest before trying again: by lot, up to a bound that doubles with each try.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Backoff {
+    /// Bound before the second try (default `25ms`).
+    pub base: Option<Dur>,
+    /// Bound in the end (default `250ms`). A `Retry-After` that asks for more ends the tries.
+    pub max: Option<Dur>,
+}
+
+/// A second try before the first has failed.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Hedge {
+    /// How long the first may take until then.
+    pub after: Dur,
 }
 
 /// What is tried again.

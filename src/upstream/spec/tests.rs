@@ -59,14 +59,14 @@ fn urls_are_servers_and_nothing_else() {
 #[test]
 fn what_is_not_built_is_refused_all_at_once() {
     let (_, faults) = read(
-        "{ targets: [{ url: \"http://h\" }], protocol: grpc, balance: { hash: user }, breaker: {}, \
+        "{ targets: [{ url: \"http://h\" }], protocol: grpc, balance: { hash: user }, \
          retry: { methods: [GET, POST] }, fallback: { stale: 60s }, protos: [a.proto], descriptors: x, \
          reflection: true }",
     );
     let unavailable = faults.iter().filter(|(code, _)| *code == Code::NOT_AVAILABLE).count();
-    assert_eq!((unavailable, faults.len()), (4, 6), "{faults:?}");
+    assert_eq!((unavailable, faults.len()), (2, 4), "{faults:?}");
     assert!(faults.iter().any(|(code, text)| *code == Code::UNSAFE_RETRY && text.contains("POST")));
-    assert!(faults.iter().any(|(_, text)| text == "`breaker` is not available yet"));
+    assert!(faults.iter().any(|(_, text)| text == "`fallback` is not available yet"));
 }
 
 #[test]
@@ -101,4 +101,22 @@ fn fingerprints_follow_content() {
     ] {
         assert_ne!(plain, print(other), "{other}");
     }
+}
+
+#[test]
+fn breakers_and_retries_have_defaults() {
+    let spec = sound("{ targets: [{ url: \"http://h\" }], breaker: {}, retry: {} }");
+    let breaker = spec.breaker().unwrap();
+    assert_eq!((breaker.min_requests, breaker.failure_ratio, breaker.slow_call), (20, 0.5, None));
+    let retry = spec.retry().unwrap();
+    assert_eq!((retry.attempts, retry.connect, retry.reset, retry.budget), (2, true, true, 0.2));
+    assert_eq!(retry.statuses, [502, 503, 504]);
+    let spec = sound(
+        "{ targets: [{ url: \"http://h\" }], retry: { attempts: 3, on: [connect, 500], backoff: { base: 1s }, \
+         hedge: { after: 50ms } } }",
+    );
+    let retry = spec.retry().unwrap();
+    assert!(retry.connect && !retry.reset && retry.statuses == [500]);
+    assert_eq!(retry.backoff_max, Duration::from_secs(1), "never below the base");
+    assert_eq!(retry.hedge, Some(Duration::from_millis(50)));
 }
