@@ -31,5 +31,6 @@ mod sockets;
 mod streams;
 mod transcode;
 mod transform;
+mod tries;
 mod validate;
 mod voice;
