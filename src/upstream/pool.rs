@@ -76,7 +76,7 @@ pub(super) struct Lease {
     pub(super) conn: Option<Conn>,
     pub(super) seat: Option<Seat>,
     /// What an answer is still to be counted by whose trailers will say how it ended.
-    pub(super) uncounted: Option<Uncounted>,
+    pub(super) uncounted: Option<Box<Uncounted>>,
 }
 
 /// An answer whose status is not known yet.
@@ -255,7 +255,8 @@ impl Lease {
 
     /// Counts an answer whose status is known now.
     pub(super) fn count(&mut self, status: u16) {
-        if let Some(Uncounted { took, passages }) = self.uncounted.take() {
+        if let Some(uncounted) = self.uncounted.take() {
+            let Uncounted { took, passages } = *uncounted;
             self.server.metrics.ended(status);
             passages.tell(Outcome::Answered { status, took });
         }

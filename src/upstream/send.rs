@@ -188,7 +188,7 @@ impl Upstream {
             }
             None => {
                 server.metrics.took(took);
-                lease.uncounted = Some(Uncounted { took, passages });
+                lease.uncounted = Some(Box::new(Uncounted { took, passages }));
             }
         }
         let (idle, until) = ((!plan.options.stream).then_some(self.spec.timeouts().idle), plan.until);

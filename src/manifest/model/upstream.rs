@@ -208,7 +208,7 @@ pub struct Hedge {
 
 /// What is tried again.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected `connect`, `reset`, or a status from 500 to 599")]
 pub enum RetryOn {
     /// A status the upstream answered.
     Status(u16),

@@ -105,16 +105,18 @@ fn fingerprints_follow_content() {
 
 #[test]
 fn breakers_and_retries_have_defaults() {
-    let spec = sound("{ targets: [{ url: \"http://h\" }], breaker: {}, retry: {} }");
+    let (spec, _) = read("{ targets: [{ url: \"http://h\" }], breaker: {}, retry: {} }");
+    let spec = spec.unwrap();
     let breaker = spec.breaker().unwrap();
     assert_eq!((breaker.min_requests, breaker.failure_ratio, breaker.slow_call), (20, 0.5, None));
     let retry = spec.retry().unwrap();
     assert_eq!((retry.attempts, retry.connect, retry.reset, retry.budget), (2, true, true, 0.2));
     assert_eq!(retry.statuses, [502, 503, 504]);
-    let spec = sound(
+    let (spec, _) = read(
         "{ targets: [{ url: \"http://h\" }], retry: { attempts: 3, on: [connect, 500], backoff: { base: 1s }, \
          hedge: { after: 50ms } } }",
     );
+    let spec = spec.unwrap();
     let retry = spec.retry().unwrap();
     assert!(retry.connect && !retry.reset && retry.statuses == [500]);
     assert_eq!(retry.backoff_max, Duration::from_secs(1), "never below the base");
