@@ -43,7 +43,7 @@ pub use requests::RouteMetrics;
 pub use sockets::{OpenSocket, SocketMetrics};
 pub use streams::{OpenStream, StreamMetrics};
 pub use throttle::Throttle;
-pub use upstreams::{TargetMetrics, UpstreamMetrics};
+pub use upstreams::{EndpointState, TargetMetrics, UpstreamMetrics};
 
 use crate::exchange::{Exchange, RouteInfo};
 use export::{Env, Exporter};

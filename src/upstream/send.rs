@@ -42,6 +42,9 @@ pub struct SendOptions {
     pub duplex: bool,
     /// When the whole exchange has to be over, instead of the upstream's `timeouts.total`; holds for streams too.
     pub until: Option<Instant>,
+    /// The conversation it belongs to, where the request itself does not say so: what
+    /// [`Upstream::session_key`] makes of it.
+    pub session: Option<u64>,
 }
 
 /// Why there is no response.
@@ -136,7 +139,7 @@ impl Upstream {
             Some(status) => self.observe(server, Outcome::Answered { status, took }),
             None => {
                 server.metrics.took(took);
-                lease.uncounted = true;
+                lease.uncounted = Some(took);
             }
         }
         Ok(response.map(|incoming| {
