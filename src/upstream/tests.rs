@@ -221,7 +221,7 @@ async fn a_connection_that_closed_at_rest_harms_nobody() {
         server.until_open(0).await;
         // The close must have arrived here, too.
         eventually(|| {
-            upstream.servers.iter().all(|s| {
+            upstream.cluster.view().servers.iter().all(|s| {
                 s.sweep();
                 s.at_rest() == 0
             })
