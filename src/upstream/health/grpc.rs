@@ -126,3 +126,67 @@ async fn check(sender: SendRequest<Bytes>, server: &ServerSpec, service: &str) -
         None => Err("it answered nothing".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::spec::tests::spec;
+    use crate::upstream::testing::Scripted;
+    use http::{HeaderMap, Response};
+
+    /// A server that answers every call with this message and gRPC status, if it is asked for `app.Service`.
+    async fn answering(status: Option<ServingStatus>, code: &'static str) -> Scripted {
+        Scripted::start(move |wire| async move {
+            let broke = std::io::Error::other;
+            let mut connection = ::h2::server::handshake(wire.into_socket()).await.map_err(broke)?;
+            while let Some(stream) = connection.accept().await {
+                let (request, mut answer) = stream.map_err(broke)?;
+                tokio::spawn(async move {
+                    assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                    let mut asked = Vec::new();
+                    let mut body = request.into_body();
+                    while let Some(Ok(piece)) = body.data().await {
+                        asked.extend_from_slice(&piece);
+                    }
+                    assert_eq!(&asked[5..], b"\x0a\x0bapp.Service");
+                    let head = Response::builder().header(CONTENT_TYPE, "application/grpc").body(()).unwrap();
+                    let mut stream = answer.send_response(head, false).unwrap();
+                    if let Some(status) = status {
+                        let reply = frame::encode(&Reply { status: status as i32 });
+                        stream.send_data(reply, false).unwrap();
+                    }
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert("grpc-status", HeaderValue::from_static(code));
+                    stream.send_trailers(trailers).unwrap();
+                });
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn asked(server: &Scripted) -> Result<(), String> {
+        let yaml = format!("{{ targets: [{{ url: \"{}\" }}], protocol: grpc }}", server.url());
+        let spec = spec(&yaml);
+        ask(&spec, &spec.servers()[0], "app.Service", Duration::from_secs(5)).await
+    }
+
+    #[tokio::test]
+    async fn a_server_is_well_if_it_says_that_it_serves() {
+        assert_eq!(asked(&answering(Some(ServingStatus::Serving), "0").await).await, Ok(()));
+        let sick = asked(&answering(Some(ServingStatus::NotServing), "0").await).await;
+        assert_eq!(sick, Err("it says NotServing".to_owned()));
+        let unknown = asked(&answering(None, "12").await).await.unwrap_err();
+        assert!(unknown.contains("Unimplemented"), "{unknown}");
+        assert_eq!(asked(&answering(None, "0").await).await, Err("it answered nothing".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_speak_http2_is_not_well() {
+        let server = Scripted::start(|mut wire| async move {
+            wire.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await
+        })
+        .await;
+        assert!(asked(&server).await.is_err());
+    }
+}
