@@ -77,7 +77,7 @@ pub(super) fn check(decl: Option<&Spanned<Balance>>, out: &mut Diagnostics) -> O
             "user" => HashBy::User,
             "session" => HashBy::Session,
             "ip" => HashBy::Ip,
-            other => match other.strip_prefix("header.").map(|name| HeaderName::try_from(name)) {
+            other => match other.strip_prefix("header.").map(HeaderName::try_from) {
                 Some(Ok(name)) => HashBy::Header(name),
                 Some(Err(_)) => {
                     out.push(Diagnostic::error(Code::HASH_KEY, by.span, "no header can be called so"));
