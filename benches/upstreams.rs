@@ -15,6 +15,7 @@ mod gateway;
 mod target;
 
 use gateway::{Gateway, get};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -42,11 +43,12 @@ struct Scale {
 }
 
 /// A request as its caller saw it; `began` since the run did.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Seen {
     began: Duration,
     took: Duration,
-    good: bool,
+    /// What it got instead of an answer.
+    fault: Option<String>,
 }
 
 /// What the targets were at a moment: a letter for each, `+` well, `E` ejected, `T` on trial, `D` down.
@@ -141,6 +143,11 @@ fn summary(scale: Scale, seen: &[Seen], states: &[States], bench: bool) {
             println!("  back {:?} after the healing", at.saturating_sub(healed));
         }
     }
+    let mut faults = BTreeMap::<_, usize>::new();
+    for fault in seen.iter().filter_map(|seen| seen.fault.as_ref()) {
+        *faults.entry(fault).or_default() += 1;
+    }
+    println!("errors: {faults:?}");
     if !bench {
         println!("(a short run: its figures say nothing)");
     }
@@ -167,7 +174,7 @@ impl Figures {
         };
         Figures {
             requests: these.len(),
-            errors: these.iter().filter(|seen| !seen.good).count(),
+            errors: these.iter().filter(|seen| seen.fault.is_some()).count(),
             p50: within(0.5),
             p99: within(0.99),
             max: within(1.0),
@@ -197,13 +204,24 @@ async fn load(address: SocketAddr, rate: u32, time: Duration, began: Instant, se
         running.spawn(async move {
             let asked = began.elapsed();
             let answer = timeout(PATIENCE, get(address, "/")).await;
-            let good = matches!(answer, Ok(Ok((200, _))));
+            let fault = match answer {
+                Ok(Ok((200, _))) => None,
+                Ok(Ok((status, body))) => Some(format!("{status} {}", code(&body))),
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("no answer in time".to_owned()),
+            };
             let took = began.elapsed() - asked;
-            seen.lock().expect("nobody panics with it").push(Seen { began: asked, took, good });
+            seen.lock().expect("nobody panics with it").push(Seen { began: asked, took, fault });
         });
         while running.try_join_next().is_some() {}
     }
     while running.join_next().await.is_some() {}
+}
+
+/// The code of an error that the gateway made itself.
+fn code(body: &[u8]) -> String {
+    let said: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    said.and_then(|said| said["code"].as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// What the admin API says of the targets, at the end of each second.
@@ -224,10 +242,10 @@ fn read(body: &[u8]) -> Option<States> {
     let letter = |server: &serde_json::Value| {
         if !server["ejected"].is_null() {
             'E'
-        } else if server["on_trial"] == true {
-            'T'
         } else if server["condition"] == "down" {
             'D'
+        } else if server["on_trial"] == true {
+            'T'
         } else {
             '+'
         }

@@ -195,10 +195,10 @@ impl Balancer {
     /// Whose turn it is. Who is out loses its turn, to nobody in particular; who has a part of its share only, takes
     /// that part of its turns.
     fn in_turn(&self, weight: &dyn Fn(usize) -> u64, dice: &mut impl FnMut() -> u64) -> Option<usize> {
-        let mut last = None;
+        let (mut last, mut next) = (None, 0);
         for _ in 0..self.turns.len() {
-            let turn = self.next.fetch_add(1, Ordering::Relaxed);
-            let server = self.turns[turn % self.turns.len()] as usize;
+            next = self.next.fetch_add(1, Ordering::Relaxed);
+            let server = self.turns[next % self.turns.len()] as usize;
             let (part, whole) = (weight(server), self.places[server].weight);
             if part == 0 {
                 continue;
@@ -208,7 +208,9 @@ impl Balancer {
             }
             last = Some(server);
         }
-        last
+        // Other threads may have had all the turns of those that are not out.
+        let turns = || (0..self.turns.len()).map(|step| next.wrapping_add(step) % self.turns.len());
+        last.or_else(|| turns().map(|turn| self.turns[turn] as usize).find(|server| weight(*server) > 0))
     }
 
     /// One by lot, by weight; not `except`.

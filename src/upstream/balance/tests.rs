@@ -88,6 +88,17 @@ fn turns_are_smooth_and_exact() {
 }
 
 #[test]
+fn whoever_has_all_the_turns_of_one_does_not_keep_others_from_it() {
+    let balancer = balancer(&Choice::RoundRobin, &[1, 1, 1]);
+    // Between any two turns of this thread, others have two.
+    let weight = |server: usize| {
+        balancer.next.fetch_add(2, Ordering::Relaxed);
+        if server == 2 { WHOLE } else { 0 }
+    };
+    assert_eq!(balancer.in_turn(&weight, &mut || 0), Some(2));
+}
+
+#[test]
 fn who_is_out_is_passed_over_and_the_others_share_alike() {
     for choice in ALL {
         for bit in [DOWN, EJECTED, DRAINED] {
