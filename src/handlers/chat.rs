@@ -142,6 +142,7 @@ impl ChatApi {
                 let options = SendOptions {
                     first_byte: Some(limits.times.first_event),
                     stream: true,
+                    session: upstream.session_key(&session_id),
                     ..Default::default()
                 };
                 let call = call(
@@ -186,7 +187,7 @@ impl ChatApi {
                 // The streams are closed already; this tells what else may run there. That it knows of nothing is fine.
                 // It knows sessions only: told of one answer, it would stop the session's others too.
                 if stream_id.is_none() {
-                    tell_upstream(&behind.upstream, exchange, call).await;
+                    tell_upstream(&behind.upstream, exchange, call, &session_id).await;
                 }
                 stopped
             }
@@ -274,8 +275,11 @@ async fn tell_upstream(
     upstream: &Arc<Upstream>,
     exchange: &Arc<Exchange>,
     call: http::Request<BoxBody<Bytes, io::Error>>,
+    session_id: &str,
 ) {
-    let options = SendOptions { first_byte: Some(CANCEL), ..Default::default() };
+    // Where answers are spread by session, this goes to the server that writes them.
+    let session = upstream.session_key(session_id);
+    let options = SendOptions { first_byte: Some(CANCEL), session, ..Default::default() };
     match upstream.send(exchange, call, &options).await {
         Ok(response) => {
             tracing::debug!(status = response.status().as_u16(), "the upstream was told to stop");

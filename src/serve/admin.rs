@@ -3,6 +3,7 @@
 
 mod accounts;
 mod breakers;
+mod targets;
 
 use super::accept::{ConnInfo, Service};
 use super::intake::{IntakeLimits, admit};
@@ -81,6 +82,15 @@ impl Admin {
                         Err(GatewayError::new(Kind::NotFound, "there is no earlier revision to go back to"))
                     }
                 }
+            }
+            _ if targets::Call::find(path).is_some() => {
+                if *method != Method::POST {
+                    let allow = Some(HeaderValue::from_static("POST"));
+                    return Err(GatewayError { allow, ..Kind::MethodNotAllowed.into() });
+                }
+                let by = self.authorise(&request)?;
+                let call = targets::Call::find(path).ok_or(Kind::NotFound)?;
+                call.perform(self.live.upstreams(), &by)
             }
             _ if accounts::Call::find(path).is_some() => self.accounts(method, path, request).await,
             _ => {

@@ -45,7 +45,7 @@ pub use sockets::{OpenSocket, SocketMetrics};
 pub use streams::{OpenStream, StreamMetrics};
 pub use throttle::Throttle;
 pub use tries::{BreakerMetrics, RetryMetrics};
-pub use upstreams::{TargetMetrics, UpstreamMetrics};
+pub use upstreams::{EndpointState, TargetMetrics, UpstreamMetrics};
 
 use crate::exchange::{Exchange, RouteInfo};
 use export::{Env, Exporter};

@@ -32,12 +32,13 @@ pub struct BreakerStatus {
     pub slow: u64,
 }
 
-/// What let a try through. Dropped without [`tell`](Self::tell), nobody knows how it ended.
-#[derive(Debug)]
+/// What let a try through, and whom it says how it ended: the one place where servers are judged by their traffic.
+/// Dropped without [`tell`](Self::tell), nobody knows how it ended.
 pub(super) struct Passages {
     began: Instant,
     own: Option<Passage>,
-    server: Option<Passage>,
+    at_server: Option<Passage>,
+    server: Option<Arc<Server>>,
 }
 
 /// A server that may be sent a request.
@@ -48,13 +49,24 @@ pub(super) struct Chosen {
 
 impl Passages {
     /// Says how the try ended.
-    pub(super) fn tell(self, outcome: Outcome) {
-        if self.own.is_none() && self.server.is_none() {
+    pub(super) fn tell(mut self, outcome: Outcome) {
+        if let Some(server) = self.server.take() {
+            server.judge(outcome);
+        }
+        if self.own.is_none() && self.at_server.is_none() {
             return;
         }
         let now = millis(self.began);
-        for passage in [self.own, self.server].into_iter().flatten() {
+        for passage in [self.own.take(), self.at_server.take()].into_iter().flatten() {
             passage.tell(outcome, now);
+        }
+    }
+}
+
+impl Drop for Passages {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.judge(Outcome::Abandoned);
         }
     }
 }
@@ -98,8 +110,10 @@ impl Upstream {
     /// [`Kind::UpstreamUnavailable`] where breakers let nobody through, with when they will; and as `choose`.
     pub(super) fn admit(&self, key: Option<u64>, tried: &[Arc<Server>]) -> Result<Chosen, GatewayError> {
         if self.breaker.is_none() {
-            let passages = Passages { began: self.began, own: None, server: None };
-            return Ok(Chosen { server: self.choose(key, tried)?, passages });
+            let server = self.choose(key, tried)?;
+            let judged = Some(server.clone());
+            let passages = Passages { began: self.began, own: None, at_server: None, server: judged };
+            return Ok(Chosen { server, passages });
         }
         let now = self.now();
         let own = match &self.breaker {
@@ -118,11 +132,17 @@ impl Upstream {
             };
             match admitted {
                 Ok(passage) => {
-                    let passages = Passages { began: self.began, own, server: passage };
+                    let judged = Some(server.clone());
+                    let passages = Passages { began: self.began, own, at_server: passage, server: judged };
                     return Ok(Chosen { server, passages });
                 }
-                Err(refused) if again => return Err(self.unavailable(refused)),
+                Err(refused) if again => {
+                    server.judge(Outcome::Abandoned);
+                    return Err(self.unavailable(refused));
+                }
                 Err(Refused(wait)) => {
+                    // It may have had the one place of a server on trial.
+                    server.judge(Outcome::Abandoned);
                     soonest = Some(soonest.map_or(wait, |soonest| soonest.min(wait)));
                     avoid.push(server);
                 }

@@ -5,16 +5,17 @@
 //! open (HTTP/2 is otherwise: there the slots are for calls, which share the connections of `http2`). The youngest at rest is taken first; those that rested for [`REST`] are closed. The stack has a part for
 //! each core and is entered by `try_lock`, so nobody waits for a thread that was stopped while it held the lock.
 
-use super::balance::Servers;
 use super::body::RequestBody;
 use super::breaker::Breaker;
-use super::circuits::{self, Passages};
+use super::circuits::Passages;
 use super::health::Health;
 use super::http2::{Links, Seat};
 use super::outcome::Outcome;
+use super::outlier::Conduct;
 use super::spec::{ServerSpec, UpstreamSpec};
+use super::standing::Standing;
 use crate::exchange::UpstreamNote;
-use crate::telemetry::{Held, TargetMetrics, Telemetry, UpstreamMetrics};
+use crate::telemetry::{Held, TargetMetrics, UpstreamMetrics};
 use hyper::client::conn::http1::SendRequest;
 use std::cell::Cell;
 use std::future::Future;
@@ -23,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep};
 
@@ -41,12 +42,27 @@ pub(super) struct Server {
     pub(super) health: Health,
     /// Its own breaker, where the upstream has several targets.
     pub(super) breaker: Option<Arc<Breaker>>,
+    /// Why it takes no requests, or fewer.
+    pub(super) standing: Standing,
+    /// Where it is watched for what its traffic shows.
+    pub(super) watch: Option<Watch>,
+    /// Which of the manifest's targets it belongs to.
+    pub(super) target: usize,
     pub(super) metrics: Arc<TargetMetrics>,
     max: usize,
     slots: Semaphore,
     /// How it is spoken to where that is HTTP/2; then nothing rests below.
     pub(super) links: Option<Links>,
     resting: Box<[Mutex<Vec<Resting>>]>,
+}
+
+/// What it takes to judge a server by its traffic.
+pub(super) struct Watch {
+    pub(super) conduct: Conduct,
+    /// Wakes whoever decides.
+    pub(super) look: Arc<Notify>,
+    /// Zero of the clock.
+    pub(super) began: Instant,
 }
 
 /// One connection; dropping it closes the socket.
@@ -123,22 +139,24 @@ impl Drop for Conn {
 impl Server {
     pub(super) fn new(
         upstream: &UpstreamSpec,
-        spec: &ServerSpec,
+        spec: ServerSpec,
+        target: usize,
+        watch: Option<Watch>,
+        breaker: Option<Arc<Breaker>>,
         metrics: &UpstreamMetrics,
-        telemetry: &Telemetry,
     ) -> Arc<Self> {
-        let several = upstream.servers().len() > 1;
         let shards = std::thread::available_parallelism().map_or(4, usize::from).min(32);
         let max = (upstream.max_connections() as usize).min(Semaphore::MAX_PERMITS);
         let metrics = metrics.target(&spec.address);
-        // It may be shared with a server of the table before, and with what was known of that.
-        metrics.set_healthy(true);
         Arc::new(Server {
             links: upstream.multiplexes().then(|| Links::new(metrics.clone())),
             note: UpstreamNote { upstream: upstream.name().clone(), target: spec.address.clone() },
-            spec: spec.clone(),
+            spec,
             health: Health::default(),
-            breaker: several.then(|| circuits::breaker(upstream, Some(&spec.address), telemetry)).flatten(),
+            breaker,
+            standing: Standing::default(),
+            watch,
+            target,
             metrics,
             max,
             slots: Semaphore::new(max),
@@ -156,6 +174,15 @@ impl Server {
         permit.forget();
         self.metrics.active.up();
         Some(Lease { server: self.clone(), conn: None, seat: None, uncounted: None })
+    }
+
+    /// Takes note of how a try ended.
+    pub(super) fn judge(&self, outcome: Outcome) {
+        if let Some(Watch { conduct, look, began }) = &self.watch
+            && conduct.note(&self.standing, outcome, began.elapsed().as_millis() as u64)
+        {
+            look.notify_one();
+        }
     }
 
     /// Requests it has.
@@ -200,6 +227,11 @@ impl Server {
         let shards = self.resting.len();
         let free = (0..shards).find_map(|step| self.resting[(own + step) % shards].try_lock().ok());
         free.unwrap_or_else(|| lock(&self.resting[own % shards])).push(resting);
+    }
+
+    /// Closes what rests.
+    pub(super) fn close_resting(&self) {
+        self.resting.iter().for_each(|shard| lock(shard).clear());
     }
 
     /// Closes what rested too long or was closed by the server.
@@ -290,15 +322,5 @@ impl Drop for Lease {
         }
         self.server.metrics.active.down();
         self.server.slots.add_permits(1);
-    }
-}
-
-impl Servers for [Arc<Server>] {
-    fn healthy(&self, server: usize) -> bool {
-        self[server].health.is_up()
-    }
-
-    fn in_flight(&self, server: usize) -> usize {
-        self[server].in_flight()
     }
 }

@@ -44,6 +44,9 @@ pub struct SendOptions {
     pub duplex: bool,
     /// When the whole exchange has to be over, instead of the upstream's `timeouts.total`; holds for streams too.
     pub until: Option<Instant>,
+    /// The conversation it belongs to, where the request itself does not say so: what
+    /// [`Upstream::session_key`] makes of it.
+    pub session: Option<u64>,
 }
 
 /// Why there is no response.
@@ -283,14 +286,10 @@ impl Upstream {
         progress: Option<&Progress>,
     ) -> GatewayError {
         match fail {
-            Fail::Starved => {
-                self.observe(server, Outcome::Abandoned);
-                BodyTimeout.into()
-            }
+            Fail::Starved => BodyTimeout.into(),
             Fail::Late => self.failed(exchange, server, Kind::UpstreamTimeout, &"no answer in time"),
             Fail::Broke(error, _) => {
                 if let Some(failure) = progress.and_then(Progress::failure) {
-                    self.observe(server, Outcome::Abandoned);
                     return callers_fault(failure);
                 }
                 let kind = match error.is_parse() {

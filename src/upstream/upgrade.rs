@@ -130,10 +130,14 @@ impl Upstream {
     /// The error for a server whose 101 cannot be believed; `why` is for the log.
     pub fn misbehaved(&self, exchange: &Exchange, why: &'static str) -> GatewayError {
         let note = exchange.upstream();
+        let view = self.cluster.view();
         let server =
-            self.servers.iter().find(|server| note.is_some_and(|note| note.target == server.note.target));
+            view.servers.iter().find(|server| note.is_some_and(|note| note.target == server.note.target));
         match server {
-            Some(server) => self.failed(exchange, server, Kind::UpstreamBadResponse, &why),
+            Some(server) => {
+                server.judge(Outcome::Failed(Kind::UpstreamBadResponse));
+                self.failed(exchange, server, Kind::UpstreamBadResponse, &why)
+            }
             None => Kind::UpstreamBadResponse.into(),
         }
     }

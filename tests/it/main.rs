@@ -8,6 +8,7 @@
 
 mod access;
 mod accounts;
+mod balance;
 mod chat;
 mod cli;
 mod edge;

@@ -1,6 +1,6 @@
 //! Named sets of servers: where they are, how they are used, what happens when they fail.
 
-use super::Respond;
+use super::{Outlier, Resolve, Respond};
 use crate::manifest::{List, Spanned, Table};
 use crate::units::{Dur, Percent, Size};
 use schemars::JsonSchema;
@@ -26,7 +26,17 @@ pub struct Upstream {
     /// How servers are verified when their URL is `https`.
     pub tls: Option<UpstreamTls>,
     /// Active health checks.
-    pub health: Option<Health>,
+    pub health: Option<Spanned<Health>>,
+    /// When servers are ejected for what their traffic shows.
+    pub outlier: Option<Spanned<Outlier>>,
+    /// When fewer than this share of the servers pass their health checks, the checks are disregarded (default `50%`;
+    /// `0%`: only when none does). What is ejected for its traffic stays out.
+    pub panic_threshold: Option<Percent>,
+    /// A server that came up, came back or was added gets its share little by little, over this time (default: all at
+    /// once).
+    pub slow_start: Option<Dur>,
+    /// When the names of targets are looked up again.
+    pub resolve: Option<Resolve>,
     /// Circuit breaker.
     pub breaker: Option<Spanned<Breaker>>,
     /// Retries.
@@ -98,7 +108,10 @@ pub enum Balance {
     LeastRequest,
     /// By lot, by weight.
     Random,
-    /// The same server for the same key: `user`, `session`, `ip`, `header.X`.
+    /// The same server for the same key, by weight; when a server goes, only its keys move. `user`: the caller, or the
+    /// client's address where nobody is known. `session`: the path's parameter `session_id` or `id`, the query's
+    /// `session_id`, the header `X-Session-ID`, or the session of a native handler; else as `user`. `ip`: the client's
+    /// address. `header.X`: a header; requests without it are spread by lot.
     Hash(Spanned<String>),
 }
 
@@ -128,8 +141,13 @@ pub struct UpstreamTls {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
-    /// Path asked with GET; any 2xx is healthy.
-    pub path: Spanned<String>,
+    /// Path asked with GET; any 2xx is healthy. Not with `protocol: grpc`.
+    pub path: Option<Spanned<String>>,
+    /// Instead of `path`: whether it is enough that the server takes connections.
+    pub tcp: Option<Spanned<bool>>,
+    /// The service that a gRPC server is asked for (`grpc.health.v1.Health/Check`; default the empty name, the server as
+    /// a whole). With `protocol: grpc` only, where it is how servers are asked unless `tcp` is set.
+    pub grpc: Option<Spanned<String>>,
     /// Between two checks (default `30s`).
     pub interval: Option<Dur>,
     /// Until a check counts as failed (default `2s`).
