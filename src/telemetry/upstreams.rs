@@ -212,7 +212,7 @@ impl TargetMetrics {
         self.failures[slot].get_or_init(|| self.bind(kind.code())).add(1);
     }
 
-    /// Counts an ejection; `why` is a word of [`EJECTIONS`].
+    /// Counts an ejection; `why` is `consecutive_failures`, `failure_ratio` or `slow`.
     pub fn ejected(&self, why: &'static str) {
         let slot = EJECTIONS.iter().position(|known| *known == why).unwrap_or_default();
         let [target, upstream] = self.labels();

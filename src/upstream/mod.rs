@@ -1,12 +1,12 @@
 //! Upstreams: named sets of servers, their connections and their health.
 //!
-//! [`spec`] is what the manifest says, checked; [`Upstream`] runs it. A request's way: `balance` chooses a server of
-//! those that `cluster` has (`standing` is why one takes nothing, or less),
-//! `pool` gives a slot and a connection (`client` opens one if none is at rest; with `protocol: grpc` the connections
-//! are HTTP/2 and of `http2`, which requests share), `send` gets the response's head,
-//! and `body` carries its body until the connection can be given back. `keeper` is the upkeep: `health` asks servers how
-//! they are, `outlier` judges them by their traffic, `resolve` looks up their names. `meter`
-//! counts. Nobody but this module speaks with a server.
+//! [`spec`] is what the manifest says, checked; [`Upstream`] runs it. A request's way: `balance` chooses one of the
+//! servers that `cluster` has, by its `key` where the upstream hashes (`standing` is why a server takes nothing, or
+//! less), `pool` gives a slot and a connection (`client` opens one if none is at rest; with `protocol: grpc` the
+//! connections are HTTP/2 and of `http2`, which requests share), `send` gets the response's head, and `body` carries its
+//! body until the connection can be given back. `keeper` is the upkeep: `health` asks servers how they are, `outlier`
+//! judges them by their traffic, `resolve` looks up their names. `meter` counts, `status` tells people. Nobody but this
+//! module speaks with a server.
 
 mod balance;
 mod body;
