@@ -102,8 +102,7 @@ fn a_targets_share_is_its_addresses_together() {
     let yaml = "{ targets: [{ url: \"http://service.test\", weight: 3 }, { url: \"http://10.0.0.9\" }] }";
     let (shared, _close) = shared(&[]);
     let spec = spec(yaml);
-    let metrics = shared.telemetry.upstream(spec.name());
-    let cluster = Cluster::new(spec, metrics, told);
+    let cluster = Cluster::new(spec, &shared, told);
     let ips = ["10.0.0.1", "10.0.0.2"].map(|ip| vec![ip.parse().unwrap()]);
     let (came, went) = cluster.resolved(&HashMap::from([(0, ips.to_vec())]));
     assert_eq!(came, ["service.test:80 (10.0.0.1)", "service.test:80 (10.0.0.2)"]);
