@@ -11,6 +11,7 @@ mod accounts;
 mod chat;
 mod cli;
 mod edge;
+mod faults;
 mod goldens;
 mod grpc;
 mod harness;

@@ -211,23 +211,6 @@ async fn a_trace_that_cannot_be_continued_is_begun_anew_without_its_state() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_the_callers_to_follow() {
-    let upstream = Scripted::start(|_, _| {
-        Response::builder()
-            .status(302)
-            .header("location", "http://127.0.0.1:1/inside")
-            .body(body(""))
-            .unwrap()
-    })
-    .await;
-    let gateway = passing(&upstream.url()).await;
-    let answer = gateway.client.get("/").await;
-    assert_eq!(answer.status, 302);
-    assert_eq!(answer.header("location"), Some("http://127.0.0.1:1/inside"));
-    assert_eq!(upstream.heads().len(), 1);
-}
-
-#[tokio::test]
 async fn a_method_override_is_just_a_header() {
     let upstream = Scripted::saying("ok").await;
     let gateway = passing(&upstream.url()).await;
