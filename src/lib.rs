@@ -23,6 +23,7 @@ pub mod protos;
 pub mod serve;
 pub mod settings;
 pub mod shared;
+pub mod shed;
 pub mod sse;
 pub mod stages;
 pub mod state;

@@ -3,6 +3,10 @@
 //! Each setting is a flag and an environment variable with a default, shown by `--help`. Everything else is in
 //! the manifest and hot-reloads.
 
+mod shed;
+
+pub use shed::{MemoryMark, ShedSettings};
+
 use crate::units::{Dur, Size};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
@@ -124,6 +128,10 @@ pub struct Settings {
     /// Limits of the door.
     #[command(flatten)]
     pub door: DoorSettings,
+
+    /// When less work is taken.
+    #[command(flatten)]
+    pub shed: ShedSettings,
 
     /// Limits of the stores.
     #[command(flatten)]

@@ -4,6 +4,7 @@ use crate::accounts::{Accounts, SetupError};
 use crate::conversations::Turns;
 use crate::settings::Settings;
 use crate::shared::AnyShared;
+use crate::shed::{Pressure, memory};
 use crate::stores::AnyStore;
 use crate::telemetry::Telemetry;
 use crate::tokens::Tokens;
@@ -33,6 +34,8 @@ pub struct Shared {
     pub turns: Arc<Turns>,
     /// Whether traffic should come here, and why not.
     pub readiness: Readiness,
+    /// How much there is to do, and who is sent away first.
+    pub pressure: Arc<Pressure>,
     /// Who can say how the things behind the gateway are.
     pub health: HealthBoard,
     /// Turns true when streams must end: the last part of a shutdown.
@@ -81,6 +84,8 @@ impl Shared {
         let Backends { store, shared, tokens, accounts } = backends;
         let turns =
             Turns::new(store.clone(), shared.clone(), settings.conversations.clone(), closing.clone());
+        let marks = memory::Marks::of(settings.shed.shed_memory, memory::limit());
+        let pressure = Pressure::new(settings.shed.max_in_flight, marks, telemetry.clone());
         Arc::new(Shared {
             settings,
             telemetry,
@@ -90,6 +95,7 @@ impl Shared {
             accounts,
             turns,
             readiness: Readiness::default(),
+            pressure,
             health: HealthBoard::default(),
             closing,
         })

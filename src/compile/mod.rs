@@ -6,13 +6,15 @@
 pub mod diff;
 pub mod router;
 pub mod schema;
+mod shedding;
 
 use crate::check::Checked;
 use crate::check::routes::{CheckedRoute, Ending};
 use crate::endpoint::{Next, sealed};
 use crate::error::{GatewayError, Kind};
-use crate::exchange::{Exchange, Params};
+use crate::exchange::Exchange;
 use crate::handlers::Handlers;
+use crate::shed::Rank;
 use crate::stages::body_limit::limit_body;
 use crate::stages::{BuildCx, Hook, Layer, fold};
 use crate::state::Shared;
@@ -55,6 +57,10 @@ pub struct RoutingTable {
 pub struct CompiledRoute {
     checked: Arc<CheckedRoute>,
     endpoint: Next,
+    /// Who goes first when there is too much to do.
+    rank: Rank,
+    /// Answers those who are sent away then; built when first needed.
+    refusing: OnceLock<Next>,
     /// Answers `OPTIONS`; built when first asked.
     options: OnceLock<Next>,
     shared: Arc<Shared>,
@@ -133,6 +139,8 @@ fn compile_route(
     }
     CompiledRoute {
         endpoint: fold(layers, target),
+        rank: shedding::rank(route),
+        refusing: OnceLock::new(),
         checked: route.clone(),
         options: OnceLock::new(),
         shared: parts.shared.clone(),
@@ -199,6 +207,19 @@ impl CompiledRoute {
         self.checked.ending.is_socket()
     }
 
+    /// Answers a request, unless the process has too much to do.
+    async fn serve(&self, exchange: &Arc<Exchange>, mut request: Request) -> Response {
+        let pressure = &self.shared.pressure;
+        match pressure.admit(self.rank, exchange) {
+            Ok(()) => finish(self.endpoint.call(request).await),
+            Err(reason) => {
+                request.set_data(Refused(pressure.refuse(exchange, reason)));
+                let refusing = self.refusing.get_or_init(|| shedding::refusing(&self.checked, &self.shared));
+                finish(refusing.call(request).await)
+            }
+        }
+    }
+
     /// Answers `OPTIONS` where the manifest has no route for it: what the chain says to everybody, then `Allow`.
     fn options(&self) -> &Next {
         self.options.get_or_init(|| {
@@ -257,7 +278,10 @@ impl RoutingTable {
             query: request.uri().query(),
         };
         match self.find(&asked) {
-            Found::Route(route, params) => run(&route.endpoint, exchange, route, params, request).await,
+            Found::Route(route, params) => {
+                exchange.matched(route.checked.info.clone(), params);
+                route.serve(exchange, request).await
+            }
             Found::NotAllowed(allow) if exchange.method == Method::OPTIONS => {
                 self.answer_options(exchange, host, request, allow).await
             }
@@ -291,7 +315,8 @@ impl RoutingTable {
         match found {
             Some(Found::Route(route, params)) => {
                 request.set_data(AllowedMethods(allow));
-                run(route.options(), exchange, route, params, request).await
+                exchange.matched(route.checked.info.clone(), params);
+                finish(route.options().call(request).await)
             }
             _ => {
                 let mut error = GatewayError::from(Kind::MethodNotAllowed);
@@ -300,17 +325,6 @@ impl RoutingTable {
             }
         }
     }
-}
-
-async fn run(
-    endpoint: &Next,
-    exchange: &Arc<Exchange>,
-    route: &Arc<CompiledRoute>,
-    params: Params,
-    request: Request,
-) -> Response {
-    exchange.matched(route.checked.info.clone(), params);
-    finish(endpoint.call(request).await)
 }
 
 /// Every endpoint here is sealed, so an error is a response already.

@@ -157,6 +157,7 @@ impl Admin {
             "config": config,
             "last_reload_failure": failure,
             "checks": checks,
+            "pressure": self.live.shared().pressure.status(),
         });
         json_answer(status, &body)
     }

@@ -21,6 +21,7 @@ mod meters;
 mod process;
 mod reloads;
 mod requests;
+mod sheds;
 mod sockets;
 mod streams;
 mod throttle;
@@ -39,6 +40,7 @@ pub use findings::{InspectMetrics, ValidationMetrics};
 pub use level::{Held, Level};
 pub use limits::LimitMetrics;
 pub use lines::Lines;
+pub use process::memory_in_use;
 pub use requests::RouteMetrics;
 pub use sockets::{OpenSocket, SocketMetrics};
 pub use streams::{OpenStream, StreamMetrics};
@@ -58,6 +60,7 @@ use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use reloads::ReloadMetrics;
 use requests::RequestMeters;
+use sheds::ShedMeters;
 use sockets::SocketMeters;
 use std::fmt;
 use std::sync::Arc;
@@ -87,6 +90,7 @@ pub struct Telemetry {
     upstreams: UpstreamMeters,
     expressions: ExpressionMeters,
     limits: LimitMeters,
+    sheds: ShedMeters,
     findings: FindingMeters,
     reloads: ReloadMetrics,
     connections: Arc<Level>,
@@ -134,6 +138,7 @@ impl Telemetry {
             upstreams: UpstreamMeters::new(&meters)?,
             expressions: ExpressionMeters::new(&meters),
             limits: LimitMeters::new(&meters),
+            sheds: ShedMeters::new(&meters),
             findings: FindingMeters::new(&meters),
             reloads: ReloadMetrics::new(&meters),
             connections,
@@ -167,6 +172,11 @@ impl Telemetry {
     /// The counter of a rate limit by its policy's name. Limits of one name share it, across reloads too.
     pub fn limit(&self, name: &str) -> LimitMetrics {
         self.limits.limit(name)
+    }
+
+    /// Counts a request that was sent away for this reason on the route with this template.
+    pub fn shed(&self, reason: &'static str, route: &str) {
+        self.sheds.count(reason, route);
     }
 
     /// The counter of expressions that gave nothing, for one kind of stage.

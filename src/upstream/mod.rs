@@ -6,6 +6,7 @@
 //! and `body` carries its body until the connection can be given back. `health` asks servers how they are, `meter`
 //! counts. Nobody but this module speaks with a server.
 
+mod admission;
 mod balance;
 mod body;
 mod client;
@@ -35,6 +36,7 @@ pub use send::SendOptions;
 pub use spec::UpstreamSpec;
 pub use upgrade::{Switch, UpstreamSocket};
 
+use crate::shed::{Caps, Gate};
 use crate::state::Shared;
 use crate::telemetry::{Throttle, UpstreamMetrics};
 use arc_swap::ArcSwapOption;
@@ -55,6 +57,8 @@ pub struct Upstream {
     _metrics: Arc<UpstreamMetrics>,
     balancer: Balancer,
     meter: Meter,
+    /// Where the manifest bounds what is under way.
+    gate: Option<Arc<Gate>>,
     failures: Throttle,
     shared: Arc<Shared>,
     keeper: OnceLock<AbortHandle>,
@@ -73,6 +77,7 @@ impl Upstream {
             _metrics: metrics,
             balancer: Balancer::new(spec.balance(), &weights),
             meter: Meter::default(),
+            gate: (*spec.caps() != Caps::default()).then(|| Gate::of_upstream(spec.caps())),
             failures: Throttle::default(),
             shared: shared.clone(),
             keeper: OnceLock::new(),

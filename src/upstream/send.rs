@@ -80,16 +80,8 @@ impl From<Overdue> for Fail {
 }
 
 impl Upstream {
-    /// Sends a request and waits for its response's head; the body follows as it comes.
-    ///
-    /// `request` has its path and headers as the server is to see them; `Host` is set here.
-    ///
-    /// # Errors
-    /// [`Kind::UpstreamUnreachable`] no connection; [`Kind::UpstreamSaturated`] no free connection within
-    /// `connect_timeout`; [`Kind::UpstreamReset`] it broke before an answer; [`Kind::UpstreamBadResponse`] the answer
-    /// is no acceptable HTTP; [`Kind::UpstreamTimeout`] no answer in time; [`Kind::RequestTimeout`] and
-    /// [`Kind::BadRequest`] the caller's own body stalled or broke off (or the error that its reader raised).
-    pub async fn send(
+    /// [`send`](Upstream::send), once it is let in.
+    pub(super) async fn send_admitted(
         self: &Arc<Self>,
         exchange: &Arc<Exchange>,
         mut request: Request<BoxBody<Bytes, io::Error>>,

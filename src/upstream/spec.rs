@@ -3,6 +3,7 @@
 //! Whatever the manifest says that this version cannot do is a fault here, never ignored. Values are not
 //! repeated in messages: they may come from a variable, and the excerpt shows them as written.
 
+mod load;
 mod source;
 
 use super::tls::client_config;
@@ -11,6 +12,7 @@ use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::manifest::model::{self, Balance, Health, UpstreamProtocol};
 use crate::manifest::node::Key;
 use crate::manifest::{Manifest, Spanned};
+use crate::shed::Caps;
 use crate::units::Dur;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
@@ -33,6 +35,7 @@ pub struct UpstreamSpec {
     balance: Choice,
     connect_timeout: Duration,
     max_connections: u32,
+    caps: Caps,
     timeouts: Timeouts,
     health: Option<HealthSpec>,
     tls: Option<Arc<ClientConfig>>,
@@ -159,6 +162,7 @@ impl UpstreamSpec {
             Some(max) => max.value,
             None => 1000,
         };
+        let caps = load::check(decl, out);
         let health = decl.health.as_ref().and_then(|health| health_spec(health, out));
         let or = |given: Option<Dur>, default: u64| given.map_or(Duration::from_secs(default), |dur| dur.0);
         let times = decl.timeouts.clone().unwrap_or_default();
@@ -180,6 +184,7 @@ impl UpstreamSpec {
             balance,
             connect_timeout,
             max_connections,
+            caps,
             timeouts,
             &health,
         )
@@ -194,6 +199,7 @@ impl UpstreamSpec {
             balance: balance?,
             connect_timeout,
             max_connections,
+            caps,
             timeouts,
             health,
             tls,
@@ -228,6 +234,11 @@ impl UpstreamSpec {
     /// Connections open to each server at a time; calls, where it speaks HTTP/2.
     pub fn max_connections(&self) -> u32 {
         self.max_connections
+    }
+
+    /// How much it is given at a time.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
     }
 
     /// Deadlines of a request once connected.

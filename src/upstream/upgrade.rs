@@ -12,6 +12,7 @@ use super::pool::Lease;
 use super::send::{Deadlines, Fail, framing, head};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
+use crate::shed::Pass;
 use http::header::HOST;
 use http::{Request, Response, StatusCode, Version, response};
 use hyper::upgrade::Upgraded;
@@ -39,16 +40,13 @@ pub struct UpstreamSocket {
     io: TokioIo<Upgraded>,
     _lease: Lease,
     _upstream: Arc<Upstream>,
+    /// Where the upstream counts what is under way.
+    pass: Option<Pass>,
 }
 
 impl Upstream {
-    /// Asks a server to switch protocols. `request` has its path and headers, `Connection` and `Upgrade` among them, as
-    /// the server is to see them; `Host` is set here. `probe` is how long the server may be silent before the kernel
-    /// asks whether it is still there.
-    ///
-    /// # Errors
-    /// As of [`send`](Upstream::send), but for what concerns a caller's body.
-    pub async fn switch(
+    /// [`switch`](Upstream::switch), once it is let in.
+    pub(super) async fn switch_admitted(
         self: &Arc<Self>,
         exchange: &Arc<Exchange>,
         request: Request<()>,
@@ -94,7 +92,8 @@ impl Upstream {
         self.observe(server, Outcome::Answered { status: response.status().as_u16(), took });
         // Its driver is done; what is left of it is the slot.
         lease.conn = None;
-        let socket = UpstreamSocket { io: TokioIo::new(upgraded), _lease: lease, _upstream: self.clone() };
+        let socket =
+            UpstreamSocket { io: TokioIo::new(upgraded), _lease: lease, _upstream: self.clone(), pass: None };
         Ok(Switch::Switched(Box::new(response.into_parts().0), socket))
     }
 
@@ -107,6 +106,14 @@ impl Upstream {
             Some(server) => self.failed(exchange, server, Kind::UpstreamBadResponse, &why),
             None => Kind::UpstreamBadResponse.into(),
         }
+    }
+}
+
+impl UpstreamSocket {
+    /// With the right to be under way, which it gives back at its end.
+    pub(super) fn holding(mut self, pass: Pass) -> Self {
+        self.pass = Some(pass);
+        self
     }
 }
 

@@ -26,6 +26,7 @@ mod reload;
 mod replicas;
 mod routing;
 mod sessions;
+mod shedding;
 mod shipped;
 mod shutdown;
 mod sockets;

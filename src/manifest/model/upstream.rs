@@ -1,6 +1,6 @@
 //! Named sets of servers: where they are, how they are used, what happens when they fail.
 
-use super::Respond;
+use super::{Adaptive, Respond};
 use crate::manifest::{List, Spanned, Table};
 use crate::units::{Dur, Percent, Size};
 use schemars::JsonSchema;
@@ -21,6 +21,11 @@ pub struct Upstream {
     /// Connections open to each server at a time; a request that finds none free waits for `connect_timeout` (default
     /// 1000). With `protocol: grpc` calls under way to each server, which share connections.
     pub max_connections: Option<Spanned<u32>>,
+    /// Requests under way to the whole upstream at a time, from each replica; what is beyond is answered 503 at once
+    /// (default: no bound).
+    pub max_in_flight: Option<Spanned<u32>>,
+    /// A bound on them that is found from how long answers take; beside `max_in_flight` the lower counts.
+    pub adaptive: Option<Spanned<Adaptive>>,
     /// Deadlines of a request once connected.
     pub timeouts: Option<Timeouts>,
     /// How servers are verified when their URL is `https`.

@@ -1,9 +1,8 @@
 //! What an upstream is told of a request, and callers of an answer: paths, identities, hops, traces.
 
 use super::{passing, through};
-use crate::harness::scripted::body;
 use crate::harness::{Gateway, Scripted, Sockets, Wire};
-use http::{HeaderMap, Response};
+use http::HeaderMap;
 
 /// What arrived of a request with these headers, by a caller that the gateway trusts or not.
 async fn arriving(headers: &[(&str, &str)], trusted: bool) -> HeaderMap {
