@@ -296,9 +296,13 @@ pub struct DoorSettings {
     #[arg(long, env = "KEEP_ALIVE", default_value = "75s", value_name = "DURATION", value_parser = duration)]
     pub keep_alive: Dur,
 
-    /// How long a request's body may be silent
+    /// How long a request's body may be silent, and over how much time that is waited for it its rate is taken
     #[arg(long, env = "BODY_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub body_timeout: Dur,
+
+    /// Bytes a second that a request's body must come with; `0B` for any
+    #[arg(long, env = "MIN_BODY_RATE", default_value = "240B", value_name = "SIZE", value_parser = size)]
+    pub min_body_rate: Size,
 
     /// How long a client may read nothing while there is something to send
     #[arg(long, env = "WRITE_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = duration)]

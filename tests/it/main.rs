@@ -12,6 +12,7 @@ mod chat;
 mod cli;
 mod edge;
 mod faults;
+mod floods;
 mod goldens;
 mod grpc;
 mod harness;
