@@ -27,8 +27,8 @@ const AT_ONCE: Duration = Duration::from_millis(2000);
 /// What a connection may cost in memory, in KiB: the buffers of both its sides with what they are rounded up to.
 const A_CONNECTION: u64 = 512;
 
-/// Two floods at a time are enough for a small machine: what is measured is the gateway.
-static TURNS: Semaphore = Semaphore::const_new(2);
+/// Four floods at a time are enough for a small machine.
+static TURNS: Semaphore = Semaphore::const_new(4);
 
 /// Somebody who asks again and again, each time on a new connection.
 struct Bystander {
