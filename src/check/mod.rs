@@ -13,6 +13,7 @@ mod versions;
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Sources};
 use crate::manifest::Loaded;
+use crate::targets;
 use crate::tokens::policy::AuthPolicy;
 use crate::upstream::UpstreamSpec;
 use chains::Link;
@@ -118,6 +119,7 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
         }
     }
     sections::check(&manifest, out);
+    targets::check_upstreams(&manifest, out);
     let auth = AuthPolicy::check(manifest.auth.as_ref(), out);
     let mut checker = RouteChecker::new(&manifest, fingerprints);
     let mut routes = Vec::new();

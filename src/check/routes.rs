@@ -115,7 +115,7 @@ impl Ending {
     /// Feeds what it takes from other sections of the manifest to the route's identity.
     fn identify(&self, state: &mut dyn Hasher) {
         match self {
-            Ending::Native(native) => native.bridge().into_iter().for_each(|bridge| bridge.identify(state)),
+            Ending::Native(native) => native.identify(state),
             Ending::Target(target) => target.identify(state),
         }
     }
@@ -250,7 +250,7 @@ impl<'a> RouteChecker<'a> {
         group.deprecation.hash(&mut state);
         links.iter().for_each(|link| link.fingerprint.hash(&mut state));
         described.as_ref().map(|described| described.digest()).hash(&mut state);
-        for name in used(route) {
+        for name in used(route, self.manifest) {
             self.upstreams.get(name).hash(&mut state);
         }
         ending.identify(&mut state);
@@ -292,7 +292,7 @@ impl<'a> RouteChecker<'a> {
     }
 
     fn ending(&mut self, route: &Spanned<Route>, params: &[String], out: &mut Diagnostics) -> Option<Ending> {
-        self.used_upstreams.extend(used(route).map(str::to_owned));
+        self.used_upstreams.extend(used(route, self.manifest).into_iter().map(str::to_owned));
         match targets::check(route, params, self.manifest, out)? {
             Found::Target(target) => Some(Ending::Target(target)),
             Found::Handler(name) => {
@@ -302,11 +302,14 @@ impl<'a> RouteChecker<'a> {
     }
 }
 
-/// Upstreams that a route names.
-fn used(route: &Route) -> impl Iterator<Item = &str> {
-    let split = route.split.iter().flat_map(|split| split.0.iter().map(|part| part.upstream.value.as_str()));
-    let mirror = route.mirror.iter().map(|mirror| mirror.upstream.value.as_str());
-    route.upstream.iter().map(|name| name.value.as_str()).chain(split).chain(mirror)
+/// Upstreams that a route names, or comes to by a fallback.
+fn used<'m>(route: &'m Route, manifest: &'m Manifest) -> Vec<&'m str> {
+    let split = route.split.iter().flat_map(|split| split.to.0.iter().map(|part| part.upstream.value.as_str()));
+    let mut all: Vec<&str> = route.upstream.iter().map(|name| name.value.as_str()).chain(split).collect();
+    let others: Vec<&str> = all.iter().flat_map(|name| targets::reached(name, route, manifest)).collect();
+    all.extend(others);
+    all.extend(route.mirror.iter().map(|mirror| mirror.upstream.value.as_str()));
+    all
 }
 
 /// Keys that parts still to be built bring: refused, never ignored.

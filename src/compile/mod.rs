@@ -118,6 +118,10 @@ fn compile_route(
     let target = match &route.ending {
         Ending::Native(native) => {
             let operation = sealed(parts.handlers.endpoint(native.operation, native.behind(&cx)));
+            let operation = match native.fallback() {
+                Some(fallback) => fallback.before(operation, &cx),
+                None => operation,
+            };
             match native.bridge() {
                 Some(bridge) => bridge.before(operation, &cx),
                 None => operation,

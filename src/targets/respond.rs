@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use poem::{Endpoint, Request, Response};
+use std::hash::{Hash, Hasher};
 
 /// A checked fixed answer.
 #[derive(Debug, Clone)]
@@ -84,6 +85,19 @@ impl Answer {
         (out.counts().0 == before).then_some(Answer { status, headers, body })
     }
 
+    /// For people.
+    pub fn in_words(&self) -> String {
+        format!("respond {}", self.status.as_u16())
+    }
+
+    /// Feeds what it says to a route's identity.
+    pub fn identify(&self, mut state: &mut dyn Hasher) {
+        (self.status, &self.body).hash(&mut state);
+        for (name, value) in &self.headers {
+            (name, value).hash(&mut state);
+        }
+    }
+
     /// The answer as a response.
     pub fn response(&self) -> Response {
         let mut response = Response::builder().status(self.status).body(self.body.clone());
@@ -98,7 +112,7 @@ impl Target for Answer {
     }
 
     fn describe(&self, _: &str, _: &[&str]) -> String {
-        format!("respond {}", self.status.as_u16())
+        self.in_words()
     }
 }
 

@@ -9,6 +9,7 @@
 //! the list that the tests below compare with.
 
 mod access;
+mod degraded;
 mod export;
 mod expressions;
 mod findings;
@@ -34,6 +35,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use access::AccessLog;
+pub use degraded::{DegradedMetrics, MirrorMetrics, Mirrored};
 pub use expressions::ExpressionMetrics;
 pub use findings::{InspectMetrics, ValidationMetrics};
 pub use level::{Held, Level};
@@ -46,6 +48,7 @@ pub use throttle::Throttle;
 pub use upstreams::{TargetMetrics, UpstreamMetrics};
 
 use crate::exchange::{Exchange, RouteInfo};
+use degraded::DegradedMeters;
 use export::{Env, Exporter};
 use expressions::ExpressionMeters;
 use findings::FindingMeters;
@@ -88,6 +91,7 @@ pub struct Telemetry {
     expressions: ExpressionMeters,
     limits: LimitMeters,
     findings: FindingMeters,
+    degraded: DegradedMeters,
     reloads: ReloadMetrics,
     connections: Arc<Level>,
     access: Arc<AccessLog>,
@@ -135,6 +139,7 @@ impl Telemetry {
             expressions: ExpressionMeters::new(&meters),
             limits: LimitMeters::new(&meters),
             findings: FindingMeters::new(&meters),
+            degraded: DegradedMeters::new(&meters),
             reloads: ReloadMetrics::new(&meters),
             connections,
             access: Arc::new(access),
@@ -182,6 +187,16 @@ impl Telemetry {
     /// The counter of what `inspect` finds on a route, of one kind, and what it does then. Shared likewise.
     pub fn inspect(&self, route: &RouteInfo, kind: &'static str, action: &'static str) -> InspectMetrics {
         self.findings.inspect(route, kind, action)
+    }
+
+    /// The counters of a route's answers in place of an upstream's. Shared likewise.
+    pub fn degraded(&self, route: &RouteInfo, upstream: &str) -> DegradedMetrics {
+        self.degraded.degraded(route, upstream)
+    }
+
+    /// The counters of the copies that an upstream gets. Shared likewise.
+    pub fn mirror(&self, upstream: &str) -> MirrorMetrics {
+        self.degraded.mirror(upstream)
     }
 
     /// From now on shows the connections to a database, by its kind: those in use, and those at rest.

@@ -102,7 +102,7 @@ impl Upstream {
     pub fn misbehaved(&self, exchange: &Exchange, why: &'static str) -> GatewayError {
         let note = exchange.upstream();
         let server =
-            self.servers.iter().find(|server| note.is_some_and(|note| note.target == server.note.target));
+            self.servers.iter().find(|server| note.as_ref().is_some_and(|note| note.target == server.note.target));
         match server {
             Some(server) => self.failed(exchange, server, Kind::UpstreamBadResponse, &why),
             None => Kind::UpstreamBadResponse.into(),
