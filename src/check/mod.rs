@@ -132,12 +132,13 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
             prefix: prefix.unwrap_or_default(),
             chain,
             deprecation: deprecated.and_then(|declared| versions::deprecation(declared, &manifest, out)),
+            maintenance: version.maintenance.as_ref().and_then(|it| targets::maintenance::check(it, out)),
         };
         for route in &version.routes.0 {
             routes.extend(checker.check(route, &group, out).map(Arc::new));
         }
     }
-    let outside = Group { version: None, prefix: String::new(), chain: [].into(), deprecation: None };
+    let outside = Group { version: None, prefix: String::new(), chain: [].into(), deprecation: None, maintenance: None };
     for route in &manifest.routes {
         routes.extend(checker.check(route, &outside, out).map(Arc::new));
     }

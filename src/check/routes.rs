@@ -11,6 +11,7 @@ use crate::manifest::model::{Bridge, ChainRef, Protocol, Route, Version};
 use crate::manifest::{Manifest, Spanned};
 use crate::openapi::Operation;
 use crate::stages::Fit;
+use crate::state::maintenance::Closed;
 use crate::targets::{self, Found, Target, WebSocketBridge};
 use http::{HeaderName, HeaderValue};
 use std::collections::HashMap;
@@ -41,6 +42,8 @@ pub struct CheckedRoute {
     pub described: Option<Arc<Operation>>,
     /// Headers of a deprecated version.
     pub deprecation: Option<Arc<[(HeaderName, HeaderValue)]>>,
+    /// What answers in its place, while the manifest switches it off.
+    pub maintenance: Option<Arc<Closed>>,
     /// Whether it says that anybody may call it.
     pub public: bool,
     /// One line from the documentation.
@@ -84,6 +87,11 @@ impl CheckedRoute {
     /// Whether a caller must say who they are.
     pub fn needs_auth(&self) -> bool {
         self.links.iter().any(Link::refuses_strangers)
+    }
+
+    /// Whether it answers whatever is switched off.
+    pub fn stays_up(&self) -> bool {
+        matches!(&self.ending, Ending::Native(native) if targets::maintenance::stays_up(native.operation.name))
     }
 
     /// Whether it answers with a stream.
@@ -139,6 +147,8 @@ pub struct Group<'a> {
     pub chain: Arc<[Link]>,
     /// Headers of a deprecated version.
     pub deprecation: Option<Arc<[(HeaderName, HeaderValue)]>>,
+    /// What answers in the place of its routes, while it is switched off.
+    pub maintenance: Option<Arc<Closed>>,
 }
 
 /// Checks routes one after the other.
@@ -188,6 +198,7 @@ impl<'a> RouteChecker<'a> {
         let params = parsed.as_ref().map(|(_, pattern)| pattern.params()).unwrap_or_default();
         let ending = self.ending(route, &params, out);
         not_yet(route, out);
+        let maintenance = targets::maintenance::of_route(route, group.maintenance.as_ref(), out);
         let method = parsed.as_ref().map(|(method, _)| method.as_str());
         let described = self.described(route, method, &params, out);
         access(route, &links, out);
@@ -254,6 +265,7 @@ impl<'a> RouteChecker<'a> {
             self.upstreams.get(name).hash(&mut state);
         }
         ending.identify(&mut state);
+        maintenance.iter().for_each(|closed| closed.identify(&mut state));
         Some(CheckedRoute {
             info: Arc::new(info),
             method,
@@ -264,6 +276,7 @@ impl<'a> RouteChecker<'a> {
             ending,
             described,
             deprecation: group.deprecation.clone(),
+            maintenance,
             public: route.public,
             summary: route.docs.as_ref().and_then(|docs| docs.summary.clone()),
             fingerprint: state.finish(),

@@ -7,6 +7,7 @@
 mod fallback;
 mod forward;
 mod grpc;
+pub mod maintenance;
 mod mirror;
 mod notice;
 mod proxy;

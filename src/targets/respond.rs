@@ -22,10 +22,15 @@ pub struct Answer {
 impl Answer {
     /// Is it sound? Reports every fault.
     pub fn check(decl: &Spanned<Respond>, out: &mut Diagnostics) -> Option<Answer> {
+        Self::check_with(decl, 200, out)
+    }
+
+    /// Is it sound? Where it does not say its status, this is it, from 200 to 599. Reports every fault.
+    pub fn check_with(decl: &Spanned<Respond>, default: u16, out: &mut Diagnostics) -> Option<Answer> {
         let before = out.counts().0;
         let bad = |span: Span, message: String| Diagnostic::error(Code::BAD_VALUE, span, message);
         let status = match &decl.status {
-            None => StatusCode::OK,
+            None => StatusCode::from_u16(default).unwrap_or(StatusCode::OK),
             Some(status) => match StatusCode::from_u16(status.value) {
                 Ok(code) if (200..600).contains(&status.value) => code,
                 _ => {
@@ -83,6 +88,11 @@ impl Answer {
             }
         }
         (out.counts().0 == before).then_some(Answer { status, headers, body })
+    }
+
+    /// Status, headers and body.
+    pub fn into_parts(self) -> (StatusCode, HeaderMap, Bytes) {
+        (self.status, self.headers, self.body)
     }
 
     /// For people.
