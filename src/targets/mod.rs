@@ -216,7 +216,7 @@ fn sent_on(
         (None, None) => None,
     };
     let target = mirror::check(route, params, target, manifest, out)?;
-    let bridged = !speaks_websocket(route)
+    let bridged = route.protocol.as_ref().is_none_or(|it| !matches!(it.value, Protocol::Websocket | Protocol::Grpc))
         && route.bridge.as_ref().is_some_and(|bridge| bridge.value == Bridge::Websocket);
     Some(match bridged {
         true => Arc::new(websocket::bridged(target, route, manifest, out)),

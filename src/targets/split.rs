@@ -272,7 +272,7 @@ mod tests {
         let places = (0..16).map(|n| rule(&[50, 50]).share_of(&of_user(&format!("user-{n}"))).to_string());
         assert_eq!(places.collect::<String>(), PLACES);
     }
-    const PLACES: &str = "";
+    const PLACES: &str = "?";
 
     #[test]
     fn who_may_choose_chooses_among_the_declared() {

@@ -112,7 +112,7 @@ impl Plan {
     }
 
     fn check(decl: &Spanned<Fallback>, uses: &Uses, speech: Speech, out: &mut Diagnostics) -> Plan {
-        if decl.upstream.is_none() && decl.stale.is_none() && decl.respond.is_none() {
+        if !says_something(decl) {
             out.push(
                 Diagnostic::error(Code::FALLBACK, decl.span, "this fallback says nothing that could answer")
                     .help("add `respond: { … }`, `upstream: other` or `stale: 60s`"),
@@ -204,7 +204,7 @@ pub fn check_upstreams(manifest: &Manifest, out: &mut Diagnostics) {
             let split = route.split.iter().flat_map(|split| &split.to.0).map(|share| &share.upstream.value);
             route.upstream.iter().map(|name| &name.value).chain(split).any(|name| *name == key.text)
         });
-        let first = users.next();
+        let first = users.next().filter(|_| says_something(decl));
         let useful = |route: &Spanned<Route>| Uses::of(route).any(decl);
         if let Some(route) = first
             && !named.contains(key.text.as_str())
@@ -280,6 +280,10 @@ pub fn reached<'m>(first: &str, route: &'m Route, manifest: &'m Manifest) -> Vec
         next = manifest.upstreams.get(name).and_then(|upstream| other(upstream.fallback.as_ref()?));
     }
     all
+}
+
+fn says_something(fallback: &Fallback) -> bool {
+    fallback.upstream.is_some() || fallback.stale.is_some() || fallback.respond.is_some()
 }
 
 fn other(fallback: &Spanned<Fallback>) -> Option<&str> {
