@@ -9,6 +9,7 @@
 //! the list that the tests below compare with.
 
 mod access;
+mod caches;
 mod export;
 mod expressions;
 mod findings;
@@ -34,6 +35,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use access::AccessLog;
+pub use caches::{CacheMetrics, CacheResult};
 pub use expressions::ExpressionMetrics;
 pub use findings::{InspectMetrics, ValidationMetrics};
 pub use level::{Held, Level};
@@ -46,6 +48,7 @@ pub use throttle::Throttle;
 pub use upstreams::{TargetMetrics, UpstreamMetrics};
 
 use crate::exchange::{Exchange, RouteInfo};
+use caches::CacheMeters;
 use export::{Env, Exporter};
 use expressions::ExpressionMeters;
 use findings::FindingMeters;
@@ -88,6 +91,7 @@ pub struct Telemetry {
     expressions: ExpressionMeters,
     limits: LimitMeters,
     findings: FindingMeters,
+    caches: CacheMeters,
     reloads: ReloadMetrics,
     connections: Arc<Level>,
     access: Arc<AccessLog>,
@@ -135,6 +139,7 @@ impl Telemetry {
             expressions: ExpressionMeters::new(&meters),
             limits: LimitMeters::new(&meters),
             findings: FindingMeters::new(&meters),
+            caches: CacheMeters::new(&meters),
             reloads: ReloadMetrics::new(&meters),
             connections,
             access: Arc::new(access),
@@ -182,6 +187,16 @@ impl Telemetry {
     /// The counter of what `inspect` finds on a route, of one kind, and what it does then. Shared likewise.
     pub fn inspect(&self, route: &RouteInfo, kind: &'static str, action: &'static str) -> InspectMetrics {
         self.findings.inspect(route, kind, action)
+    }
+
+    /// The counters of a route's `cache`. Routes with the same template share them.
+    pub fn cache(&self, route: &RouteInfo) -> CacheMetrics {
+        self.caches.route(route)
+    }
+
+    /// From now on shows the copies of answers: their number, their bytes, and how many gave way to others.
+    pub fn show_copies(&self, figures: impl Fn() -> [u64; 3] + Clone + Send + Sync + 'static) {
+        caches::show(&self.meters, figures);
     }
 
     /// From now on shows the connections to a database, by its kind: those in use, and those at rest.
