@@ -4,6 +4,7 @@ pub mod maintenance;
 
 use crate::accounts::{Accounts, SetupError};
 use crate::conversations::Turns;
+use crate::copies::{Copies, Limits};
 use crate::settings::Settings;
 use crate::shared::AnyShared;
 use crate::stores::AnyStore;
@@ -33,6 +34,8 @@ pub struct Shared {
     pub accounts: Arc<Accounts>,
     /// Answers that are being written.
     pub turns: Arc<Turns>,
+    /// Answers that may be given out again.
+    pub copies: Arc<Copies>,
     /// Whether traffic should come here, and why not.
     pub readiness: Readiness,
     /// Who can say how the things behind the gateway are.
@@ -85,6 +88,15 @@ impl Shared {
         let Backends { store, shared, tokens, accounts } = backends;
         let turns =
             Turns::new(store.clone(), shared.clone(), settings.conversations.clone(), closing.clone());
+        let limits = Limits { bytes: settings.cache_max_size.0, entries: settings.cache_max_entries };
+        let copies = Arc::new(Copies::new(limits));
+        telemetry.show_copies({
+            let copies = copies.clone();
+            move || {
+                let figures = copies.figures();
+                [figures.entries, figures.bytes, figures.evictions]
+            }
+        });
         Arc::new(Shared {
             settings,
             telemetry,
@@ -93,6 +105,7 @@ impl Shared {
             tokens,
             accounts,
             turns,
+            copies,
             readiness: Readiness::default(),
             health: HealthBoard::default(),
             maintenance: maintenance::Switches::default(),

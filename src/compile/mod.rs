@@ -120,7 +120,7 @@ fn compile_route(
     upstreams: &Running,
     presence: Arc<Presence>,
 ) -> CompiledRoute {
-    let cx = TargetCx { route: &route.info, shared: &parts.shared, upstreams, presence: &presence };
+    let cx = TargetCx { route: &route.info, shared: &parts.shared, upstreams, presence: &presence, identity: route.fingerprint };
     let target = match &route.ending {
         Ending::Native(native) => {
             let operation = sealed(parts.handlers.endpoint(native.operation, native.behind(&cx)));

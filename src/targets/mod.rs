@@ -108,6 +108,8 @@ pub struct TargetCx<'a> {
     pub upstreams: &'a HashMap<Arc<str>, Arc<Upstream>>,
     /// Whether the route is there: the same for all its revisions.
     pub presence: &'a Arc<Presence>,
+    /// Equal numbers, the same route in every respect.
+    pub identity: u64,
 }
 
 /// Whether a route is in the table that serves. What outlives a request asks here.

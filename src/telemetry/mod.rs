@@ -9,6 +9,7 @@
 //! the list that the tests below compare with.
 
 mod access;
+mod caches;
 mod degraded;
 mod export;
 mod expressions;
@@ -35,6 +36,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use access::AccessLog;
+pub use caches::{CacheMetrics, CacheResult};
 pub use degraded::{DegradedMetrics, MirrorMetrics, Mirrored};
 pub use expressions::ExpressionMetrics;
 pub use findings::{InspectMetrics, ValidationMetrics};
@@ -48,6 +50,7 @@ pub use throttle::Throttle;
 pub use upstreams::{TargetMetrics, UpstreamMetrics};
 
 use crate::exchange::{Exchange, RouteInfo};
+use caches::CacheMeters;
 use degraded::DegradedMeters;
 use export::{Env, Exporter};
 use expressions::ExpressionMeters;
@@ -91,6 +94,7 @@ pub struct Telemetry {
     expressions: ExpressionMeters,
     limits: LimitMeters,
     findings: FindingMeters,
+    caches: CacheMeters,
     degraded: DegradedMeters,
     reloads: ReloadMetrics,
     connections: Arc<Level>,
@@ -139,6 +143,7 @@ impl Telemetry {
             expressions: ExpressionMeters::new(&meters),
             limits: LimitMeters::new(&meters),
             findings: FindingMeters::new(&meters),
+            caches: CacheMeters::new(&meters),
             degraded: DegradedMeters::new(&meters),
             reloads: ReloadMetrics::new(&meters),
             connections,
@@ -197,6 +202,16 @@ impl Telemetry {
     /// The counters of the copies that an upstream gets. Shared likewise.
     pub fn mirror(&self, upstream: &str) -> MirrorMetrics {
         self.degraded.mirror(upstream)
+    }
+
+    /// The counters of a route's `cache`. Routes with the same template share them.
+    pub fn cache(&self, route: &RouteInfo) -> CacheMetrics {
+        self.caches.route(route)
+    }
+
+    /// From now on shows the copies of answers: their number, their bytes, and how many gave way to others.
+    pub fn show_copies(&self, figures: impl Fn() -> [u64; 3] + Clone + Send + Sync + 'static) {
+        caches::show(&self.meters, figures);
     }
 
     /// From now on shows the connections to a database, by its kind: those in use, and those at rest.

@@ -30,6 +30,8 @@ pub struct Fallback {
     /// With `upstream`: largest request body that is kept to be sent again (default `64KiB`); with a larger one, of which
     /// the first upstream took more, the error stays.
     pub max_body: Option<Spanned<Size>>,
+    /// With `stale`: largest answer that is kept to be given again (default `1MiB`).
+    pub max_size: Option<Spanned<Size>>,
 }
 
 /// What is sent on to another upstream although the first may have carried it out.

@@ -14,6 +14,7 @@
 
 mod kept;
 mod plan;
+mod stale;
 
 pub use plan::{check_upstreams, reached};
 
@@ -25,10 +26,12 @@ use crate::exchange::{Degraded, Exchange, RouteInfo};
 use crate::manifest::model::{Resend, Route};
 use crate::manifest::{Manifest, Spanned};
 use crate::telemetry::DegradedMetrics;
+use http::header::CACHE_CONTROL;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use kept::Kept;
 use plan::Plan;
 use poem::{Endpoint, Request, Response};
+use stale::Keeper;
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,6 +110,7 @@ impl Substitute {
         sealed(Running {
             next: operation,
             other: None,
+            keeper: None,
             plan: self.plan.clone(),
             metrics: cx.shared.telemetry.degraded(cx.route, &self.upstream),
         })
@@ -128,6 +132,7 @@ impl Target for Guarded {
         sealed(Running {
             next: self.inner.build(cx),
             other: self.other.as_ref().map(|other| other.build(cx)),
+            keeper: self.plan.stale.map(|age| Arc::new(Keeper::new(cx, age, self.plan.max_size))),
             plan: self.plan.clone(),
             metrics: cx.shared.telemetry.degraded(cx.route, &self.upstream),
         })
@@ -226,6 +231,7 @@ impl Plan {
 struct Running {
     next: Next,
     other: Option<Next>,
+    keeper: Option<Arc<Keeper>>,
     plan: Arc<Plan>,
     metrics: DegradedMetrics,
 }
@@ -236,12 +242,15 @@ impl Endpoint for Running {
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let exchange = Exchange::of(&request).clone();
         let kept = self.other.as_ref().map(|_| Kept::of(&mut request, self.plan.max_body));
+        let keeper = self.keeper.as_ref();
+        let kept_answers = keeper.and_then(|keeper| Some((keeper, keeper.asked(&exchange, &request)?)));
         let mut response = self.next.call(request).await?;
         let Some(mut failure) = self.plan.failure(&exchange, &response) else {
-            return Ok(match exchange.degraded() {
-                Some(kind) if !response.headers().contains_key(&X_DEGRADED) => {
+            return Ok(match (exchange.degraded(), kept_answers) {
+                (Some(kind), _) if !response.headers().contains_key(&X_DEGRADED) => {
                     self.marked(&exchange, kind, response)
                 }
+                (None, Some((keeper, asked))) => keeper.keep(asked, &exchange, response),
                 _ => response,
             });
         };
@@ -258,6 +267,9 @@ impl Endpoint for Running {
                 Some(second) => failure = second,
             }
         }
+        if let Some(copy) = kept_answers.and_then(|(keeper, asked)| keeper.last(&asked)) {
+            return Ok(self.marked(&exchange, Degraded::Stale, copy));
+        }
         match &self.plan.respond {
             Some(answer) => {
                 tracing::debug!(request_id = exchange.request_id(), ?failure, "a fixed answer stands in");
@@ -269,11 +281,17 @@ impl Endpoint for Running {
 }
 
 impl Running {
-    /// The answer, saying what it is.
+    /// The answer, saying what it is; no cache on its way shall keep it beyond the upstream's recovery.
     fn marked(&self, exchange: &Exchange, kind: Degraded, mut response: Response) -> Response {
         exchange.set_degraded(kind);
         self.metrics.answered(kind);
-        response.headers_mut().insert(&X_DEGRADED, HeaderValue::from_static(kind.word()));
+        let headers = response.headers_mut();
+        headers.insert(&X_DEGRADED, HeaderValue::from_static(kind.word()));
+        let streams = crate::sse::is_event_stream(response.status(), response.headers());
+        let headers = response.headers_mut();
+        if !streams && !(kind == Degraded::Respond && headers.contains_key(CACHE_CONTROL)) {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
         response
     }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// Largest body that is kept where the manifest says nothing.
 const MAX_BODY: u64 = 64 << 10;
+/// Largest answer that is kept, likewise.
+const MAX_SIZE: u64 = 1 << 20;
 /// Answers of an upstream that count as none where the manifest says nothing.
 const ON: [u16; 3] = [502, 503, 504];
 
@@ -23,6 +25,7 @@ pub(super) struct Plan {
     pub(super) on: Vec<u16>,
     pub(super) resend: Resend,
     pub(super) max_body: u64,
+    pub(super) max_size: u64,
 }
 
 /// What is spoken on a route, as far as it matters here.
@@ -137,6 +140,10 @@ impl Plan {
                 out.push(Diagnostic::error(Code::MISPLACED, span, message).help("remove it"));
             }
         }
+        if let Some(max) = decl.max_size.as_ref().filter(|_| decl.stale.is_none()) {
+            let message = "`max_size` is for fallbacks with `stale`";
+            out.push(Diagnostic::error(Code::MISPLACED, max.span, message).help("remove it"));
+        }
         let answer = decl.respond.as_ref().map(|respond| Answer::check(respond, out));
         let streams = matches!(speech, Speech::Stream | Speech::Handler);
         let resend = if streams { Resend::Always } else { Resend::Safe };
@@ -147,12 +154,13 @@ impl Plan {
             on: if decl.on.is_some() { on } else { ON.to_vec() },
             resend: decl.resend.as_ref().map_or(resend, |resend| resend.value),
             max_body: decl.max_body.as_ref().map_or(MAX_BODY, |size| size.value.0),
+            max_size: decl.max_size.as_ref().map_or(MAX_SIZE, |size| size.value.0),
         }
     }
 
     /// Feeds what it says to a route's identity.
     pub(super) fn identify(&self, mut state: &mut dyn Hasher) {
-        (&self.upstream, self.stale, &self.on, self.resend, self.max_body).hash(&mut state);
+        (&self.upstream, self.stale, &self.on, self.resend, self.max_body, self.max_size).hash(&mut state);
         self.respond.iter().for_each(|answer| answer.identify(state));
     }
 
@@ -185,6 +193,7 @@ fn misplaced(route: &Route, decl: &Fallback, uses: &Uses, out: &mut Diagnostics)
     if speech == Speech::Handler {
         refuse("on", decl.on.as_ref().map(|it| it.span), false);
         refuse("resend", decl.resend.as_ref().map(|it| it.span), false);
+        refuse("max_size", decl.max_size.as_ref().map(|it| it.span), false);
         refuse("max_body", decl.max_body.as_ref().map(|it| it.span), false);
     }
 }
