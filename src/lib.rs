@@ -6,6 +6,7 @@ pub mod check;
 pub mod cli;
 pub mod compile;
 pub mod conversations;
+pub mod copies;
 pub mod demo;
 pub mod diag;
 pub mod endpoint;

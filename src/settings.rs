@@ -81,6 +81,14 @@ pub struct Settings {
     #[arg(long, env = "TOKEN_CACHE", default_value_t = 16_384, value_name = "N")]
     pub token_cache: usize,
 
+    /// Bytes of answers that are kept in memory for `cache` and `fallback`; `0B` keeps none
+    #[arg(long, env = "CACHE_MAX_SIZE", default_value = "64MiB", value_name = "SIZE", value_parser = size)]
+    pub cache_max_size: Size,
+
+    /// Number of such answers
+    #[arg(long, env = "CACHE_MAX_ENTRIES", default_value_t = 10_000, value_name = "N")]
+    pub cache_max_entries: usize,
+
     /// Where the original's variables name the stores.
     #[command(flatten)]
     pub original: OriginalStores,

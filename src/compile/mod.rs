@@ -11,6 +11,7 @@ mod shedding;
 use crate::check::Checked;
 use crate::check::routes::{CheckedRoute, Ending};
 use crate::endpoint::{Next, sealed};
+use crate::error::grpc::Form;
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::handlers::Handlers;
@@ -18,6 +19,7 @@ use crate::shed::Rank;
 use crate::stages::body_limit::limit_body;
 use crate::stages::{BuildCx, Hook, Layer, fold};
 use crate::state::Shared;
+use crate::state::maintenance::Closed;
 use crate::targets::{Presence, TargetCx};
 use crate::upstream::{Registry, Running};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -63,6 +65,10 @@ pub struct CompiledRoute {
     refusing: OnceLock<Next>,
     /// Answers `OPTIONS`; built when first asked.
     options: OnceLock<Next>,
+    /// Answers while the route is switched off; built when first asked.
+    closed: OnceLock<Next>,
+    /// How operators name it.
+    label: String,
     shared: Arc<Shared>,
     /// The same for all revisions of the route.
     presence: Arc<Presence>,
@@ -120,10 +126,20 @@ fn compile_route(
     upstreams: &Running,
     presence: Arc<Presence>,
 ) -> CompiledRoute {
-    let cx = TargetCx { route: &route.info, shared: &parts.shared, upstreams, presence: &presence };
+    let cx = TargetCx {
+        route: &route.info,
+        shared: &parts.shared,
+        upstreams,
+        presence: &presence,
+        identity: route.fingerprint,
+    };
     let target = match &route.ending {
         Ending::Native(native) => {
             let operation = sealed(parts.handlers.endpoint(native.operation, native.behind(&cx)));
+            let operation = match native.fallback() {
+                Some(fallback) => fallback.before(operation, &cx),
+                None => operation,
+            };
             match native.bridge() {
                 Some(bridge) => bridge.before(operation, &cx),
                 None => operation,
@@ -143,6 +159,8 @@ fn compile_route(
         refusing: OnceLock::new(),
         checked: route.clone(),
         options: OnceLock::new(),
+        closed: OnceLock::new(),
+        label: route.label(),
         shared: parts.shared.clone(),
         presence,
     }
@@ -207,8 +225,12 @@ impl CompiledRoute {
         self.checked.ending.is_socket()
     }
 
-    /// Answers a request, unless the process has too much to do.
+    /// Answers a request, unless the route is switched off or the process has too much to do.
     async fn serve(&self, exchange: &Arc<Exchange>, mut request: Request) -> Response {
+        if let Some(closed) = self.maintenance() {
+            request.set_data(closed);
+            return finish(self.closed().call(request).await);
+        }
         let pressure = &self.shared.pressure;
         match pressure.admit(self.rank, exchange) {
             Ok(()) => finish(self.endpoint.call(request).await),
@@ -218,6 +240,26 @@ impl CompiledRoute {
                 finish(refusing.call(request).await)
             }
         }
+    }
+
+    /// What answers in its place, if it is switched off: by an operator, else by the manifest.
+    fn maintenance(&self) -> Option<Arc<Closed>> {
+        match self.shared.maintenance.of(&self.label, self.checked.info.version.as_deref()) {
+            None => self.checked.maintenance.clone(),
+            Some(switched) => switched.filter(|_| !self.checked.stays_up()),
+        }
+    }
+
+    /// Answers while it is switched off, before anybody is asked who they are.
+    fn closed(&self) -> &Next {
+        self.closed.get_or_init(|| {
+            let answer = poem::endpoint::make_sync(|request: Request| -> poem::Result<Response> {
+                let closed =
+                    request.data::<Arc<Closed>>().ok_or_else(|| GatewayError::from(Kind::Maintenance))?;
+                Ok(closed.answer(*Exchange::of(&request).form() == Form::Problem)?)
+            });
+            fold(layers(&self.checked, &self.shared, sees_closed), sealed(answer))
+        })
     }
 
     /// Answers `OPTIONS` where the manifest has no route for it: what the chain says to everybody, then `Allow`.
@@ -233,6 +275,11 @@ impl CompiledRoute {
             fold(layers(&self.checked, &self.shared, sees_options), sealed(answer))
         })
     }
+}
+
+/// Whether a stage sees the requests of a route that is switched off: what only looks on, and lets browsers read answers.
+pub fn sees_closed(stage: &str) -> bool {
+    stage == "cors" || ON_EVERY_REQUEST.contains(&stage)
 }
 
 #[derive(Clone)]

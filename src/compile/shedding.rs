@@ -1,6 +1,6 @@
 //! How important a route is to the process, and what its callers get while there is too much to do.
 
-use super::{ON_EVERY_REQUEST, Refused, layers};
+use super::{Refused, layers, sees_closed};
 use crate::check::routes::{CheckedRoute, Ending};
 use crate::endpoint::{Next, sealed};
 use crate::error::{GatewayError, Kind};
@@ -32,6 +32,5 @@ pub(super) fn refusing(route: &CheckedRoute, shared: &Arc<Shared>) -> Next {
         let error = request.data::<Refused>().map_or(Kind::Overloaded.into(), |refused| refused.0.clone());
         Err(GatewayError::into(error))
     });
-    let keep = |stage: &str| stage == "cors" || ON_EVERY_REQUEST.contains(&stage);
-    fold(layers(route, shared, keep), sealed(answer))
+    fold(layers(route, shared, sees_closed), sealed(answer))
 }

@@ -9,6 +9,8 @@
 //! the list that the tests below compare with.
 
 mod access;
+mod caches;
+mod degraded;
 mod export;
 mod expressions;
 mod findings;
@@ -35,6 +37,8 @@ pub(crate) mod testing;
 mod tests;
 
 pub use access::AccessLog;
+pub use caches::{CacheMetrics, CacheResult};
+pub use degraded::{DegradedMetrics, MirrorMetrics, Mirrored};
 pub use expressions::ExpressionMetrics;
 pub use findings::{InspectMetrics, ValidationMetrics};
 pub use level::{Held, Level};
@@ -48,6 +52,8 @@ pub use throttle::Throttle;
 pub use upstreams::{TargetMetrics, UpstreamMetrics};
 
 use crate::exchange::{Exchange, RouteInfo};
+use caches::CacheMeters;
+use degraded::DegradedMeters;
 use export::{Env, Exporter};
 use expressions::ExpressionMeters;
 use findings::FindingMeters;
@@ -92,6 +98,8 @@ pub struct Telemetry {
     limits: LimitMeters,
     sheds: ShedMeters,
     findings: FindingMeters,
+    caches: CacheMeters,
+    degraded: DegradedMeters,
     reloads: ReloadMetrics,
     connections: Arc<Level>,
     access: Arc<AccessLog>,
@@ -140,6 +148,8 @@ impl Telemetry {
             limits: LimitMeters::new(&meters),
             sheds: ShedMeters::new(&meters),
             findings: FindingMeters::new(&meters),
+            caches: CacheMeters::new(&meters),
+            degraded: DegradedMeters::new(&meters),
             reloads: ReloadMetrics::new(&meters),
             connections,
             access: Arc::new(access),
@@ -192,6 +202,26 @@ impl Telemetry {
     /// The counter of what `inspect` finds on a route, of one kind, and what it does then. Shared likewise.
     pub fn inspect(&self, route: &RouteInfo, kind: &'static str, action: &'static str) -> InspectMetrics {
         self.findings.inspect(route, kind, action)
+    }
+
+    /// The counters of a route's answers in place of an upstream's. Shared likewise.
+    pub fn degraded(&self, route: &RouteInfo, upstream: &str) -> DegradedMetrics {
+        self.degraded.degraded(route, upstream)
+    }
+
+    /// The counters of the copies that an upstream gets. Shared likewise.
+    pub fn mirror(&self, upstream: &str) -> MirrorMetrics {
+        self.degraded.mirror(upstream)
+    }
+
+    /// The counters of a route's `cache`. Routes with the same template share them.
+    pub fn cache(&self, route: &RouteInfo) -> CacheMetrics {
+        self.caches.route(route)
+    }
+
+    /// From now on shows the copies of answers: their number, their bytes, and how many gave way to others.
+    pub fn show_copies(&self, figures: impl Fn() -> [u64; 3] + Clone + Send + Sync + 'static) {
+        caches::show(&self.meters, figures);
     }
 
     /// From now on shows the connections to a database, by its kind: those in use, and those at rest.
