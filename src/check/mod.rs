@@ -138,7 +138,13 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
             routes.extend(checker.check(route, &group, out).map(Arc::new));
         }
     }
-    let outside = Group { version: None, prefix: String::new(), chain: [].into(), deprecation: None, maintenance: None };
+    let outside = Group {
+        version: None,
+        prefix: String::new(),
+        chain: [].into(),
+        deprecation: None,
+        maintenance: None,
+    };
     for route in &manifest.routes {
         routes.extend(checker.check(route, &outside, out).map(Arc::new));
     }

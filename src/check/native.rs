@@ -70,7 +70,10 @@ impl Native {
             path: declared.path.clone(),
             stream: declared.stream,
             metrics: cx.shared.telemetry.streams(cx.route),
-            other: self.fallback.as_ref().and_then(|fallback| cx.upstreams.get(fallback.upstream()?).cloned()),
+            other: self
+                .fallback
+                .as_ref()
+                .and_then(|fallback| cx.upstreams.get(fallback.upstream()?).cloned()),
         })
     }
 

@@ -317,7 +317,8 @@ impl<'a> RouteChecker<'a> {
 
 /// Upstreams that a route names, or comes to by a fallback.
 fn used<'m>(route: &'m Route, manifest: &'m Manifest) -> Vec<&'m str> {
-    let split = route.split.iter().flat_map(|split| split.to.0.iter().map(|part| part.upstream.value.as_str()));
+    let split =
+        route.split.iter().flat_map(|split| split.to.0.iter().map(|part| part.upstream.value.as_str()));
     let mut all: Vec<&str> = route.upstream.iter().map(|name| name.value.as_str()).chain(split).collect();
     let others: Vec<&str> = all.iter().flat_map(|name| targets::reached(name, route, manifest)).collect();
     all.extend(others);

@@ -170,7 +170,9 @@ fn describe(
         (_, Some(allow), _) => format!("answers 204 with Allow: {allow}"),
         (.., Some(closed)) => {
             let status = closed.reply.as_ref().map_or(503, |reply| reply.status.as_u16());
-            format!("switched off for maintenance: answers {status}; only stages that look on see the request")
+            format!(
+                "switched off for maintenance: answers {status}; only stages that look on see the request"
+            )
         }
         (Ending::Native(native), ..) => native.describe(&request.path),
         (Ending::Target(target), ..) => target.describe(&request.path, params),

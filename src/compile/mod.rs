@@ -120,7 +120,13 @@ fn compile_route(
     upstreams: &Running,
     presence: Arc<Presence>,
 ) -> CompiledRoute {
-    let cx = TargetCx { route: &route.info, shared: &parts.shared, upstreams, presence: &presence, identity: route.fingerprint };
+    let cx = TargetCx {
+        route: &route.info,
+        shared: &parts.shared,
+        upstreams,
+        presence: &presence,
+        identity: route.fingerprint,
+    };
     let target = match &route.ending {
         Ending::Native(native) => {
             let operation = sealed(parts.handlers.endpoint(native.operation, native.behind(&cx)));
@@ -223,7 +229,8 @@ impl CompiledRoute {
     fn closed(&self) -> &Next {
         self.closed.get_or_init(|| {
             let answer = poem::endpoint::make_sync(|request: Request| -> poem::Result<Response> {
-                let closed = request.data::<Arc<Closed>>().ok_or_else(|| GatewayError::from(Kind::Maintenance))?;
+                let closed =
+                    request.data::<Arc<Closed>>().ok_or_else(|| GatewayError::from(Kind::Maintenance))?;
                 Ok(closed.answer(*Exchange::of(&request).form() == Form::Problem)?)
             });
             fold(layers(&self.checked, &self.shared, sees_closed), sealed(answer))

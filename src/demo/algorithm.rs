@@ -378,7 +378,9 @@ fn query(body: &[u8]) -> Result<Value, Refusal> {
 fn suggestions(query: &str) -> Value {
     let asked = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "q");
     let begun = asked.map(|(_, value)| value.trim().to_owned()).filter(|begun| !begun.is_empty());
-    let all = begun.iter().flat_map(|begun| ["basics", "examples", "questions"].map(|end| format!("{begun} {end}")));
+    let all = begun
+        .iter()
+        .flat_map(|begun| ["basics", "examples", "questions"].map(|end| format!("{begun} {end}")));
     json!({ "suggestions": all.collect::<Vec<_>>() })
 }
 

@@ -113,11 +113,7 @@ impl Admin {
         call.perform(accounts, serving.roles(), &by, method, head.uri.query(), body).await
     }
 
-    async fn maintenance(
-        &self,
-        method: &Method,
-        request: Request<Incoming>,
-    ) -> Result<Answer, GatewayError> {
+    async fn maintenance(&self, method: &Method, request: Request<Incoming>) -> Result<Answer, GatewayError> {
         if let Some(allow) = maintenance::refuses(method) {
             let allow = Some(HeaderValue::from_static(allow));
             return Err(GatewayError { allow, ..Kind::MethodNotAllowed.into() });

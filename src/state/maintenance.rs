@@ -107,7 +107,9 @@ impl Switches {
         let switches = switches.as_ref()?;
         let find = |wanted: &dyn Fn(&Scope) -> bool| switches.iter().find(|switch| wanted(&switch.scope));
         find(&|scope| matches!(scope, Scope::Route(name) if name == route))
-            .or_else(|| find(&|scope| matches!(scope, Scope::Version(name) if Some(name.as_str()) == version)))
+            .or_else(|| {
+                find(&|scope| matches!(scope, Scope::Version(name) if Some(name.as_str()) == version))
+            })
             .or_else(|| find(&|scope| *scope == Scope::All))
             .map(|switch| switch.closed.clone())
     }
@@ -124,7 +126,8 @@ impl Switches {
     pub fn lift(&self, scope: Option<&Scope>) -> Vec<Switch> {
         let mut lifted = Vec::new();
         self.change(|switches| {
-            lifted = switches.extract_if(.., |switch| scope.is_none_or(|scope| switch.scope == *scope)).collect();
+            lifted =
+                switches.extract_if(.., |switch| scope.is_none_or(|scope| switch.scope == *scope)).collect();
         });
         lifted
     }

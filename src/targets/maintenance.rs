@@ -29,11 +29,7 @@ pub fn check(decl: &Spanned<Maintenance>, out: &mut Diagnostics) -> Option<Arc<C
 }
 
 /// What answers instead of a route: what it says itself, else what its version says, which was checked before.
-pub fn of_route(
-    route: &Route,
-    version: Option<&Arc<Closed>>,
-    out: &mut Diagnostics,
-) -> Option<Arc<Closed>> {
+pub fn of_route(route: &Route, version: Option<&Arc<Closed>>, out: &mut Diagnostics) -> Option<Arc<Closed>> {
     let handler = route.handler.as_ref().filter(|name| stays_up(&name.value));
     match (&route.maintenance, handler) {
         (Some(own), Some(handler)) => {

@@ -89,13 +89,16 @@ pub(super) fn check(
     let split = route.split.iter().flat_map(|split| &split.to.0).map(|share| &share.upstream);
     if let Some(same) = route.upstream.iter().chain(split).find(|other| other.value == name.value) {
         out.push(
-            Diagnostic::error(Code::MIRROR, name.span, format!("`{}` gets these requests already", name.value))
-                .help("name an upstream of its own for the copies")
-                .note(same.span, "it is named here"),
+            Diagnostic::error(
+                Code::MIRROR,
+                name.span,
+                format!("`{}` gets these requests already", name.value),
+            )
+            .help("name an upstream of its own for the copies")
+            .note(same.span, "it is named here"),
         );
     }
-    if what.is_none()
-        && upstream.decl.protocol.as_ref().is_some_and(|it| it.value == UpstreamProtocol::Grpc)
+    if what.is_none() && upstream.decl.protocol.as_ref().is_some_and(|it| it.value == UpstreamProtocol::Grpc)
     {
         let message = format!("upstream `{}` speaks gRPC, this route does not", name.value);
         out.push(
@@ -116,7 +119,10 @@ pub(super) fn check(
         );
     }
     // A fault in it was reported with the target.
-    let path = route.path.as_ref().map(|path| Template::check(path, 0, &path.value, params, &mut Diagnostics::new()));
+    let path = route
+        .path
+        .as_ref()
+        .map(|path| Template::check(path, 0, &path.value, params, &mut Diagnostics::new()));
     if out.counts().0 > before {
         return None;
     }
@@ -298,7 +304,8 @@ impl Copy {
         tokio::spawn(async move {
             let mirror = &place.0;
             let answer = async {
-                let options = SendOptions { first_byte: Some(mirror.terms.timeout), ..SendOptions::default() };
+                let options =
+                    SendOptions { first_byte: Some(mirror.terms.timeout), ..SendOptions::default() };
                 let response = mirror.upstream.send(&exchange, request, &options).await?;
                 drain(response.into_body()).await;
                 Ok::<_, GatewayError>(())
@@ -369,10 +376,7 @@ impl Body for Passing {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         let Poll::Ready(frame) = &polled else { return polled };
         let Some(mut seen) = self.seen.take() else { return polled };

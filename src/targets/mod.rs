@@ -2,7 +2,8 @@
 //!
 //! [`check`] reads what a route says and gives a [`Target`], which can be built for the running table any number of
 //! times and cannot fail then. Native handlers are targets too, but not of this module: [`Found::Handler`] hands
-//! their name on. `forward` holds the header rules that `proxy` and `sse` share, `template` renders paths.
+//! their name on. Round targets that send to upstreams stand, from the inside: `fallback` (another answer where there is
+//! none), `split` (one of several upstreams), `mirror` (a copy for one more). `forward` holds the header rules that `proxy` and `sse` share, `template` renders paths.
 
 mod fallback;
 mod forward;
@@ -211,15 +212,17 @@ fn sent_on(
     let bare = |name: &Spanned<String>, held: bool, out: &mut Diagnostics| {
         leg(route, params, name, held, manifest, out)
     };
-    let one = |name: &Spanned<String>, out: &mut Diagnostics| fallback::check(route, name, manifest, &bare, out);
+    let one =
+        |name: &Spanned<String>, out: &mut Diagnostics| fallback::check(route, name, manifest, &bare, out);
     let target = match (&route.split, &route.upstream) {
         (Some(split), _) => split::check(split, &one, out),
         (None, Some(name)) => one(name, out),
         (None, None) => None,
     };
     let target = mirror::check(route, params, target, manifest, out)?;
-    let bridged = route.protocol.as_ref().is_none_or(|it| !matches!(it.value, Protocol::Websocket | Protocol::Grpc))
-        && route.bridge.as_ref().is_some_and(|bridge| bridge.value == Bridge::Websocket);
+    let bridged =
+        route.protocol.as_ref().is_none_or(|it| !matches!(it.value, Protocol::Websocket | Protocol::Grpc))
+            && route.bridge.as_ref().is_some_and(|bridge| bridge.value == Bridge::Websocket);
     Some(match bridged {
         true => Arc::new(websocket::bridged(target, route, manifest, out)),
         false => target,
@@ -395,14 +398,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused() {
-        let route = "{ route: GET /a, upstream: algo, mirror: { upstream: algo, share: 5% }, \
-                     maintenance: { respond: {} } }";
-        assert_eq!(faults(route), [Code::NOT_AVAILABLE; 2]);
-        assert_eq!(
-            faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"),
-            [Code::NOT_AVAILABLE]
-        );
+    fn a_mirror_is_for_another_upstream_and_a_split_for_several() {
+        let route = "{ route: GET /a, upstream: algo, mirror: { upstream: algo, share: 5% } }";
+        assert_eq!(faults(route), [Code::MIRROR]);
+        assert_eq!(faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"), [Code::SPLIT]);
+        assert_eq!(faults("{ route: GET /a, upstream: algo, fallback: {} }"), [Code::FALLBACK]);
+        assert_eq!(faults("{ route: GET /a, upstream: algo, fallback: { upstream: algo } }"), [Code::CYCLE]);
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub struct MirrorMetrics {
 
 impl DegradedMeters {
     pub(super) fn new(meters: &Meters) -> Self {
-        let degraded = "Answers that stand for an upstream's, which could not answer, by what answered instead.";
+        let degraded =
+            "Answers that stand for an upstream's, which could not answer, by what answered instead.";
         let mirrored = "Copies of requests for an upstream, by what became of them.";
         DegradedMeters {
             degraded: meters.counter("voicegate_degraded_total", degraded),

@@ -102,12 +102,18 @@ async fn an_operators_word_counts_until_it_is_lifted() {
         let client = gateway.client.clone();
         async move { client.get(path).await.status.as_u16() }
     };
-    assert_eq!(gateway.admin.post("/admin/api/maintenance", r#"{"all": true, "on": true}"#).await.status, 403);
+    assert_eq!(
+        gateway.admin.post("/admin/api/maintenance", r#"{"all": true, "on": true}"#).await.status,
+        403
+    );
     let mut stream = gateway.client.open("GET", "/v2/stream", &[], "").await;
     let said = r#"{"version": "v2", "on": true, "retry_after": "5m", "reason": "moving house", "respond": {"status": 503, "json": {"error": "moving"}}}"#;
     let switch = admin(&gateway, "POST", "", said).await;
     assert_eq!(switch.status, 200, "{}", switch.text());
-    assert_eq!((switch.json()["by"].as_str(), switch.json()["on"].as_bool()), (Some("admin token"), Some(true)));
+    assert_eq!(
+        (switch.json()["by"].as_str(), switch.json()["on"].as_bool()),
+        (Some("admin token"), Some(true))
+    );
     let answer = gateway.client.get("/v2/c").await;
     assert_eq!((answer.status.as_u16(), answer.json()["error"].as_str()), (503, Some("moving")));
     assert_eq!(answer.header("retry-after"), Some("300"));
@@ -123,13 +129,19 @@ async fn an_operators_word_counts_until_it_is_lifted() {
     assert_eq!((status("/v2/c").await, status("/v2/stream").await), (200, 503));
     let listed = admin(&gateway, "GET", "", "").await.json();
     assert_eq!(listed["switches"].as_array().unwrap().len(), 2);
-    assert_eq!((&listed["switches"][0]["version"], &listed["switches"][0]["reason"]), (&"v2".into(), &"moving house".into()));
+    assert_eq!(
+        (&listed["switches"][0]["version"], &listed["switches"][0]["reason"]),
+        (&"v2".into(), &"moving house".into())
+    );
     let lifted = admin(&gateway, "DELETE", "?version=v2", "").await.json();
     assert_eq!(lifted["lifted"].as_array().unwrap().len(), 1);
     // Open, whatever the manifest says.
     reloaded(&gateway, &open.replace("    prefix: /v2\n", "    prefix: /v2\n    maintenance: {}\n")).await;
     assert_eq!((status("/v2/c").await, status("/v2/stream").await), (200, 503));
-    assert_eq!(admin(&gateway, "GET", "", "").await.json()["manifest"], serde_json::json!(["GET /v2/c", "GET /v2/stream"]));
+    assert_eq!(
+        admin(&gateway, "GET", "", "").await.json()["manifest"],
+        serde_json::json!(["GET /v2/c", "GET /v2/stream"])
+    );
     admin(&gateway, "DELETE", "", "").await;
     assert_eq!(status("/v2/c").await, 503, "the manifest's word again");
     stream.piece().await.unwrap().unwrap();

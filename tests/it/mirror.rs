@@ -44,7 +44,8 @@ async fn counted(gateway: &Gateway, word: &str, wanted: f64) {
 async fn a_copy_is_what_the_real_upstream_gets() {
     let real = Scripted::saying("real").await;
     let (shadow, bodies) = recording().await;
-    let gateway = mirrored(&real.url(), &shadow.url(), "share: 100%, max_body: 1KiB", "path: \"/x/{id}\"").await;
+    let gateway =
+        mirrored(&real.url(), &shadow.url(), "share: 100%, max_body: 1KiB", "path: \"/x/{id}\"").await;
     let headers = [("x-user-id", "mallory"), ("x-app", "1"), ("x-request-id", "r-1")];
     assert_eq!(gateway.client.send("GET", "/a/7?q=1&token=t", &headers, "").await.text(), "real");
     assert_eq!(gateway.client.send("POST", "/a/8", &headers, "hello").await.text(), "real");
@@ -137,10 +138,7 @@ async fn a_caller_who_leaves_is_not_copied() {
     let (real, shadow) = (Scripted::saying("real").await, Scripted::saying("shadow").await);
     let gateway = mirrored(&real.url(), &shadow.url(), "share: 100%", "").await;
     let mut caller = tokio::net::TcpStream::connect(gateway.client.address()).await.unwrap();
-    caller
-        .write_all(b"POST /a/1 HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nonly this")
-        .await
-        .unwrap();
+    caller.write_all(b"POST /a/1 HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nonly this").await.unwrap();
     eventually("it is on its way", Duration::from_secs(5), || async { real.connections() == 1 }).await;
     drop(caller);
     counted(&gateway, "cut", 1.0).await;

@@ -82,7 +82,13 @@ pub(super) async fn perform(
             let lifted = switches.lift(asked_scope(query)?.as_ref());
             for switch in &lifted {
                 let (scope, since) = (in_words(&switch.scope), timestamp(switch.since));
-                tracing::warn!(scope, by, since, said_by = switch.by, "the manifest's word on maintenance counts again");
+                tracing::warn!(
+                    scope,
+                    by,
+                    since,
+                    said_by = switch.by,
+                    "the manifest's word on maintenance counts again"
+                );
             }
             Ok(json_answer(StatusCode::OK, &json!({ "lifted": lifted.iter().map(show).collect::<Vec<_>>() })))
         }

@@ -142,10 +142,7 @@ impl Body for Again {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.read.pop_front() {
             Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
             None => Pin::new(&mut self.rest).poll_frame(cx),

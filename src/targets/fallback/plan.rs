@@ -109,7 +109,8 @@ impl Plan {
         if own.is_some() {
             misplaced(route, declared, &uses, out);
         }
-        let plan = Plan::check(declared, &uses, Speech::of(route), if own.is_some() { out } else { &mut quiet });
+        let plan =
+            Plan::check(declared, &uses, Speech::of(route), if own.is_some() { out } else { &mut quiet });
         let helps = plan.upstream.is_some() || plan.stale.is_some() || plan.respond.is_some();
         helps.then_some(plan)
     }
@@ -134,7 +135,8 @@ impl Plan {
         }
         if decl.upstream.is_none() {
             let resend = decl.resend.as_ref().map(|resend| ("resend", resend.span));
-            for (key, span) in resend.into_iter().chain(decl.max_body.as_ref().map(|it| ("max_body", it.span)))
+            for (key, span) in
+                resend.into_iter().chain(decl.max_body.as_ref().map(|it| ("max_body", it.span)))
             {
                 let message = format!("`{key}` is for fallbacks with `upstream`");
                 out.push(Diagnostic::error(Code::MISPLACED, span, message).help("remove it"));
@@ -181,7 +183,9 @@ fn misplaced(route: &Route, decl: &Fallback, uses: &Uses, out: &mut Diagnostics)
         if let Some(span) = span.filter(|_| !used) {
             let message = format!("`fallback: {key}` does not apply to {}", speech.word());
             let help = match speech {
-                Speech::Calls => "calls end with a status of gRPC's own: remove it, callers get `unavailable`",
+                Speech::Calls => {
+                    "calls end with a status of gRPC's own: remove it, callers get `unavailable`"
+                }
                 _ => "remove it, or let `respond` answer",
             };
             out.push(Diagnostic::error(Code::MISPLACED, span, message).help(help));
@@ -249,7 +253,10 @@ fn leads_on(from: &[&str], name: &Spanned<String>, manifest: &Manifest, out: &mu
         return;
     };
     let speaks = |upstream: &crate::manifest::model::Upstream| {
-        upstream.protocol.as_ref().is_some_and(|it| it.value == crate::manifest::model::UpstreamProtocol::Grpc)
+        upstream
+            .protocol
+            .as_ref()
+            .is_some_and(|it| it.value == crate::manifest::model::UpstreamProtocol::Grpc)
     };
     let first = from.first().and_then(|first| manifest.upstreams.get(first));
     if let Some(first) = first

@@ -10,8 +10,8 @@ use crate::exchange::Exchange;
 use crate::targets::TargetCx;
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, HOST, RANGE,
-    SET_COOKIE, TRAILER, VARY,
+    ACCEPT_ENCODING, AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, HOST,
+    RANGE, SET_COOKIE, TRAILER, VARY,
 };
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -75,8 +75,10 @@ impl Keeper {
         let public = key.clone().with(b"public").end();
         let own = match exchange.identity() {
             Some(caller) => {
-                let key = key.with(b"caller").with(caller.tenant_id.as_bytes()).with(caller.user_id.as_bytes());
-                let key = key.with(caller.role.as_bytes()).maybe(caller.channel.as_deref().map(str::as_bytes));
+                let key =
+                    key.with(b"caller").with(caller.tenant_id.as_bytes()).with(caller.user_id.as_bytes());
+                let key =
+                    key.with(caller.role.as_bytes()).maybe(caller.channel.as_deref().map(str::as_bytes));
                 caller.scopes.iter().fold(key, |key, scope| key.with(scope.as_bytes()))
             }
             None => [&AUTHORIZATION, &COOKIE, &X_API_KEY].iter().fold(key.with(b"anybody"), |key, name| {
@@ -97,9 +99,8 @@ impl Keeper {
     /// The last good answer, if it is young enough; with its age.
     pub(super) fn last(&self, asked: &Asked) -> Option<Response> {
         let now = Instant::now();
-        let young = |key: &Key| {
-            self.copies.get(key, &asked.headers, now).filter(|copy| copy.age(now) <= self.age)
-        };
+        let young =
+            |key: &Key| self.copies.get(key, &asked.headers, now).filter(|copy| copy.age(now) <= self.age);
         let copy = young(&asked.own).or_else(|| young(&asked.public))?;
         let mut response = Response::builder().status(copy.status).body(copy.body.clone());
         *response.headers_mut() = copy.headers.clone();
@@ -108,8 +109,15 @@ impl Keeper {
     }
 
     /// A good answer on its way out; kept when it has passed whole, if it may be.
-    pub(super) fn keep(self: &Arc<Self>, asked: Asked, exchange: &Exchange, mut response: Response) -> Response {
-        let Some(vary) = may_keep(response.status(), response.headers(), asked.known) else { return response };
+    pub(super) fn keep(
+        self: &Arc<Self>,
+        asked: Asked,
+        exchange: &Exchange,
+        mut response: Response,
+    ) -> Response {
+        let Some(vary) = may_keep(response.status(), response.headers(), asked.known) else {
+            return response;
+        };
         let body: BoxBody<Bytes, io::Error> = response.take_body().into();
         if body.size_hint().lower() > self.max_size {
             response.set_body(body);
@@ -138,7 +146,12 @@ impl Keeper {
             keeping.whole(Vec::new(), 0);
             response.set_body(body);
         } else {
-            response.set_body(BoxBody::new(Passing { body, pieces: Vec::new(), len: 0, keeping: Some(keeping) }));
+            response.set_body(BoxBody::new(Passing {
+                body,
+                pieces: Vec::new(),
+                len: 0,
+                keeping: Some(keeping),
+            }));
         }
         response
     }
@@ -148,7 +161,8 @@ impl Keeper {
 /// is.
 fn may_keep(status: StatusCode, headers: &HeaderMap, known: bool) -> Option<Arc<[HeaderName]>> {
     let forbidden = ["no-store", "no-cache", "must-revalidate", "proxy-revalidate"];
-    let good = matches!(status, StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION | StatusCode::NO_CONTENT);
+    let good =
+        matches!(status, StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION | StatusCode::NO_CONTENT);
     if !good
         || headers.contains_key(SET_COOKIE)
         || forbidden.iter().any(|word| says(headers, word))
@@ -214,10 +228,7 @@ impl Body for Passing {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         let Poll::Ready(frame) = &polled else { return polled };
         let Some(keeping) = self.keeping.take() else { return polled };

@@ -74,7 +74,9 @@ impl Endpoint for Running {
                 let body = match self.held {
                     true => {
                         let until = began + times.first_event;
-                        Primed::wait(response.into_body(), Pieces::Any, until).await.map_err(GatewayError::from)?
+                        Primed::wait(response.into_body(), Pieces::Any, until)
+                            .await
+                            .map_err(GatewayError::from)?
                     }
                     false => response.into_body().into(),
                 };
@@ -83,8 +85,7 @@ impl Endpoint for Running {
                 }
                 let notice = Notice::new(&self.shared, exchange.identity().map(AsRef::as_ref));
                 let words = if lines { Words::Lines } else { Words::Events };
-                let messages =
-                    Messages::new(body, call, self.form.clone(), exchange.clone(), words);
+                let messages = Messages::new(body, call, self.form.clone(), exchange.clone(), words);
                 let stream = EventStream::new(messages, exchange, metrics.open(), times, began, notice)
                     .in_words(words);
                 let mut response =
