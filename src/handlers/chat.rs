@@ -228,11 +228,7 @@ fn check(session_id: &str, query: &str) -> Result<(), GatewayError> {
 }
 
 /// A call of the upstream with a JSON body, and with what it is told of the caller.
-fn call(
-    path: &str,
-    body: &serde_json::Value,
-    exchange: &Exchange,
-) -> Result<http::Request<BoxBody<Bytes, io::Error>>, GatewayError> {
+fn call(path: &str, body: &serde_json::Value, exchange: &Exchange) -> Result<Call, GatewayError> {
     let body = body.to_string();
     let length = body.len();
     let body = Full::new(Bytes::from(body)).map_err(|never| match never {});
@@ -250,11 +246,14 @@ fn call(
     Ok(request)
 }
 
+/// A request as an upstream gets it.
+type Call = http::Request<BoxBody<Bytes, io::Error>>;
+
 /// A question on its way to the upstream, and to another one where that cannot answer.
 struct Asking {
     upstream: Arc<Upstream>,
-    call: http::Request<BoxBody<Bytes, io::Error>>,
-    again: Option<(Arc<Upstream>, http::Request<BoxBody<Bytes, io::Error>>)>,
+    call: Call,
+    again: Option<(Arc<Upstream>, Call)>,
     first_event: Duration,
     exchange: Arc<Exchange>,
 }
@@ -281,7 +280,7 @@ impl Asking {
 async fn ask(
     upstream: &Arc<Upstream>,
     exchange: &Arc<Exchange>,
-    call: http::Request<BoxBody<Bytes, io::Error>>,
+    call: Call,
     first_event: Duration,
     held: bool,
 ) -> Result<Answer, GatewayError> {
@@ -305,11 +304,7 @@ async fn ask(
     Ok(Answer { close_delimited: body.close_delimited(), body: BoxBody::new(body) })
 }
 
-async fn tell_upstream(
-    upstream: &Arc<Upstream>,
-    exchange: &Arc<Exchange>,
-    call: http::Request<BoxBody<Bytes, io::Error>>,
-) {
+async fn tell_upstream(upstream: &Arc<Upstream>, exchange: &Arc<Exchange>, call: Call) {
     let options = SendOptions { first_byte: Some(CANCEL), ..Default::default() };
     match upstream.send(exchange, call, &options).await {
         Ok(response) => {

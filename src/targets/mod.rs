@@ -2,7 +2,8 @@
 //!
 //! [`check`] reads what a route says and gives a [`Target`], which can be built for the running table any number of
 //! times and cannot fail then. Native handlers are targets too, but not of this module: [`Found::Handler`] hands
-//! their name on. `forward` holds the header rules that `proxy` and `sse` share, `template` renders paths.
+//! their name on. Round targets that send to upstreams stand, from the inside: `fallback` (another answer where there is
+//! none), `split` (one of several upstreams), `mirror` (a copy for one more). `forward` holds the header rules that `proxy` and `sse` share, `template` renders paths.
 
 mod fallback;
 mod forward;
@@ -397,14 +398,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused() {
-        let route = "{ route: GET /a, upstream: algo, mirror: { upstream: algo, share: 5% }, \
-                     maintenance: { respond: {} } }";
-        assert_eq!(faults(route), [Code::NOT_AVAILABLE; 2]);
-        assert_eq!(
-            faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"),
-            [Code::NOT_AVAILABLE]
-        );
+    fn a_mirror_is_for_another_upstream_and_a_split_for_several() {
+        let route = "{ route: GET /a, upstream: algo, mirror: { upstream: algo, share: 5% } }";
+        assert_eq!(faults(route), [Code::MIRROR]);
+        assert_eq!(faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"), [Code::SPLIT]);
+        assert_eq!(faults("{ route: GET /a, upstream: algo, fallback: {} }"), [Code::FALLBACK]);
+        assert_eq!(faults("{ route: GET /a, upstream: algo, fallback: { upstream: algo } }"), [Code::CYCLE]);
     }
 
     #[test]

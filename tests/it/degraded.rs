@@ -37,10 +37,21 @@ async fn switched(switch: Arc<AtomicU16>) -> Scripted {
 
 /// Pieces of an event stream, the last of which may be a break.
 fn events(pieces: &'static [&'static str], breaks: bool) -> Response<Body> {
-    let pieces = pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes()))));
-    let end = breaks.then(|| Err(io::Error::other("broken")));
-    let body = StreamBody::new(futures_util::stream::iter(pieces.chain(end).collect::<Vec<_>>()));
-    let mut response = Response::new(body.boxed());
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        for piece in pieces {
+            let _ = sender.send(Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).await;
+        }
+        // A break takes with it what was not sent yet.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if breaks {
+            let _ = sender.send(Err(io::Error::other("broken"))).await;
+        }
+    });
+    let pieces = futures_util::stream::unfold(receiver, |mut receiver| async {
+        Some((receiver.recv().await?, receiver))
+    });
+    let mut response = Response::new(StreamBody::new(pieces).boxed());
     response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
     response
 }
@@ -293,4 +304,44 @@ async fn suggestions_are_few_when_the_service_is_down() {
     let answer = as_user(&gateway.client, path, &bearer).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.json(), serde_json::json!({ "suggestions": [], "degraded": true }));
+}
+
+#[tokio::test]
+async fn a_question_is_answered_by_another_upstream_and_kept_once() {
+    let demo = Demo::start().await.unwrap();
+    let gateway = with(
+        &format!(
+            "  dead: {{ targets: [{{ url: \"{NOWHERE}\" }}], fallback: {{ upstream: demo }} }}\n\
+             \x20 demo: {{ targets: [{{ url: \"{}\" }}] }}",
+            demo.url()
+        ),
+        "  - { route: POST /register, handler: auth.register, public: true }\n\
+         \x20 - { route: POST /sessions, handler: sessions.create, chain: [auth] }\n\
+         \x20 - { route: GET /sessions/:id/messages, handler: sessions.messages, chain: [auth] }\n\
+         \x20 - { route: POST /chat, handler: chat.stream, upstream: dead, path: /v01/query/stream, chain: [auth] }\n\
+         \x20 - { route: POST /fixed, handler: chat.stream, upstream: dead, path: /v01/query/stream, chain: [auth], fallback: { respond: { json: { error: later } } } }",
+    )
+    .await;
+    let said = gateway
+        .client
+        .post("/register", r#"{"username": "ann", "password": "Secret123", "email": "ann@example.com"}"#)
+        .await;
+    let bearer = format!("Bearer {}", said.json()["access_token"].as_str().unwrap());
+    let headers = [("authorization", &*bearer), ("content-type", "application/json")];
+    let session = gateway.client.send("POST", "/sessions", &headers, "{}").await.json();
+    let session = session["session_id"].as_str().unwrap();
+    let question = format!(r#"{{"session_id": "{session}", "query": "Tell me"}}"#);
+    let open = gateway.client.open("POST", "/chat", &headers, &question).await;
+    assert_eq!((open.status.as_u16(), &open.headers["x-degraded"]), (200, &"upstream".parse().unwrap()));
+    let (text, clean) = Open::rest(open).await;
+    assert!(clean && text.contains("\"end\""), "{text}");
+    let messages = gateway.client.send("GET", &format!("/sessions/{session}/messages"), &headers, "").await;
+    let messages = messages.json()["messages"].as_array().unwrap().clone();
+    let states: Vec<_> = messages.iter().map(|it| (it["role"].as_str(), it["status"].as_str())).collect();
+    assert_eq!(states, [(Some("user"), Some("complete")), (Some("assistant"), Some("complete"))]);
+    let answer = gateway.client.send("POST", "/fixed", &headers, &question).await;
+    assert_eq!(
+        (answer.header("x-degraded"), answer.json()["error"].as_str()),
+        (Some("respond"), Some("later"))
+    );
 }

@@ -39,6 +39,9 @@ use std::time::Duration;
 static X_DEGRADED: HeaderName = HeaderName::from_static("x-degraded");
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// Makes the bare target of an upstream; the flag says whether streams are held back until their first event.
+pub(super) type Bare<'a> = dyn Fn(&Spanned<String>, bool, &mut Diagnostics) -> Option<Arc<dyn Target>> + 'a;
+
 /// A target with what answers instead of it.
 pub(super) struct Guarded {
     inner: Arc<dyn Target>,
@@ -48,13 +51,11 @@ pub(super) struct Guarded {
 }
 
 /// The target of a route over one upstream, with its fallback if it has one.
-///
-/// `leg` makes the bare target of an upstream; its flag says whether streams are held back until their first event.
 pub(super) fn check(
     route: &Spanned<Route>,
     upstream: &Spanned<String>,
     manifest: &Manifest,
-    leg: &dyn Fn(&Spanned<String>, bool, &mut Diagnostics) -> Option<Arc<dyn Target>>,
+    leg: &Bare<'_>,
     out: &mut Diagnostics,
 ) -> Option<Arc<dyn Target>> {
     plan::check_route(route, &[&upstream.value], manifest, out);
@@ -65,7 +66,7 @@ fn guarded(
     route: &Spanned<Route>,
     upstream: &Spanned<String>,
     manifest: &Manifest,
-    leg: &dyn Fn(&Spanned<String>, bool, &mut Diagnostics) -> Option<Arc<dyn Target>>,
+    leg: &Bare<'_>,
     asked: &mut Vec<String>,
     out: &mut Diagnostics,
 ) -> Option<Arc<dyn Target>> {
@@ -291,11 +292,11 @@ impl Running {
     fn marked(&self, exchange: &Exchange, kind: Degraded, mut response: Response) -> Response {
         exchange.set_degraded(kind);
         self.metrics.answered(kind);
-        let headers = response.headers_mut();
-        headers.insert(&X_DEGRADED, HeaderValue::from_static(kind.word()));
+        response.headers_mut().insert(&X_DEGRADED, HeaderValue::from_static(kind.word()));
         let streams = crate::sse::is_event_stream(response.status(), response.headers());
         let headers = response.headers_mut();
-        if !streams && !(kind == Degraded::Respond && headers.contains_key(CACHE_CONTROL)) {
+        let declared = kind == Degraded::Respond && headers.contains_key(CACHE_CONTROL);
+        if !streams && !declared {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         response
