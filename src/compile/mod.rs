@@ -6,16 +6,20 @@
 pub mod diff;
 pub mod router;
 pub mod schema;
+mod shedding;
 
 use crate::check::Checked;
 use crate::check::routes::{CheckedRoute, Ending};
 use crate::endpoint::{Next, sealed};
+use crate::error::grpc::Form;
 use crate::error::{GatewayError, Kind};
-use crate::exchange::{Exchange, Params};
+use crate::exchange::Exchange;
 use crate::handlers::Handlers;
+use crate::shed::Rank;
 use crate::stages::body_limit::limit_body;
 use crate::stages::{BuildCx, Hook, Layer, fold};
 use crate::state::Shared;
+use crate::state::maintenance::Closed;
 use crate::targets::{Presence, TargetCx};
 use crate::upstream::{Registry, Running};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -55,8 +59,16 @@ pub struct RoutingTable {
 pub struct CompiledRoute {
     checked: Arc<CheckedRoute>,
     endpoint: Next,
+    /// Who goes first when there is too much to do.
+    rank: Rank,
+    /// Answers those who are sent away then; built when first needed.
+    refusing: OnceLock<Next>,
     /// Answers `OPTIONS`; built when first asked.
     options: OnceLock<Next>,
+    /// Answers while the route is switched off; built when first asked.
+    closed: OnceLock<Next>,
+    /// How operators name it.
+    label: String,
     shared: Arc<Shared>,
     /// The same for all revisions of the route.
     presence: Arc<Presence>,
@@ -114,10 +126,20 @@ fn compile_route(
     upstreams: &Running,
     presence: Arc<Presence>,
 ) -> CompiledRoute {
-    let cx = TargetCx { route: &route.info, shared: &parts.shared, upstreams, presence: &presence };
+    let cx = TargetCx {
+        route: &route.info,
+        shared: &parts.shared,
+        upstreams,
+        presence: &presence,
+        identity: route.fingerprint,
+    };
     let target = match &route.ending {
         Ending::Native(native) => {
             let operation = sealed(parts.handlers.endpoint(native.operation, native.behind(&cx)));
+            let operation = match native.fallback() {
+                Some(fallback) => fallback.before(operation, &cx),
+                None => operation,
+            };
             match native.bridge() {
                 Some(bridge) => bridge.before(operation, &cx),
                 None => operation,
@@ -133,8 +155,12 @@ fn compile_route(
     }
     CompiledRoute {
         endpoint: fold(layers, target),
+        rank: shedding::rank(route),
+        refusing: OnceLock::new(),
         checked: route.clone(),
         options: OnceLock::new(),
+        closed: OnceLock::new(),
+        label: route.label(),
         shared: parts.shared.clone(),
         presence,
     }
@@ -199,6 +225,43 @@ impl CompiledRoute {
         self.checked.ending.is_socket()
     }
 
+    /// Answers a request, unless the route is switched off or the process has too much to do.
+    async fn serve(&self, exchange: &Arc<Exchange>, mut request: Request) -> Response {
+        if let Some(closed) = self.maintenance() {
+            request.set_data(closed);
+            return finish(self.closed().call(request).await);
+        }
+        let pressure = &self.shared.pressure;
+        match pressure.admit(self.rank, exchange) {
+            Ok(()) => finish(self.endpoint.call(request).await),
+            Err(reason) => {
+                request.set_data(Refused(pressure.refuse(exchange, reason)));
+                let refusing = self.refusing.get_or_init(|| shedding::refusing(&self.checked, &self.shared));
+                finish(refusing.call(request).await)
+            }
+        }
+    }
+
+    /// What answers in its place, if it is switched off: by an operator, else by the manifest.
+    fn maintenance(&self) -> Option<Arc<Closed>> {
+        match self.shared.maintenance.of(&self.label, self.checked.info.version.as_deref()) {
+            None => self.checked.maintenance.clone(),
+            Some(switched) => switched.filter(|_| !self.checked.stays_up()),
+        }
+    }
+
+    /// Answers while it is switched off, before anybody is asked who they are.
+    fn closed(&self) -> &Next {
+        self.closed.get_or_init(|| {
+            let answer = poem::endpoint::make_sync(|request: Request| -> poem::Result<Response> {
+                let closed =
+                    request.data::<Arc<Closed>>().ok_or_else(|| GatewayError::from(Kind::Maintenance))?;
+                Ok(closed.answer(*Exchange::of(&request).form() == Form::Problem)?)
+            });
+            fold(layers(&self.checked, &self.shared, sees_closed), sealed(answer))
+        })
+    }
+
     /// Answers `OPTIONS` where the manifest has no route for it: what the chain says to everybody, then `Allow`.
     fn options(&self) -> &Next {
         self.options.get_or_init(|| {
@@ -212,6 +275,11 @@ impl CompiledRoute {
             fold(layers(&self.checked, &self.shared, sees_options), sealed(answer))
         })
     }
+}
+
+/// Whether a stage sees the requests of a route that is switched off: what only looks on, and lets browsers read answers.
+pub fn sees_closed(stage: &str) -> bool {
+    stage == "cors" || ON_EVERY_REQUEST.contains(&stage)
 }
 
 #[derive(Clone)]
@@ -257,7 +325,10 @@ impl RoutingTable {
             query: request.uri().query(),
         };
         match self.find(&asked) {
-            Found::Route(route, params) => run(&route.endpoint, exchange, route, params, request).await,
+            Found::Route(route, params) => {
+                exchange.matched(route.checked.info.clone(), params);
+                route.serve(exchange, request).await
+            }
             Found::NotAllowed(allow) if exchange.method == Method::OPTIONS => {
                 self.answer_options(exchange, host, request, allow).await
             }
@@ -291,7 +362,8 @@ impl RoutingTable {
         match found {
             Some(Found::Route(route, params)) => {
                 request.set_data(AllowedMethods(allow));
-                run(route.options(), exchange, route, params, request).await
+                exchange.matched(route.checked.info.clone(), params);
+                finish(route.options().call(request).await)
             }
             _ => {
                 let mut error = GatewayError::from(Kind::MethodNotAllowed);
@@ -300,17 +372,6 @@ impl RoutingTable {
             }
         }
     }
-}
-
-async fn run(
-    endpoint: &Next,
-    exchange: &Arc<Exchange>,
-    route: &Arc<CompiledRoute>,
-    params: Params,
-    request: Request,
-) -> Response {
-    exchange.matched(route.checked.info.clone(), params);
-    finish(endpoint.call(request).await)
 }
 
 /// Every endpoint here is sealed, so an error is a response already.

@@ -149,6 +149,14 @@ codes! {
         "A server is asked in one way: `path` (GET, any 2xx), `tcp: true` (it takes connections), or with `protocol: grpc` by the gRPC health protocol.";
     OUTLIER = 102: "an outlier rule can never hold, or always does",
         "Shares are above 0 and at most 1, counts at least 1, and a server is slower than others by a factor above 1.";
+    FALLBACK = 108: "a fallback that never helps",
+        "A fallback says what answers instead of an upstream that cannot: `upstream`, `stale` or `respond`. Each needs a route that it can be done for.";
+    SPLIT = 109: "a split that splits nothing",
+        "A split names at least two upstreams, each once, and at least one of them has a weight above 0.";
+    MIRROR = 110: "a mirror that shows nothing, or does everything twice",
+        "Copies are for another upstream than the one that answers, which would carry out each request twice.";
+    MAINTENANCE = 111: "what must stay up is switched off",
+        "The gateway's own health checks answer whatever is switched off: who asks them decides whether it is alive.";
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod breakers;
+mod maintenance;
 mod targets;
 
 use super::accept::{ConnInfo, Service};
@@ -92,6 +93,7 @@ impl Admin {
                 let call = targets::Call::find(path).ok_or(Kind::NotFound)?;
                 call.perform(self.live.upstreams(), &by)
             }
+            "/admin/api/maintenance" => self.maintenance(method, request).await,
             _ if accounts::Call::find(path).is_some() => self.accounts(method, path, request).await,
             _ => {
                 let posts = ["/admin/api/reload", "/admin/api/rollback", breakers::RESET];
@@ -125,6 +127,21 @@ impl Admin {
         let serving = self.live.table().checked().clone();
         let accounts = &self.live.shared().accounts;
         call.perform(accounts, serving.roles(), &by, method, head.uri.query(), body).await
+    }
+
+    async fn maintenance(&self, method: &Method, request: Request<Incoming>) -> Result<Answer, GatewayError> {
+        if let Some(allow) = maintenance::refuses(method) {
+            let allow = Some(HeaderValue::from_static(allow));
+            return Err(GatewayError { allow, ..Kind::MethodNotAllowed.into() });
+        }
+        let by = match *method {
+            Method::GET | Method::HEAD => String::new(),
+            _ => self.authorise(&request)?,
+        };
+        let (head, body) = request.into_parts();
+        let serving = self.live.table().checked().clone();
+        let switches = &self.live.shared().maintenance;
+        maintenance::perform(switches, &serving, by, method, head.uri.query(), body).await
     }
 
     /// Who is calling: whoever has the admin token, or a user with the role `admin` and an access token.
@@ -173,6 +190,7 @@ impl Admin {
             "config": config,
             "last_reload_failure": failure,
             "checks": checks,
+            "pressure": self.live.shared().pressure.status(),
         });
         json_answer(status, &body)
     }

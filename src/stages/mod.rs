@@ -26,6 +26,7 @@ use crate::manifest::model::{Protocol, StageUse};
 use crate::manifest::node::{Key, Node, Value};
 use crate::manifest::{Manifest, Table};
 use crate::openapi::Operation;
+use crate::shed::Priority;
 use crate::state::Shared;
 use poem::{Endpoint, Request, Response};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -50,6 +51,7 @@ pub mod rbac;
 pub mod recovery;
 pub mod request_id;
 pub mod security_headers;
+pub mod shed;
 pub mod tenant;
 #[cfg(test)]
 mod testing;
@@ -155,6 +157,8 @@ pub struct Facts {
     pub deadline: Option<Duration>,
     /// The word by which it goes by who is calling (`user`, `tenant`), if it does.
     pub needs_identity: Option<&'static str>,
+    /// How important it says the route is, if it does.
+    pub priority: Option<Priority>,
     /// Whether it reads bodies as a whole: then it is nothing for protocols without them.
     pub reads_bodies: bool,
     /// Whether it finds out who is calling only where the caller says so, and lets strangers pass.
@@ -370,6 +374,7 @@ pub const STAGES: &[StageKind] = &[
     StageKind::of::<ip_filter::IpFilter>(),
     StageKind::of::<rate_limit::RateLimit>(),
     StageKind::of::<concurrency::Concurrency>(),
+    StageKind::of::<shed::Shed>(),
     StageKind::of::<planned::Cache>(),
     StageKind::of::<transform::Transform>(),
     StageKind::of::<validate::Validate>(),

@@ -9,6 +9,8 @@
 //! the list that the tests below compare with.
 
 mod access;
+mod caches;
+mod degraded;
 mod export;
 mod expressions;
 mod findings;
@@ -21,6 +23,7 @@ mod meters;
 mod process;
 mod reloads;
 mod requests;
+mod sheds;
 mod sockets;
 mod streams;
 mod throttle;
@@ -35,11 +38,14 @@ pub(crate) mod testing;
 mod tests;
 
 pub use access::AccessLog;
+pub use caches::{CacheMetrics, CacheResult};
+pub use degraded::{DegradedMetrics, MirrorMetrics, Mirrored};
 pub use expressions::ExpressionMetrics;
 pub use findings::{InspectMetrics, ValidationMetrics};
 pub use level::{Held, Level};
 pub use limits::LimitMetrics;
 pub use lines::Lines;
+pub use process::memory_in_use;
 pub use requests::RouteMetrics;
 pub use sockets::{OpenSocket, SocketMetrics};
 pub use streams::{OpenStream, StreamMetrics};
@@ -48,6 +54,8 @@ pub use tries::{BreakerMetrics, RetryMetrics};
 pub use upstreams::{EndpointState, TargetMetrics, UpstreamMetrics};
 
 use crate::exchange::{Exchange, RouteInfo};
+use caches::CacheMeters;
+use degraded::DegradedMeters;
 use export::{Env, Exporter};
 use expressions::ExpressionMeters;
 use findings::FindingMeters;
@@ -60,6 +68,7 @@ use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use reloads::ReloadMetrics;
 use requests::RequestMeters;
+use sheds::ShedMeters;
 use sockets::SocketMeters;
 use std::fmt;
 use std::sync::Arc;
@@ -91,7 +100,10 @@ pub struct Telemetry {
     tries: TryMeters,
     expressions: ExpressionMeters,
     limits: LimitMeters,
+    sheds: ShedMeters,
     findings: FindingMeters,
+    caches: CacheMeters,
+    degraded: DegradedMeters,
     reloads: ReloadMetrics,
     connections: Arc<Level>,
     access: Arc<AccessLog>,
@@ -139,7 +151,10 @@ impl Telemetry {
             tries: TryMeters::new(&meters),
             expressions: ExpressionMeters::new(&meters),
             limits: LimitMeters::new(&meters),
+            sheds: ShedMeters::new(&meters),
             findings: FindingMeters::new(&meters),
+            caches: CacheMeters::new(&meters),
+            degraded: DegradedMeters::new(&meters),
             reloads: ReloadMetrics::new(&meters),
             connections,
             access: Arc::new(access),
@@ -184,6 +199,11 @@ impl Telemetry {
         self.limits.limit(name)
     }
 
+    /// Counts a request that was sent away for this reason on the route with this template.
+    pub fn shed(&self, reason: &'static str, route: &str) {
+        self.sheds.count(reason, route);
+    }
+
     /// The counter of expressions that gave nothing, for one kind of stage.
     pub fn expressions(&self, stage: &'static str) -> ExpressionMetrics {
         self.expressions.stage(stage)
@@ -197,6 +217,26 @@ impl Telemetry {
     /// The counter of what `inspect` finds on a route, of one kind, and what it does then. Shared likewise.
     pub fn inspect(&self, route: &RouteInfo, kind: &'static str, action: &'static str) -> InspectMetrics {
         self.findings.inspect(route, kind, action)
+    }
+
+    /// The counters of a route's answers in place of an upstream's. Shared likewise.
+    pub fn degraded(&self, route: &RouteInfo, upstream: &str) -> DegradedMetrics {
+        self.degraded.degraded(route, upstream)
+    }
+
+    /// The counters of the copies that an upstream gets. Shared likewise.
+    pub fn mirror(&self, upstream: &str) -> MirrorMetrics {
+        self.degraded.mirror(upstream)
+    }
+
+    /// The counters of a route's `cache`. Routes with the same template share them.
+    pub fn cache(&self, route: &RouteInfo) -> CacheMetrics {
+        self.caches.route(route)
+    }
+
+    /// From now on shows the copies of answers: their number, their bytes, and how many gave way to others.
+    pub fn show_copies(&self, figures: impl Fn() -> [u64; 3] + Clone + Send + Sync + 'static) {
+        caches::show(&self.meters, figures);
     }
 
     /// From now on shows the connections to a database, by its kind: those in use, and those at rest.

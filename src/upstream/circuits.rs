@@ -108,7 +108,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`Kind::UpstreamUnavailable`] where breakers let nobody through, with when they will; and as `choose`.
-    pub(super) fn admit(&self, key: Option<u64>, tried: &[Arc<Server>]) -> Result<Chosen, GatewayError> {
+    pub(super) fn pick(&self, key: Option<u64>, tried: &[Arc<Server>]) -> Result<Chosen, GatewayError> {
         if self.breaker.is_none() {
             let server = self.choose(key, tried)?;
             let judged = Some(server.clone());

@@ -8,6 +8,7 @@
 //! judges them by their traffic, `resolve` looks up their names. `meter` counts, `status` tells people. Nobody but this
 //! module speaks with a server.
 
+mod admission;
 mod balance;
 mod body;
 mod breaker;
@@ -24,6 +25,7 @@ mod meter;
 mod outcome;
 mod outlier;
 mod pool;
+mod primed;
 mod reflection;
 mod registry;
 mod resolve;
@@ -47,6 +49,7 @@ pub use health::Condition;
 pub use identity::{TRACEPARENT, X_REQUEST_ID, set_identity};
 pub use meter::{Figures, Meter};
 pub use outlier::Reason;
+pub use primed::{Pieces, Primed};
 pub use registry::{Drained, Registry, Running};
 pub use send::SendOptions;
 pub use spec::UpstreamSpec;
@@ -54,6 +57,7 @@ pub use status::{ServerStatus, UpstreamStatus};
 pub use upgrade::{Switch, UpstreamSocket};
 
 use crate::error::{GatewayError, Kind};
+use crate::shed::{Caps, Gate};
 use crate::state::Shared;
 use crate::telemetry::{RetryMetrics, Throttle};
 use arc_swap::ArcSwapOption;
@@ -75,6 +79,8 @@ pub struct Upstream {
     spec: Arc<UpstreamSpec>,
     cluster: Arc<Cluster>,
     meter: Meter,
+    /// Where the manifest bounds what is under way.
+    gate: Option<Arc<Gate>>,
     failures: Throttle,
     /// Zero of the clock that breakers and the budget go by.
     began: Instant,
@@ -103,6 +109,7 @@ impl Upstream {
         Arc::new(Upstream {
             cluster: Cluster::new(spec.clone(), shared, resolver),
             meter: Meter::default(),
+            gate: (*spec.caps() != Caps::default()).then(|| Gate::of_upstream(spec.caps())),
             failures: Throttle::default(),
             began: Instant::now(),
             breaker: circuits::breaker(&spec, None, &shared.telemetry),

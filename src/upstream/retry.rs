@@ -155,7 +155,7 @@ impl Upstream {
                 (None, Some(kept)) => kept.request(),
                 (None, None) => break,
             };
-            let chosen = match self.admit(key, &tried) {
+            let chosen = match self.pick(key, &tried) {
                 Ok(chosen) => chosen,
                 // What is known of the tries before says more.
                 Err(error) => return last.map_or(Err(error), finished),
@@ -164,7 +164,7 @@ impl Upstream {
             let server = chosen.server.clone();
             match number {
                 1 => plan.exchange.sent_to(server.note.clone()),
-                _ if number == retry.attempts => plan.exchange.sent_again_to(server.note.clone()),
+                _ if number == retry.attempts => plan.exchange.sent_to(server.note.clone()),
                 _ => {}
             }
             let hedge = retry
@@ -251,7 +251,7 @@ impl Upstream {
         if let Ok(answer) = timeout(after, &mut first).await {
             return answer;
         }
-        let other = match self.admit(key, std::slice::from_ref(&first_server)) {
+        let other = match self.pick(key, std::slice::from_ref(&first_server)) {
             Ok(other) if !Arc::ptr_eq(&other.server, &first_server) => other,
             _ => return first.await,
         };
@@ -268,13 +268,13 @@ impl Upstream {
                 None => answer,
                 Some(_) => {
                     let answer = second.await;
-                    plan.exchange.sent_again_to(note);
+                    plan.exchange.sent_to(note);
                     answer
                 }
             },
             Either::Right((answer, first)) => match retry.reason(&answer) {
                 None => {
-                    plan.exchange.sent_again_to(note);
+                    plan.exchange.sent_to(note);
                     answer
                 }
                 Some(_) => first.await,
@@ -290,7 +290,7 @@ impl Upstream {
         plan: &Try<'_>,
     ) -> Result<Response<UpstreamBody>, GatewayError> {
         if let [_, .., last] = tried {
-            plan.exchange.sent_again_to(last.note.clone());
+            plan.exchange.sent_to(last.note.clone());
         }
         finished(answer)
     }

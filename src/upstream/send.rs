@@ -101,16 +101,8 @@ impl From<Overdue> for Fail {
 }
 
 impl Upstream {
-    /// Sends a request and waits for its response's head; the body follows as it comes.
-    ///
-    /// `request` has its path and headers as the server is to see them; `Host` is set here.
-    ///
-    /// # Errors
-    /// [`Kind::UpstreamUnreachable`] no connection; [`Kind::UpstreamSaturated`] no free connection within
-    /// `connect_timeout`; [`Kind::UpstreamReset`] it broke before an answer; [`Kind::UpstreamBadResponse`] the answer
-    /// is no acceptable HTTP; [`Kind::UpstreamTimeout`] no answer in time; [`Kind::RequestTimeout`] and
-    /// [`Kind::BadRequest`] the caller's own body stalled or broke off (or the error that its reader raised).
-    pub async fn send(
+    /// [`send`](Upstream::send), once it is let in.
+    pub(super) async fn send_admitted(
         self: &Arc<Self>,
         exchange: &Arc<Exchange>,
         request: Request<BoxBody<Bytes, io::Error>>,
@@ -129,7 +121,7 @@ impl Upstream {
         if let Some(retry) = self.spec.retry() {
             return Box::pin(self.send_again(retry, key, request, plan)).await;
         }
-        let chosen = self.admit(key, &[])?;
+        let chosen = self.pick(key, &[])?;
         exchange.sent_to(chosen.server.note.clone());
         // Only for the case that its connection had been closed behind our back.
         let kept = if is_idempotent(request.method()) { Kept::bodyless(&request) } else { None };

@@ -6,6 +6,7 @@
 mod balance;
 mod breaker;
 mod health;
+mod load;
 mod retry;
 mod source;
 
@@ -15,11 +16,11 @@ pub use health::{HealthSpec, Probe};
 pub use retry::RetrySpec;
 
 use super::tls::client_config;
-use crate::diag::milestone::UPSTREAMS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::manifest::model::{self, UpstreamProtocol};
 use crate::manifest::node::Key;
 use crate::manifest::{Manifest, Spanned};
+use crate::shed::Caps;
 use crate::units::Dur;
 use http::HeaderValue;
 use rustls_pki_types::ServerName;
@@ -38,6 +39,7 @@ pub struct UpstreamSpec {
     balance: Choice,
     connect_timeout: Duration,
     max_connections: u32,
+    caps: Caps,
     timeouts: Timeouts,
     health: Option<HealthSpec>,
     outlier: Option<OutlierSpec>,
@@ -96,7 +98,6 @@ impl UpstreamSpec {
         out: &mut Diagnostics,
     ) -> Option<UpstreamSpec> {
         let before = out.counts().0;
-        refuse_what_waits(decl, out);
         source::check(decl, out);
         let server_name = decl.tls.as_ref().and_then(|tls| tls.server_name.as_ref());
         let certified = server_name.and_then(|wanted| {
@@ -147,6 +148,7 @@ impl UpstreamSpec {
             Some(max) => max.value,
             None => 1000,
         };
+        let caps = load::check(decl, out);
         let health = decl.health.as_ref().and_then(|health| health::check(health, multiplexes, out));
         let breaker = decl.breaker.as_ref().map(|breaker| BreakerSpec::check(breaker, out));
         let retry = decl.retry.as_ref().map(|retry| RetrySpec::check(retry, out));
@@ -170,6 +172,7 @@ impl UpstreamSpec {
             &balance,
             connect_timeout,
             max_connections,
+            caps,
             timeouts,
             &health,
             &breaker,
@@ -190,6 +193,7 @@ impl UpstreamSpec {
             balance: balance?,
             connect_timeout,
             max_connections,
+            caps,
             timeouts,
             health,
             outlier: outlier.filter(|_| servers.len() > 1 || servers.iter().any(|s| s.literal.is_none())),
@@ -251,6 +255,11 @@ impl UpstreamSpec {
     /// Connections open to each server at a time; calls, where it speaks HTTP/2.
     pub fn max_connections(&self) -> u32 {
         self.max_connections
+    }
+
+    /// How much it is given at a time.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
     }
 
     /// Deadlines of a request once connected.
@@ -324,16 +333,6 @@ impl ServerSpec {
 
 fn bad(span: Span, message: impl Into<String>) -> Diagnostic {
     Diagnostic::error(Code::BAD_VALUE, span, message)
-}
-
-/// Faults for keys whose time has not come.
-fn refuse_what_waits(decl: &model::Upstream, out: &mut Diagnostics) {
-    let mut waits = |what: &str, span: Option<Span>, milestone: &str| {
-        if let Some(span) = span {
-            out.push(Diagnostic::not_available(span, what, milestone));
-        }
-    };
-    waits("`fallback`", decl.fallback.as_ref().map(|it| it.span), UPSTREAMS);
 }
 
 fn server(

@@ -13,6 +13,7 @@ use super::pool::{Lease, Server};
 use super::send::{Deadlines, Fail, SendOptions, framing, head, outcome_of};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
+use crate::shed::Pass;
 use http::header::HOST;
 use http::{Request, Response, StatusCode, Version, response};
 use hyper::upgrade::Upgraded;
@@ -49,16 +50,13 @@ pub struct UpstreamSocket {
     io: TokioIo<Upgraded>,
     _lease: Lease,
     _upstream: Arc<Upstream>,
+    /// Where the upstream counts what is under way.
+    pass: Option<Pass>,
 }
 
 impl Upstream {
-    /// Asks a server to switch protocols. `request` has its path and headers, `Connection` and `Upgrade` among them, as
-    /// the server is to see them; `Host` is set here. `probe` is how long the server may be silent before the kernel
-    /// asks whether it is still there.
-    ///
-    /// # Errors
-    /// As of [`send`](Upstream::send), but for what concerns a caller's body.
-    pub async fn switch(
+    /// [`switch`](Upstream::switch), once it is let in.
+    pub(super) async fn switch_admitted(
         self: &Arc<Self>,
         exchange: &Arc<Exchange>,
         request: Request<()>,
@@ -70,7 +68,7 @@ impl Upstream {
         let deadlines =
             Deadlines { first_byte: times.first_byte, idle: Some(times.idle), until: Some(until) };
         let key = self.key(exchange, request.uri(), request.headers(), &SendOptions::default());
-        let Chosen { server, passages } = self.admit(key, &[])?;
+        let Chosen { server, passages } = self.pick(key, &[])?;
         exchange.sent_to(server.note.clone());
         exchange.tried();
         let switched = self.switch_at(exchange, &server, request, probe, &deadlines).await;
@@ -123,7 +121,8 @@ impl Upstream {
         self.observe(server, Outcome::Answered { status: response.status().as_u16(), took });
         // Its driver is done; what is left of it is the slot.
         lease.conn = None;
-        let socket = UpstreamSocket { io: TokioIo::new(upgraded), _lease: lease, _upstream: self.clone() };
+        let socket =
+            UpstreamSocket { io: TokioIo::new(upgraded), _lease: lease, _upstream: self.clone(), pass: None };
         Ok(Switch::Switched(Box::new(response.into_parts().0), socket))
     }
 
@@ -131,8 +130,9 @@ impl Upstream {
     pub fn misbehaved(&self, exchange: &Exchange, why: &'static str) -> GatewayError {
         let note = exchange.upstream();
         let view = self.cluster.view();
-        let server =
-            view.servers.iter().find(|server| note.is_some_and(|note| note.target == server.note.target));
+        let same =
+            |server: &&Arc<Server>| note.as_ref().is_some_and(|note| note.target == server.note.target);
+        let server = view.servers.iter().find(same);
         match server {
             Some(server) => {
                 server.judge(Outcome::Failed(Kind::UpstreamBadResponse));
@@ -140,6 +140,14 @@ impl Upstream {
             }
             None => Kind::UpstreamBadResponse.into(),
         }
+    }
+}
+
+impl UpstreamSocket {
+    /// With the right to be under way, which it gives back at its end.
+    pub(super) fn holding(mut self, pass: Pass) -> Self {
+        self.pass = Some(pass);
+        self
     }
 }
 

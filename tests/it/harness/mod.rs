@@ -1,6 +1,7 @@
 //! A gateway for a test, the services behind it, and a client that sees bytes as they come.
 
 pub mod client;
+pub mod fault;
 pub mod gateway;
 pub mod kept;
 pub mod load;
@@ -13,6 +14,7 @@ pub mod scripted;
 pub mod wire;
 
 pub use client::{Answer, Client};
+pub use fault::{Fault, Faulty};
 pub use gateway::Gateway;
 pub use kept::Kept;
 pub use load::Load;
