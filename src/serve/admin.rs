@@ -2,6 +2,7 @@
 //! default; whatever changes something needs the admin token (SECURITY rule 25).
 
 mod accounts;
+mod cache;
 
 use super::accept::{ConnInfo, Service};
 use super::intake::{IntakeLimits, admit};
@@ -76,6 +77,7 @@ impl Admin {
                     }
                 }
             }
+            _ if cache::Call::find(path).is_some() => self.cache(method, path, request).await,
             _ if accounts::Call::find(path).is_some() => self.accounts(method, path, request).await,
             _ => {
                 let posts = ["/admin/api/reload", "/admin/api/rollback"];
@@ -109,6 +111,27 @@ impl Admin {
         let serving = self.live.table().checked().clone();
         let accounts = &self.live.shared().accounts;
         call.perform(accounts, serving.roles(), &by, method, head.uri.query(), body).await
+    }
+
+    async fn cache(
+        &self,
+        method: &Method,
+        path: &str,
+        request: Request<Incoming>,
+    ) -> Result<Answer, GatewayError> {
+        let call = cache::Call::find(path).ok_or(Kind::NotFound)?;
+        if let Some(allow) = call.refuses(method) {
+            let allow = Some(HeaderValue::from_static(allow));
+            return Err(GatewayError { allow, ..Kind::MethodNotAllowed.into() });
+        }
+        let copies = &self.live.shared().copies;
+        match call {
+            cache::Call::Figures => Ok(cache::figures(copies)),
+            cache::Call::Purge => {
+                let by = self.authorise(&request)?;
+                cache::purge(copies, &by, request.into_body()).await
+            }
+        }
     }
 
     /// Who is calling: whoever has the admin token, or a user with the role `admin` and an access token.
