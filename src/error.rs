@@ -143,6 +143,8 @@ kinds! {
     UpstreamBadResponse = 502 "upstream_bad_response": "The service behind this route answered badly", "后端服务响应无效";
     /// The gateway takes no more work for now.
     Overloaded = 503 "overloaded": "Too busy, try again shortly", "服务繁忙，请稍后重试";
+    /// A route is switched off.
+    Maintenance = 503 "maintenance": "This is switched off for maintenance, try again later", "系统维护中，请稍后重试";
     /// Every connection to the upstream is in use.
     UpstreamSaturated = 503 "upstream_saturated": "The service behind this route is busy, try again shortly", "后端服务繁忙，请稍后重试";
     /// The gateway is going down.
@@ -189,9 +191,9 @@ kinds! {
     Unavailable = 503 "unavailable": "This is not available for the moment", "服务暂时不可用，请稍后重试";
 }
 
-/// On a response: the gateway itself made it, as an error in the common form.
+/// On a response: the gateway itself made it, as an error of this kind in the common form.
 #[derive(Debug, Clone, Copy)]
-pub struct MadeHere;
+pub struct MadeHere(pub Kind);
 
 /// What a caller is told.
 #[derive(Debug, Clone)]
@@ -334,7 +336,7 @@ impl GatewayError {
                 }),
             );
         }
-        response.set_data(MadeHere);
+        response.set_data(MadeHere(self.kind));
         let headers = response.headers_mut();
         if let Some(allow) = &self.allow {
             headers.insert(ALLOW, allow.clone());

@@ -1,5 +1,7 @@
 //! What the process has and every routing table shares: settings, telemetry, and what is known of its health.
 
+pub mod maintenance;
+
 use crate::accounts::{Accounts, SetupError};
 use crate::conversations::Turns;
 use crate::copies::{Copies, Limits};
@@ -38,6 +40,8 @@ pub struct Shared {
     pub readiness: Readiness,
     /// Who can say how the things behind the gateway are.
     pub health: HealthBoard,
+    /// What operators switched off, or on.
+    pub maintenance: maintenance::Switches,
     /// Turns true when streams must end: the last part of a shutdown.
     pub closing: watch::Receiver<bool>,
 }
@@ -104,6 +108,7 @@ impl Shared {
             copies,
             readiness: Readiness::default(),
             health: HealthBoard::default(),
+            maintenance: maintenance::Switches::default(),
             closing,
         })
     }

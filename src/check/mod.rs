@@ -13,6 +13,7 @@ mod versions;
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Sources};
 use crate::manifest::Loaded;
+use crate::targets;
 use crate::tokens::policy::AuthPolicy;
 use crate::upstream::UpstreamSpec;
 use chains::Link;
@@ -118,6 +119,7 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
         }
     }
     sections::check(&manifest, out);
+    targets::check_upstreams(&manifest, out);
     let auth = AuthPolicy::check(manifest.auth.as_ref(), out);
     let mut checker = RouteChecker::new(&manifest, fingerprints);
     let mut routes = Vec::new();
@@ -130,12 +132,19 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
             prefix: prefix.unwrap_or_default(),
             chain,
             deprecation: deprecated.and_then(|declared| versions::deprecation(declared, &manifest, out)),
+            maintenance: version.maintenance.as_ref().and_then(|it| targets::maintenance::check(it, out)),
         };
         for route in &version.routes.0 {
             routes.extend(checker.check(route, &group, out).map(Arc::new));
         }
     }
-    let outside = Group { version: None, prefix: String::new(), chain: [].into(), deprecation: None };
+    let outside = Group {
+        version: None,
+        prefix: String::new(),
+        chain: [].into(),
+        deprecation: None,
+        maintenance: None,
+    };
     for route in &manifest.routes {
         routes.extend(checker.check(route, &outside, out).map(Arc::new));
     }

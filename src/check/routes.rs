@@ -11,6 +11,7 @@ use crate::manifest::model::{Bridge, ChainRef, Protocol, Route, Version};
 use crate::manifest::{Manifest, Spanned};
 use crate::openapi::Operation;
 use crate::stages::{Fit, Keeps};
+use crate::state::maintenance::Closed;
 use crate::targets::{self, Found, Target, WebSocketBridge};
 use http::{HeaderName, HeaderValue};
 use std::collections::HashMap;
@@ -38,6 +39,8 @@ pub struct CheckedRoute {
     pub described: Option<Arc<Operation>>,
     /// Headers of a deprecated version.
     pub deprecation: Option<Arc<[(HeaderName, HeaderValue)]>>,
+    /// What answers in its place, while the manifest switches it off.
+    pub maintenance: Option<Arc<Closed>>,
     /// Whether it says that anybody may call it.
     pub public: bool,
     /// One line from the documentation.
@@ -83,6 +86,11 @@ impl CheckedRoute {
         self.links.iter().any(Link::refuses_strangers)
     }
 
+    /// Whether it answers whatever is switched off.
+    pub fn stays_up(&self) -> bool {
+        matches!(&self.ending, Ending::Native(native) if targets::maintenance::stays_up(native.operation.name))
+    }
+
     /// Whether it answers with a stream.
     pub fn streams(&self) -> bool {
         match &self.ending {
@@ -112,7 +120,7 @@ impl Ending {
     /// Feeds what it takes from other sections of the manifest to the route's identity.
     fn identify(&self, state: &mut dyn Hasher) {
         match self {
-            Ending::Native(native) => native.bridge().into_iter().for_each(|bridge| bridge.identify(state)),
+            Ending::Native(native) => native.identify(state),
             Ending::Target(target) => target.identify(state),
         }
     }
@@ -136,6 +144,8 @@ pub struct Group<'a> {
     pub chain: Arc<[Link]>,
     /// Headers of a deprecated version.
     pub deprecation: Option<Arc<[(HeaderName, HeaderValue)]>>,
+    /// What answers in the place of its routes, while it is switched off.
+    pub maintenance: Option<Arc<Closed>>,
 }
 
 /// Checks routes one after the other.
@@ -185,6 +195,7 @@ impl<'a> RouteChecker<'a> {
         let params = parsed.as_ref().map(|(_, pattern)| pattern.params()).unwrap_or_default();
         let ending = self.ending(route, &params, out);
         not_yet(route, out);
+        let maintenance = targets::maintenance::of_route(route, group.maintenance.as_ref(), out);
         let method = parsed.as_ref().map(|(method, _)| method.as_str());
         let described = self.described(route, method, &params, out);
         access(route, &links, out);
@@ -242,10 +253,11 @@ impl<'a> RouteChecker<'a> {
         group.deprecation.hash(&mut state);
         links.iter().for_each(|link| link.fingerprint.hash(&mut state));
         described.as_ref().map(|described| described.digest()).hash(&mut state);
-        for name in used(route) {
+        for name in used(route, self.manifest) {
             self.upstreams.get(name).hash(&mut state);
         }
         ending.identify(&mut state);
+        maintenance.iter().for_each(|closed| closed.identify(&mut state));
         Some(CheckedRoute {
             info: Arc::new(info),
             method,
@@ -256,6 +268,7 @@ impl<'a> RouteChecker<'a> {
             ending,
             described,
             deprecation: group.deprecation.clone(),
+            maintenance,
             public: route.public,
             summary: route.docs.as_ref().and_then(|docs| docs.summary.clone()),
             fingerprint: state.finish(),
@@ -284,7 +297,7 @@ impl<'a> RouteChecker<'a> {
     }
 
     fn ending(&mut self, route: &Spanned<Route>, params: &[String], out: &mut Diagnostics) -> Option<Ending> {
-        self.used_upstreams.extend(used(route).map(str::to_owned));
+        self.used_upstreams.extend(used(route, self.manifest).into_iter().map(str::to_owned));
         match targets::check(route, params, self.manifest, out)? {
             Found::Target(target) => Some(Ending::Target(target)),
             Found::Handler(name) => {
@@ -294,11 +307,15 @@ impl<'a> RouteChecker<'a> {
     }
 }
 
-/// Upstreams that a route names.
-fn used(route: &Route) -> impl Iterator<Item = &str> {
-    let split = route.split.iter().flat_map(|split| split.0.iter().map(|part| part.upstream.value.as_str()));
-    let mirror = route.mirror.iter().map(|mirror| mirror.upstream.value.as_str());
-    route.upstream.iter().map(|name| name.value.as_str()).chain(split).chain(mirror)
+/// Upstreams that a route names, or comes to by a fallback.
+fn used<'m>(route: &'m Route, manifest: &'m Manifest) -> Vec<&'m str> {
+    let split =
+        route.split.iter().flat_map(|split| split.to.0.iter().map(|part| part.upstream.value.as_str()));
+    let mut all: Vec<&str> = route.upstream.iter().map(|name| name.value.as_str()).chain(split).collect();
+    let others: Vec<&str> = all.iter().flat_map(|name| targets::reached(name, route, manifest)).collect();
+    all.extend(others);
+    all.extend(route.mirror.iter().map(|mirror| mirror.upstream.value.as_str()));
+    all
 }
 
 /// Keys that parts still to be built bring: refused, never ignored.

@@ -1,7 +1,7 @@
 //! Sections beside the routes: what is not available yet, what contradicts itself, what nobody uses.
 
 use super::routes::RouteChecker;
-use crate::diag::milestone::{DOCUMENTS, UPSTREAMS};
+use crate::diag::milestone::DOCUMENTS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::manifest::Manifest;
 use crate::manifest::model::{ChainRef, StageUse};
@@ -46,9 +46,6 @@ pub(super) fn check(manifest: &Manifest, out: &mut Diagnostics) {
     for version in &manifest.versions {
         if let Some(test) = version.tests.0.first() {
             not_yet(test.span, "tests", documents, out);
-        }
-        if let Some(maintenance) = &version.maintenance {
-            not_yet(maintenance.span, "maintenance", UPSTREAMS, out);
         }
     }
 }

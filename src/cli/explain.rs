@@ -5,7 +5,7 @@ use crate::check::Checked;
 use crate::check::routes::{CheckedRoute, Ending};
 use crate::compile::place_of;
 use crate::compile::router::{Asked, Found, Router};
-use crate::compile::{asked_about, sees_options};
+use crate::compile::{asked_about, sees_closed, sees_options};
 use crate::path::normalise_path;
 use crate::stages::{Probe, Verdict};
 use clap::Args;
@@ -140,7 +140,12 @@ fn describe(
     let turn = matches!(&route.ending, Ending::Native(native) if native.is_socket());
     let turn = Probe { method: if turn { &Method::POST } else { probe.method }, ..probe };
     let mut stopped = false;
-    let links = route.links.iter().filter(|link| options.is_none() || sees_options(link.name));
+    let closed = route.maintenance.as_ref().filter(|_| options.is_none());
+    let links = route.links.iter().filter(|link| match (options, closed) {
+        (Some(_), _) => sees_options(link.name),
+        (None, Some(_)) => sees_closed(link.name),
+        (None, None) => true,
+    });
     for (index, link) in links.enumerate() {
         let lead = if index == 0 { "  chain " } else { "        " };
         let verdict = match (&link.stage, stopped) {
@@ -161,10 +166,16 @@ fn describe(
         };
         let _ = writeln!(text, "{lead}  {:<17} {verdict}", link.name);
     }
-    let target = match &route.ending {
-        _ if options.is_some() => format!("answers 204 with Allow: {}", options.unwrap_or_default()),
-        Ending::Native(native) => native.describe(&request.path),
-        Ending::Target(target) => target.describe(&request.path, params),
+    let target = match (&route.ending, options, closed) {
+        (_, Some(allow), _) => format!("answers 204 with Allow: {allow}"),
+        (.., Some(closed)) => {
+            let status = closed.reply.as_ref().map_or(503, |reply| reply.status.as_u16());
+            format!(
+                "switched off for maintenance: answers {status}; only stages that look on see the request"
+            )
+        }
+        (Ending::Native(native), ..) => native.describe(&request.path),
+        (Ending::Target(target), ..) => target.describe(&request.path, params),
     };
     let reached = if stopped { " (not reached)" } else { "" };
     let _ = writeln!(text, "  target  {target}{reached}");

@@ -10,12 +10,14 @@ pub mod schema;
 use crate::check::Checked;
 use crate::check::routes::{CheckedRoute, Ending};
 use crate::endpoint::{Next, sealed};
+use crate::error::grpc::Form;
 use crate::error::{GatewayError, Kind};
 use crate::exchange::{Exchange, Params};
 use crate::handlers::Handlers;
 use crate::stages::body_limit::limit_body;
 use crate::stages::{BuildCx, Hook, Layer, fold};
 use crate::state::Shared;
+use crate::state::maintenance::Closed;
 use crate::targets::{Presence, TargetCx};
 use crate::upstream::{Registry, Running};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -57,6 +59,10 @@ pub struct CompiledRoute {
     endpoint: Next,
     /// Answers `OPTIONS`; built when first asked.
     options: OnceLock<Next>,
+    /// Answers while the route is switched off; built when first asked.
+    closed: OnceLock<Next>,
+    /// How operators name it.
+    label: String,
     shared: Arc<Shared>,
     /// The same for all revisions of the route.
     presence: Arc<Presence>,
@@ -114,10 +120,20 @@ fn compile_route(
     upstreams: &Running,
     presence: Arc<Presence>,
 ) -> CompiledRoute {
-    let cx = TargetCx { route: &route.info, shared: &parts.shared, upstreams, presence: &presence };
+    let cx = TargetCx {
+        route: &route.info,
+        shared: &parts.shared,
+        upstreams,
+        presence: &presence,
+        identity: route.fingerprint,
+    };
     let target = match &route.ending {
         Ending::Native(native) => {
             let operation = sealed(parts.handlers.endpoint(native.operation, native.behind(&cx)));
+            let operation = match native.fallback() {
+                Some(fallback) => fallback.before(operation, &cx),
+                None => operation,
+            };
             match native.bridge() {
                 Some(bridge) => bridge.before(operation, &cx),
                 None => operation,
@@ -135,6 +151,8 @@ fn compile_route(
         endpoint: fold(layers, target),
         checked: route.clone(),
         options: OnceLock::new(),
+        closed: OnceLock::new(),
+        label: route.label(),
         shared: parts.shared.clone(),
         presence,
     }
@@ -207,6 +225,26 @@ impl CompiledRoute {
         self.checked.ending.is_socket()
     }
 
+    /// What answers in its place, if it is switched off: by an operator, else by the manifest.
+    fn maintenance(&self) -> Option<Arc<Closed>> {
+        match self.shared.maintenance.of(&self.label, self.checked.info.version.as_deref()) {
+            None => self.checked.maintenance.clone(),
+            Some(switched) => switched.filter(|_| !self.checked.stays_up()),
+        }
+    }
+
+    /// Answers while it is switched off, before anybody is asked who they are.
+    fn closed(&self) -> &Next {
+        self.closed.get_or_init(|| {
+            let answer = poem::endpoint::make_sync(|request: Request| -> poem::Result<Response> {
+                let closed =
+                    request.data::<Arc<Closed>>().ok_or_else(|| GatewayError::from(Kind::Maintenance))?;
+                Ok(closed.answer(*Exchange::of(&request).form() == Form::Problem)?)
+            });
+            fold(layers(&self.checked, &self.shared, sees_closed), sealed(answer))
+        })
+    }
+
     /// Answers `OPTIONS` where the manifest has no route for it: what the chain says to everybody, then `Allow`.
     fn options(&self) -> &Next {
         self.options.get_or_init(|| {
@@ -220,6 +258,11 @@ impl CompiledRoute {
             fold(layers(&self.checked, &self.shared, sees_options), sealed(answer))
         })
     }
+}
+
+/// Whether a stage sees the requests of a route that is switched off: what only looks on, and lets browsers read answers.
+pub fn sees_closed(stage: &str) -> bool {
+    stage == "cors" || ON_EVERY_REQUEST.contains(&stage)
 }
 
 #[derive(Clone)]
@@ -265,7 +308,14 @@ impl RoutingTable {
             query: request.uri().query(),
         };
         match self.find(&asked) {
-            Found::Route(route, params) => run(&route.endpoint, exchange, route, params, request).await,
+            Found::Route(route, params) => match route.maintenance() {
+                None => run(&route.endpoint, exchange, route, params, request).await,
+                Some(closed) => {
+                    let mut request = request;
+                    request.set_data(closed);
+                    run(route.closed(), exchange, route, params, request).await
+                }
+            },
             Found::NotAllowed(allow) if exchange.method == Method::OPTIONS => {
                 self.answer_options(exchange, host, request, allow).await
             }

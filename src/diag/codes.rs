@@ -143,6 +143,14 @@ codes! {
         "Descriptions are OpenAPI 3.1 with JSON Schema 2020-12. What a document says and the gateway cannot hold is refused, never ignored.";
     NO_DESCRIPTION = 97: "a stage needs a description that the route does not have",
         "`validate` without a schema goes by the operation that `docs.openapi` of the route names.";
+    FALLBACK = 108: "a fallback that never helps",
+        "A fallback says what answers instead of an upstream that cannot: `upstream`, `stale` or `respond`. Each needs a route that it can be done for.";
+    SPLIT = 109: "a split that splits nothing",
+        "A split names at least two upstreams, each once, and at least one of them has a weight above 0.";
+    MIRROR = 110: "a mirror that shows nothing, or does everything twice",
+        "Copies are for another upstream than the one that answers, which would carry out each request twice.";
+    MAINTENANCE = 111: "what must stay up is switched off",
+        "The gateway's own health checks answer whatever is switched off: who asks them decides whether it is alive.";
     SHARED_ANSWERS = 112: "a cache could give one caller's answer to another",
         "Behind `auth` or `api_key` a cache tells users apart (`by: [user]`), or says that all of them get the same (`shared: true`).";
     NOT_CACHEABLE = 113: "a cache where nothing can be kept",

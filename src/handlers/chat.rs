@@ -7,10 +7,10 @@ use super::input::Input;
 use super::{Behind, ChatLimits};
 use crate::conversations::{Answer, IdempotencyKey, Question, TurnLimits, owner};
 use crate::error::{FieldFault, GatewayError, Kind};
-use crate::exchange::Exchange;
+use crate::exchange::{Degraded, Exchange};
 use crate::sse::is_event_stream;
 use crate::state::Shared;
-use crate::upstream::{SendOptions, Upstream, UpstreamBody, set_identity};
+use crate::upstream::{Pieces, Primed, SendOptions, Upstream, set_identity};
 use bytes::Bytes;
 use events::Events;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
@@ -25,6 +25,7 @@ use serde_json::json;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
 
 /// Longest question, in characters (seed).
 const MAX_QUERY: usize = 2000;
@@ -138,20 +139,20 @@ impl ChatApi {
                 let remembered = SystemTime::now() + self.shared.settings.conversations.idempotency_ttl.0;
                 let retry = IdempotencyKey::of(request.headers())?
                     .map(|key| key.for_request(&["chat.stream", &session_id, &query], remembered));
-                let upstream = behind.upstream.clone();
-                let options = SendOptions {
-                    first_byte: Some(limits.times.first_event),
-                    stream: true,
-                    ..Default::default()
+                let asked = json!({ "query": query, "session_id": session_id });
+                let path = behind.path.as_deref().unwrap_or(&exchange.path);
+                let asking = Asking {
+                    call: call(path, &asked, exchange)?,
+                    upstream: behind.upstream.clone(),
+                    again: match &behind.other {
+                        Some(other) => Some((other.clone(), call(path, &asked, exchange)?)),
+                        None => None,
+                    },
+                    first_event: limits.times.first_event,
+                    exchange: exchange.clone(),
                 };
-                let call = call(
-                    behind.path.as_deref().unwrap_or(&exchange.path),
-                    &json!({ "query": query, "session_id": session_id }),
-                    exchange,
-                )?;
-                let exchange = exchange.clone();
                 let question = Question { owner, session_id, query, retry };
-                let ask = move || async move { ask(&upstream, &exchange, call, &options).await };
+                let ask = move || asking.ask();
                 turns.ask(question, limits, ask).await?
             }
         };
@@ -249,13 +250,44 @@ fn call(
     Ok(request)
 }
 
+/// A question on its way to the upstream, and to another one where that cannot answer.
+struct Asking {
+    upstream: Arc<Upstream>,
+    call: http::Request<BoxBody<Bytes, io::Error>>,
+    again: Option<(Arc<Upstream>, http::Request<BoxBody<Bytes, io::Error>>)>,
+    first_event: Duration,
+    exchange: Arc<Exchange>,
+}
+
+impl Asking {
+    async fn ask(self) -> Result<Answer, GatewayError> {
+        let Asking { upstream, call, again, first_event, exchange } = self;
+        let Some((other, again)) = again else {
+            return ask(&upstream, &exchange, call, first_event, false).await;
+        };
+        // Until the first event nothing was said: the other one may still answer.
+        match ask(&upstream, &exchange, call, first_event, true).await {
+            Err(error) if matches!(error.kind.status().as_u16(), 502..=504) => {
+                let answer = ask(&other, &exchange, again, first_event, false).await?;
+                exchange.set_degraded(Degraded::Upstream);
+                Ok(answer)
+            }
+            answer => answer,
+        }
+    }
+}
+
+/// Asks one upstream. With `held`, it must have said something: else that is an error.
 async fn ask(
     upstream: &Arc<Upstream>,
     exchange: &Arc<Exchange>,
     call: http::Request<BoxBody<Bytes, io::Error>>,
-    options: &SendOptions,
+    first_event: Duration,
+    held: bool,
 ) -> Result<Answer, GatewayError> {
-    let response = upstream.send(exchange, call, options).await?;
+    let until = Instant::now() + first_event;
+    let options = SendOptions { first_byte: Some(first_event), stream: true, ..Default::default() };
+    let response = upstream.send(exchange, call, &options).await?;
     if !is_event_stream(response.status(), response.headers()) {
         tracing::warn!(
             request_id = exchange.request_id(),
@@ -266,7 +298,10 @@ async fn ask(
         );
         return Err(Kind::UpstreamBadResponse.into());
     }
-    let body: UpstreamBody = response.into_body();
+    let body = match held {
+        true => Primed::wait(response.into_body(), Pieces::Events, until).await?,
+        false => response.into_body().into(),
+    };
     Ok(Answer { close_delimited: body.close_delimited(), body: BoxBody::new(body) })
 }
 

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod cache;
+mod maintenance;
 
 use super::accept::{ConnInfo, Service};
 use super::intake::{IntakeLimits, admit};
@@ -78,6 +79,7 @@ impl Admin {
                 }
             }
             _ if cache::Call::find(path).is_some() => self.cache(method, path, request).await,
+            "/admin/api/maintenance" => self.maintenance(method, request).await,
             _ if accounts::Call::find(path).is_some() => self.accounts(method, path, request).await,
             _ => {
                 let posts = ["/admin/api/reload", "/admin/api/rollback"];
@@ -132,6 +134,21 @@ impl Admin {
                 cache::purge(copies, &by, request.into_body()).await
             }
         }
+    }
+
+    async fn maintenance(&self, method: &Method, request: Request<Incoming>) -> Result<Answer, GatewayError> {
+        if let Some(allow) = maintenance::refuses(method) {
+            let allow = Some(HeaderValue::from_static(allow));
+            return Err(GatewayError { allow, ..Kind::MethodNotAllowed.into() });
+        }
+        let by = match *method {
+            Method::GET | Method::HEAD => String::new(),
+            _ => self.authorise(&request)?,
+        };
+        let (head, body) = request.into_parts();
+        let serving = self.live.table().checked().clone();
+        let switches = &self.live.shared().maintenance;
+        maintenance::perform(switches, &serving, by, method, head.uri.query(), body).await
     }
 
     /// Who is calling: whoever has the admin token, or a user with the role `admin` and an access token.

@@ -113,6 +113,9 @@ fn json(line: &mut Vec<u8>, exchange: &Exchange, duration: Duration) {
     if let Some(took) = exchange.upstream_time() {
         time(line, "upstream_ms", took);
     }
+    if let Some(kind) = exchange.degraded() {
+        text(line, "degraded", kind.word());
+    }
     line.extend_from_slice(b"}\n");
 }
 
@@ -154,6 +157,9 @@ fn pretty(line: &mut Vec<u8>, exchange: &Exchange, duration: Duration) {
     if let Some(took) = exchange.upstream_time() {
         line.extend_from_slice(b" upstream_ms=");
         write::millis(line, took);
+    }
+    if let Some(kind) = exchange.degraded() {
+        text(line, " degraded=", kind.word());
     }
     text(line, " request_id=", exchange.request_id());
     if let Some(trace) = exchange.trace() {

@@ -10,6 +10,7 @@
 
 mod access;
 mod caches;
+mod degraded;
 mod export;
 mod expressions;
 mod findings;
@@ -36,6 +37,7 @@ mod tests;
 
 pub use access::AccessLog;
 pub use caches::{CacheMetrics, CacheResult};
+pub use degraded::{DegradedMetrics, MirrorMetrics, Mirrored};
 pub use expressions::ExpressionMetrics;
 pub use findings::{InspectMetrics, ValidationMetrics};
 pub use level::{Held, Level};
@@ -49,6 +51,7 @@ pub use upstreams::{TargetMetrics, UpstreamMetrics};
 
 use crate::exchange::{Exchange, RouteInfo};
 use caches::CacheMeters;
+use degraded::DegradedMeters;
 use export::{Env, Exporter};
 use expressions::ExpressionMeters;
 use findings::FindingMeters;
@@ -92,6 +95,7 @@ pub struct Telemetry {
     limits: LimitMeters,
     findings: FindingMeters,
     caches: CacheMeters,
+    degraded: DegradedMeters,
     reloads: ReloadMetrics,
     connections: Arc<Level>,
     access: Arc<AccessLog>,
@@ -140,6 +144,7 @@ impl Telemetry {
             limits: LimitMeters::new(&meters),
             findings: FindingMeters::new(&meters),
             caches: CacheMeters::new(&meters),
+            degraded: DegradedMeters::new(&meters),
             reloads: ReloadMetrics::new(&meters),
             connections,
             access: Arc::new(access),
@@ -187,6 +192,16 @@ impl Telemetry {
     /// The counter of what `inspect` finds on a route, of one kind, and what it does then. Shared likewise.
     pub fn inspect(&self, route: &RouteInfo, kind: &'static str, action: &'static str) -> InspectMetrics {
         self.findings.inspect(route, kind, action)
+    }
+
+    /// The counters of a route's answers in place of an upstream's. Shared likewise.
+    pub fn degraded(&self, route: &RouteInfo, upstream: &str) -> DegradedMetrics {
+        self.degraded.degraded(route, upstream)
+    }
+
+    /// The counters of the copies that an upstream gets. Shared likewise.
+    pub fn mirror(&self, upstream: &str) -> MirrorMetrics {
+        self.degraded.mirror(upstream)
     }
 
     /// The counters of a route's `cache`. Routes with the same template share them.

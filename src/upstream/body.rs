@@ -300,8 +300,8 @@ impl Body for UpstreamBody {
         let note = this.exchange.upstream();
         tracing::warn!(
             request_id = this.exchange.request_id(),
-            upstream = note.map(|note| &*note.upstream),
-            target = note.map(|note| &*note.target),
+            upstream = note.as_ref().map(|note| &*note.upstream),
+            target = note.as_ref().map(|note| &*note.target),
             error = %Causes(&failure),
             "an upstream's response broke off"
         );

@@ -302,7 +302,6 @@ fn refuse_what_waits(decl: &model::Upstream, out: &mut Diagnostics) {
     };
     waits("`breaker`", decl.breaker.as_ref().map(|it| it.span), UPSTREAMS);
     waits("`retry`", decl.retry.as_ref().map(|it| it.span), UPSTREAMS);
-    waits("`fallback`", decl.fallback.as_ref().map(|it| it.span), UPSTREAMS);
     let grpc = decl.protocol.as_ref().is_some_and(|protocol| protocol.value == UpstreamProtocol::Grpc);
     // What speaks gRPC has a health protocol of its own.
     waits(

@@ -101,8 +101,10 @@ impl Upstream {
     /// The error for a server whose 101 cannot be believed; `why` is for the log.
     pub fn misbehaved(&self, exchange: &Exchange, why: &'static str) -> GatewayError {
         let note = exchange.upstream();
-        let server =
-            self.servers.iter().find(|server| note.is_some_and(|note| note.target == server.note.target));
+        let server = self
+            .servers
+            .iter()
+            .find(|server| note.as_ref().is_some_and(|note| note.target == server.note.target));
         match server {
             Some(server) => self.failed(exchange, server, Kind::UpstreamBadResponse, &why),
             None => Kind::UpstreamBadResponse.into(),

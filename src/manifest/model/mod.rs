@@ -5,10 +5,12 @@
 //! all the same, so that an editor knows them and the checks can say so.
 
 mod access;
+mod fallback;
 mod route;
 mod upstream;
 
 pub use access::*;
+pub use fallback::*;
 pub use route::*;
 pub use upstream::*;
 

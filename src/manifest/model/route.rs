@@ -1,6 +1,6 @@
 //! Routes: what a request must look like, the chain it passes, and the target it ends in.
 
-use super::{Mirror, Split, Wanted};
+use super::{Fallback, Maintenance, Mirror, Split, Wanted};
 use crate::diag::Span;
 use crate::manifest::decode::{nested, reported};
 use crate::manifest::node::{Key, Node, Value};
@@ -61,13 +61,15 @@ pub struct Route {
     /// Target: an upstream by name.
     pub upstream: Option<Spanned<String>>,
     /// Target: several upstreams by weight.
-    pub split: Option<Spanned<List<Split>>>,
+    pub split: Option<Spanned<Split>>,
     /// Target: a fixed answer.
     pub respond: Option<Spanned<Respond>>,
     /// Target: a redirect.
     pub redirect: Option<Spanned<Redirect>>,
     /// An upstream that gets copies.
     pub mirror: Option<Spanned<Mirror>>,
+    /// What callers get when the upstream can't answer, instead of what the upstream says of that.
+    pub fallback: Option<Spanned<Fallback>>,
     /// gRPC method `package.Service/Method` of the upstream that JSON is converted for; bare, or with how it is bound.
     pub grpc: Option<Spanned<GrpcCall>>,
     /// Path at the upstream; `{name}` takes a path parameter (default: the path as it came).
@@ -248,14 +250,6 @@ pub struct WebSocketLimits {
     pub per_user: Option<Spanned<u32>>,
     /// With `per_user: 1`: a new connection closes the old one with 4409 instead of being refused (default `false`).
     pub takeover: Option<Spanned<bool>>,
-}
-
-/// Answers instead of a target while it is set.
-#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Maintenance {
-    /// The answer.
-    pub respond: Respond,
 }
 
 /// What the documentation says beyond what stages and target say themselves.

@@ -1,6 +1,6 @@
 //! Named sets of servers: where they are, how they are used, what happens when they fail.
 
-use super::Respond;
+use super::Fallback;
 use crate::manifest::{List, Spanned, Table};
 use crate::units::{Dur, Percent, Size};
 use schemars::JsonSchema;
@@ -31,7 +31,8 @@ pub struct Upstream {
     pub breaker: Option<Spanned<Breaker>>,
     /// Retries.
     pub retry: Option<Spanned<Retry>>,
-    /// What callers get when the upstream can't answer.
+    /// What callers get when the upstream can't answer, on every route that it can be done for: `respond` not for gRPC calls
+    /// that are passed on, `upstream` not for them and WebSockets, `stale` for GET alone.
     pub fallback: Option<Spanned<Fallback>>,
     /// `.proto` files for routes with `grpc`, compiled at load; relative to this file. Imports are looked up in
     /// `openapi/protos`, beside these files, and beside this file.
@@ -188,38 +189,6 @@ pub enum RetryCause {
     Connect,
     /// The connection broke before an answer.
     Reset,
-}
-
-/// What callers get when the upstream can't answer.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Fallback {
-    /// A fixed answer.
-    Respond(Respond),
-    /// Another upstream.
-    Upstream(Spanned<String>),
-    /// A copy no older than this.
-    Stale(Dur),
-}
-
-/// A share of a route's traffic.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Split {
-    /// Where it goes.
-    pub upstream: Spanned<String>,
-    /// Its share beside the others.
-    pub weight: u32,
-}
-
-/// Copies of a route's requests, sent without waiting for answers.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Mirror {
-    /// Where they go.
-    pub upstream: Spanned<String>,
-    /// Share of the requests that is copied.
-    pub share: Percent,
 }
 
 /// Names used by predicates: header or query parameter to wanted value.

@@ -76,7 +76,7 @@ impl Scripted {
                     let (heads, answer, given_up) = (heads.clone(), answer.clone(), given_up.clone());
                     let service = service_fn(move |request: Request<Incoming>| {
                         let (heads, answer) = (heads.clone(), answer.clone());
-                        let mut waiting = Waiting(Some(given_up.clone()));
+                        let waiting = Waiting(Some(given_up.clone()));
                         async move {
                             let (parts, body) = request.into_parts();
                             let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
@@ -84,7 +84,7 @@ impl Scripted {
                                 heads.lock().unwrap().push(parts.clone());
                             }
                             let response = answer(&parts, body).await;
-                            waiting.0 = None;
+                            waiting.answered();
                             if !early {
                                 heads.lock().unwrap().push(parts);
                             }
@@ -128,6 +128,12 @@ impl Scripted {
 
 /// Counts a request that is dropped while it waits.
 struct Waiting(Option<Arc<AtomicUsize>>);
+
+impl Waiting {
+    fn answered(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Waiting {
     fn drop(&mut self) {
