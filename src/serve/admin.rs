@@ -2,6 +2,7 @@
 //! default; whatever changes something needs the admin token (SECURITY rule 25).
 
 mod accounts;
+mod cache;
 mod maintenance;
 
 use super::accept::{ConnInfo, Service};
@@ -77,6 +78,7 @@ impl Admin {
                     }
                 }
             }
+            _ if cache::Call::find(path).is_some() => self.cache(method, path, request).await,
             "/admin/api/maintenance" => self.maintenance(method, request).await,
             _ if accounts::Call::find(path).is_some() => self.accounts(method, path, request).await,
             _ => {
@@ -111,6 +113,27 @@ impl Admin {
         let serving = self.live.table().checked().clone();
         let accounts = &self.live.shared().accounts;
         call.perform(accounts, serving.roles(), &by, method, head.uri.query(), body).await
+    }
+
+    async fn cache(
+        &self,
+        method: &Method,
+        path: &str,
+        request: Request<Incoming>,
+    ) -> Result<Answer, GatewayError> {
+        let call = cache::Call::find(path).ok_or(Kind::NotFound)?;
+        if let Some(allow) = call.refuses(method) {
+            let allow = Some(HeaderValue::from_static(allow));
+            return Err(GatewayError { allow, ..Kind::MethodNotAllowed.into() });
+        }
+        let copies = &self.live.shared().copies;
+        match call {
+            cache::Call::Figures => Ok(cache::figures(copies)),
+            cache::Call::Purge => {
+                let by = self.authorise(&request)?;
+                cache::purge(copies, &by, request.into_body()).await
+            }
+        }
     }
 
     async fn maintenance(&self, method: &Method, request: Request<Incoming>) -> Result<Answer, GatewayError> {

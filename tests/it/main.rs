@@ -8,6 +8,7 @@
 
 mod access;
 mod accounts;
+mod cache;
 mod chat;
 mod cli;
 mod degraded;
