@@ -100,6 +100,7 @@ async fn what_rfc_9111_forbids_is_never_kept() {
     let back = Counting::start().await;
     let gateway = caching("30s", &back.service.url()).await;
     // Section, query that makes the answer, headers of the request, whether the second is a copy.
+    #[expect(clippy::type_complexity, reason = "a table")]
     let cases: &[(&str, &str, &[(&str, &str)], bool)] = &[
         ("4.2.2, the route's ttl", "u=1", &[], true),
         ("5.2.2.5 no-store", "u=2&cache-control=no-store", &[], false),
