@@ -10,7 +10,7 @@ use crate::exchange::RouteInfo;
 use crate::manifest::model::{Bridge, ChainRef, Protocol, Route, Version};
 use crate::manifest::{Manifest, Spanned};
 use crate::openapi::Operation;
-use crate::stages::Fit;
+use crate::stages::{Fit, Keeps};
 use crate::state::maintenance::Closed;
 use crate::targets::{self, Found, Target, WebSocketBridge};
 use http::{HeaderName, HeaderValue};
@@ -18,9 +18,6 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Stages for bodies that are read whole.
-const READS_BODIES: [&str; 4] = ["cache", "validate", "transform", "inspect"];
 
 /// A route that is sound.
 pub struct CheckedRoute {
@@ -202,7 +199,7 @@ impl<'a> RouteChecker<'a> {
         let method = parsed.as_ref().map(|(method, _)| method.as_str());
         let described = self.described(route, method, &params, out);
         access(route, &links, out);
-        bodies(route, &links, out);
+        kept(&links, out);
         let streaming = match &ending {
             Some(Ending::Target(target)) => target.streams(),
             Some(Ending::Native(native)) => native.streams(),
@@ -213,11 +210,6 @@ impl<'a> RouteChecker<'a> {
         }
         if ending.as_ref().is_some_and(Ending::counts_callers) {
             counted(route, &links, out);
-        }
-        if let Some(Ending::Target(target)) = &ending
-            && target.passes_calls()
-        {
-            calls(route, &links, out);
         }
         let (method, pattern) = parsed?;
         let host = match host {
@@ -381,6 +373,39 @@ fn counted(route: &Route, links: &[Link], out: &mut Diagnostics) {
     }
 }
 
+/// Answers that are kept are given to those they are for.
+fn kept(links: &[Link], out: &mut Diagnostics) {
+    let identifies = |link: &Link| super::order::IDENTIFY.contains(&link.name);
+    for (at, link) in links.iter().enumerate() {
+        let keeps = link.stage.as_ref().and_then(|stage| stage.facts().keeps_answers);
+        let known = links[..at].iter().find(|outer| identifies(outer));
+        match (keeps, known) {
+            (Some(Keeps::ForWhoeverAsks), Some(identify)) => {
+                let message = format!(
+                    "`{}` behind `{}` would give one caller's answer to another",
+                    link.name, identify.name
+                );
+                out.push(
+                    Diagnostic::error(Code::SHARED_ANSWERS, link.span, message)
+                        .help("add `user` to its `by`, or say `shared: true` if all callers get the same")
+                        .note(identify.span, format!("`{}` stands here", identify.name)),
+                );
+            }
+            (Some(Keeps::ForEach(word)), None) if !links.iter().any(identifies) => {
+                let message = format!(
+                    "`{}` goes by `{word}`, and nobody finds out who is calling before it",
+                    link.name
+                );
+                out.push(
+                    Diagnostic::error(Code::NO_CALLER, link.span, message)
+                        .help(format!("put `auth` or `api_key` before it, or remove `{word}`")),
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Stages that cannot do for this route what they are for.
 fn misfits(route: &Route, fit: &Fit<'_>, links: &[Link], out: &mut Diagnostics) {
     for link in links {
@@ -402,39 +427,6 @@ fn spoken(route: &Route) -> Protocol {
             Protocol::Sse
         }
         (protocol, _) => protocol.as_ref().map_or(Protocol::Http, |protocol| protocol.value),
-    }
-}
-
-/// Stages that read bodies, where there are none to read.
-fn bodies(route: &Route, links: &[Link], out: &mut Diagnostics) {
-    let socket = route.protocol.as_ref().filter(|_| spoken(route) == Protocol::Websocket);
-    let bridge = route.bridge.as_ref().filter(|bridge| bridge.value == Bridge::Websocket);
-    let (said, span) = match (socket, bridge) {
-        (Some(protocol), _) => ("protocol", protocol.span),
-        (None, Some(bridge)) => ("bridge", bridge.span),
-        (None, None) => return,
-    };
-    for link in links {
-        if link.stage.as_ref().is_some_and(|stage| stage.facts().reads_bodies) {
-            let message = format!("`{}` reads bodies, and `{said}: websocket` has none", link.name);
-            out.push(
-                Diagnostic::error(Code::MISPLACED, link.span, message)
-                    .help("give this route a chain without it")
-                    .note(span, format!("the {said} is set here")),
-            );
-        }
-    }
-}
-
-/// What gRPC calls cannot pass.
-fn calls(route: &Route, links: &[Link], out: &mut Diagnostics) {
-    for link in links.iter().filter(|link| READS_BODIES.contains(&link.name)) {
-        let message = format!("`{}` cannot read the messages of gRPC calls", link.name);
-        out.push(
-            Diagnostic::error(Code::READS_CALLS, link.span, message)
-                .help("give routes with `protocol: grpc` a chain without it")
-                .note(route.route.span, "this route passes calls on"),
-        );
     }
 }
 

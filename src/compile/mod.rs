@@ -174,6 +174,7 @@ fn layers(route: &CheckedRoute, shared: &Arc<Shared>, keep: impl Fn(&str) -> boo
     };
     let cx = BuildCx {
         route: &route.info,
+        identity: route.fingerprint,
         streams: route.streams(),
         websocket: route.ending.is_socket(),
         operation,
@@ -203,8 +204,15 @@ struct Refused(GatewayError);
 /// Logs and counts requests that no route takes, as the manifest's first such stages do, and answers the error.
 fn refusing_endpoint(checked: &Checked, shared: &Arc<Shared>) -> Next {
     let info = Arc::new(crate::exchange::RouteInfo::unmatched());
-    let cx =
-        BuildCx { route: &info, streams: false, websocket: false, operation: None, described: None, shared };
+    let cx = BuildCx {
+        route: &info,
+        identity: 0,
+        streams: false,
+        websocket: false,
+        operation: None,
+        described: None,
+        shared,
+    };
     let stages = ON_EVERY_REQUEST.iter().filter_map(|name| checked.first_use(name)?.stage.as_ref());
     let layers = stages.map(|stage| stage.layer(&cx)).collect();
     let answer = poem::endpoint::make_sync(|request: Request| -> poem::Result<Response> {

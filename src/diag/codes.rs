@@ -111,8 +111,8 @@ codes! {
         "It has no effect; often the reference to it is mistyped or was removed.";
     LOOSENED = 63: "a safety rule is loosened",
         "The manifest may do this, but somebody should have decided it.";
-    NO_CALLER = 70: "a limit for each caller where nobody is known",
-        "Who is calling is found out by `auth` or `api_key`. Without one of them all callers of an address would count as one.";
+    NO_CALLER = 70: "something goes by the caller where nobody is known",
+        "Who is calling is found out by `auth` or `api_key`. Without one of them a limit would count all callers of an address as one, and a cache know no users.";
     PROTOCOL_MISMATCH = 80: "a route and its upstream do not speak the same protocol",
         "`protocol: grpc` stands at the upstream, whose servers are then spoken to in HTTP/2, and at the routes that call them.";
     GRPC_ROUTE = 81: "a route that no gRPC call can take",
@@ -157,6 +157,10 @@ codes! {
         "Copies are for another upstream than the one that answers, which would carry out each request twice.";
     MAINTENANCE = 111: "what must stay up is switched off",
         "The gateway's own health checks answer whatever is switched off: who asks them decides whether it is alive.";
+    SHARED_ANSWERS = 112: "a cache could give one caller's answer to another",
+        "Behind `auth` or `api_key` a cache tells users apart (`by: [user]`), or says that all of them get the same (`shared: true`).";
+    NOT_CACHEABLE = 113: "a cache where nothing can be kept",
+        "Answers to GET are kept, and HEAD is answered from them; other methods change something.";
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod breakers;
+mod cache;
 mod maintenance;
 mod targets;
 
@@ -93,6 +94,7 @@ impl Admin {
                 let call = targets::Call::find(path).ok_or(Kind::NotFound)?;
                 call.perform(self.live.upstreams(), &by)
             }
+            _ if cache::Call::find(path).is_some() => self.cache(method, path, request).await,
             "/admin/api/maintenance" => self.maintenance(method, request).await,
             _ if accounts::Call::find(path).is_some() => self.accounts(method, path, request).await,
             _ => {
@@ -127,6 +129,27 @@ impl Admin {
         let serving = self.live.table().checked().clone();
         let accounts = &self.live.shared().accounts;
         call.perform(accounts, serving.roles(), &by, method, head.uri.query(), body).await
+    }
+
+    async fn cache(
+        &self,
+        method: &Method,
+        path: &str,
+        request: Request<Incoming>,
+    ) -> Result<Answer, GatewayError> {
+        let call = cache::Call::find(path).ok_or(Kind::NotFound)?;
+        if let Some(allow) = call.refuses(method) {
+            let allow = Some(HeaderValue::from_static(allow));
+            return Err(GatewayError { allow, ..Kind::MethodNotAllowed.into() });
+        }
+        let copies = &self.live.shared().copies;
+        match call {
+            cache::Call::Figures => Ok(cache::figures(copies)),
+            cache::Call::Purge => {
+                let by = self.authorise(&request)?;
+                cache::purge(copies, &by, request.into_body()).await
+            }
+        }
     }
 
     async fn maintenance(&self, method: &Method, request: Request<Incoming>) -> Result<Answer, GatewayError> {

@@ -38,6 +38,7 @@ use std::time::Duration;
 pub mod api_key;
 pub mod auth;
 pub mod body_limit;
+pub mod cache;
 pub mod compress;
 pub mod concurrency;
 pub mod content_type;
@@ -45,7 +46,6 @@ pub mod cors;
 pub mod headers;
 pub mod inspect;
 pub mod ip_filter;
-pub mod planned;
 pub mod rate_limit;
 pub mod rbac;
 pub mod recovery;
@@ -159,10 +159,21 @@ pub struct Facts {
     pub needs_identity: Option<&'static str>,
     /// How important it says the route is, if it does.
     pub priority: Option<Priority>,
-    /// Whether it reads bodies as a whole: then it is nothing for protocols without them.
-    pub reads_bodies: bool,
+    /// Whom it gives kept answers to, if it keeps any.
+    pub keeps_answers: Option<Keeps>,
     /// Whether it finds out who is calling only where the caller says so, and lets strangers pass.
     pub lets_strangers_pass: bool,
+}
+
+/// Whom a stage gives kept answers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// Whoever asks alike: nothing is said of who is calling.
+    ForWhoeverAsks,
+    /// The same to all callers, in so many words.
+    ForAll,
+    /// To each their own, told apart by this word (`user`).
+    ForEach(&'static str),
 }
 
 /// What a stage must fit: the route with its target.
@@ -192,6 +203,8 @@ pub struct Misfit {
 pub struct BuildCx<'a> {
     /// The route.
     pub route: &'a Arc<RouteInfo>,
+    /// Hash of everything that makes the route what it is: of another value, nothing that was kept for it holds.
+    pub identity: u64,
     /// Whether the route answers with a stream.
     pub streams: bool,
     /// Whether callers open a WebSocket on it.
@@ -375,7 +388,7 @@ pub const STAGES: &[StageKind] = &[
     StageKind::of::<rate_limit::RateLimit>(),
     StageKind::of::<concurrency::Concurrency>(),
     StageKind::of::<shed::Shed>(),
-    StageKind::of::<planned::Cache>(),
+    StageKind::of::<cache::Cache>(),
     StageKind::of::<transform::Transform>(),
     StageKind::of::<validate::Validate>(),
     StageKind::of::<inspect::Inspect>(),

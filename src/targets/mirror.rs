@@ -10,7 +10,7 @@
 //! sent once, observed by nobody, and counts for no limit of the route.
 
 use super::template::Template;
-use super::{Misfit, Target, TargetCx, forward, known};
+use super::{Misfit, Target, TargetCx, forward, known, proxy};
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::endpoint::{Next, sealed};
 use crate::error::GatewayError;
@@ -47,6 +47,8 @@ const DRAINED: usize = 64 << 10;
 struct Seen {
     inner: Arc<dyn Target>,
     upstream: Arc<str>,
+    /// URLs of its servers, for people.
+    servers: Vec<String>,
     path: Option<Arc<Template>>,
     terms: Terms,
 }
@@ -129,6 +131,7 @@ pub(super) fn check(
     let seen = Seen {
         inner: inner?,
         upstream: name.value.as_str().into(),
+        servers: proxy::servers(&upstream),
         path: match path {
             Some(path) => Some(Arc::new(path?)),
             None => None,
@@ -183,7 +186,8 @@ impl Target for Seen {
 
     fn describe(&self, path: &str, values: &[&str]) -> String {
         let share = self.terms.share * 100.0;
-        format!("{}; {share}% mirrored to {}", self.inner.describe(path, values), self.upstream)
+        let urls = proxy::urls(&self.servers, self.path.as_deref(), path, values);
+        format!("{}; {share}% mirrored to {}: {urls}", self.inner.describe(path, values), self.upstream)
     }
 }
 

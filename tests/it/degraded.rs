@@ -281,6 +281,25 @@ async fn copies_go_by_the_identity_behind_auth() {
 }
 
 #[tokio::test]
+async fn a_cache_does_not_keep_what_stands_in() {
+    let switch = Arc::new(AtomicU16::new(503));
+    let service = switched(switch.clone()).await;
+    let gateway = with(
+        &format!(
+            "  service: {{ targets: [{{ url: \"{}\" }}], fallback: {{ respond: {{ json: {{ list: [] }} }} }} }}",
+            service.url()
+        ),
+        "  - { route: GET /a, public: true, upstream: service, chain: [{ cache: 60s }] }",
+    )
+    .await;
+    let answer = gateway.client.get("/a").await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-degraded")), (200, Some("respond")));
+    switch.store(200, Ordering::SeqCst);
+    let answer = gateway.client.get("/a").await;
+    assert_eq!((answer.text(), answer.header("x-degraded")), ("for nobody", None), "the service is back");
+}
+
+#[tokio::test]
 async fn suggestions_are_few_when_the_service_is_down() {
     let demo = Demo::start().await.unwrap();
     let gateway = shipped::shipped(&demo).await;

@@ -9,6 +9,7 @@
 mod access;
 mod accounts;
 mod balance;
+mod cache;
 mod chat;
 mod cli;
 mod degraded;

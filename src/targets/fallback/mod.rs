@@ -129,7 +129,7 @@ impl Substitute {
 
     /// For people.
     pub fn describe(&self) -> String {
-        format!("if it cannot answer: {}", self.plan.describe())
+        format!("if it cannot answer: {}", self.plan.describe(None))
     }
 }
 
@@ -175,12 +175,9 @@ impl Target for Guarded {
     }
 
     fn describe(&self, path: &str, values: &[&str]) -> String {
-        let mut text =
-            format!("{}; if it cannot answer: {}", self.inner.describe(path, values), self.plan.describe());
-        if let Some(other) = &self.other {
-            text.push_str(&format!(" ({})", other.describe(path, values)));
-        }
-        text
+        let other = self.other.as_ref().map(|other| other.describe(path, values));
+        let steps = self.plan.describe(other.as_deref());
+        format!("{}; if it cannot answer: {steps}", self.inner.describe(path, values))
     }
 }
 

@@ -166,10 +166,11 @@ impl Plan {
         self.respond.iter().for_each(|answer| answer.identify(state));
     }
 
-    /// For people, without where another upstream is.
-    pub(super) fn describe(&self) -> String {
+    /// For people; `other` says where the other upstream is, if that is known.
+    pub(super) fn describe(&self, other: Option<&str>) -> String {
         let mut steps = Vec::new();
-        steps.extend(self.upstream.as_ref().map(|name| format!("upstream {name}")));
+        let place = other.map(|place| format!(" ({place})")).unwrap_or_default();
+        steps.extend(self.upstream.as_ref().map(|name| format!("upstream {name}{place}")));
         steps.extend(self.stale.map(|age| format!("a copy no older than {}", crate::units::Dur(age))));
         steps.extend(self.respond.as_ref().map(Answer::in_words));
         steps.join(", then ")
