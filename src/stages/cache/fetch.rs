@@ -129,6 +129,9 @@ impl Caching {
         if let Some(note) = inside.upstream() {
             exchange.sent_to(note.clone());
         }
+        if let Some(kind) = inside.degraded() {
+            exchange.set_degraded(kind);
+        }
         if let Some(took) = inside.upstream_time() {
             exchange.upstream_answered(took);
         }
