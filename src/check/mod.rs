@@ -7,9 +7,12 @@ pub mod chains;
 pub mod native;
 pub mod order;
 pub mod pattern;
+pub mod router;
 pub mod routes;
 mod sections;
+mod trials;
 mod versions;
+pub mod walk;
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Sources};
 use crate::manifest::Loaded;
@@ -47,6 +50,8 @@ pub struct Counts {
     pub upstreams: usize,
     /// Chains.
     pub chains: usize,
+    /// Tests.
+    pub tests: usize,
 }
 
 /// What checking brought.
@@ -151,6 +156,9 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
     checker.chains.resolve_all(out);
     conflicts(&routes, out);
     sections::unused(&manifest, &checker, out);
+    if !out.has_errors() {
+        trials::run(&manifest, &routes, out);
+    }
     out.redact(&manifest.secrets);
     if strict {
         out.make_strict();
@@ -162,6 +170,7 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
         versions: manifest.versions.len(),
         upstreams: upstreams.len(),
         chains: manifest.chains.0.len(),
+        tests: trials::all(&manifest).count(),
     };
     let roles = manifest.roles.names().map(str::to_owned).collect();
     let info = manifest.info;

@@ -4,7 +4,6 @@ use super::chains::{Chains, Link};
 use super::native::{self, Native};
 use super::order;
 use super::pattern::{self, Host, MethodSet, Pattern, Predicates};
-use crate::diag::milestone::DOCUMENTS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::exchange::RouteInfo;
 use crate::manifest::model::{Bridge, ChainRef, Protocol, Route, Version};
@@ -194,7 +193,6 @@ impl<'a> RouteChecker<'a> {
         self.order_once(&links, out);
         let params = parsed.as_ref().map(|(_, pattern)| pattern.params()).unwrap_or_default();
         let ending = self.ending(route, &params, out);
-        not_yet(route, out);
         let maintenance = targets::maintenance::of_route(route, group.maintenance.as_ref(), out);
         let method = parsed.as_ref().map(|(method, _)| method.as_str());
         let described = self.described(route, method, &params, out);
@@ -316,16 +314,6 @@ fn used<'m>(route: &'m Route, manifest: &'m Manifest) -> Vec<&'m str> {
     all.extend(others);
     all.extend(route.mirror.iter().map(|mirror| mirror.upstream.value.as_str()));
     all
-}
-
-/// Keys that parts still to be built bring: refused, never ignored.
-fn not_yet(route: &Route, out: &mut Diagnostics) {
-    let mut refuse = |span: Span, key: &str, waits_for: &str| {
-        out.push(Diagnostic::not_available(span, &format!("`{key}`"), waits_for));
-    };
-    if let Some(test) = route.tests.0.first() {
-        refuse(test.span, "tests", DOCUMENTS);
-    }
 }
 
 /// Who may call is decided, not forgotten (SECURITY rule 11).

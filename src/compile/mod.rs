@@ -4,12 +4,13 @@
 //! taken over from the table before, and with it its counters, pools and prepared answers.
 
 pub mod diff;
-pub mod router;
 pub mod schema;
 mod shedding;
 
 use crate::check::Checked;
+use crate::check::router::{Asked, Found, Router};
 use crate::check::routes::{CheckedRoute, Ending};
+use crate::check::walk::{ON_EVERY_REQUEST, asked_about, place_of, sees_closed, sees_options};
 use crate::endpoint::{Next, sealed};
 use crate::error::grpc::Form;
 use crate::error::{GatewayError, Kind};
@@ -22,29 +23,10 @@ use crate::state::Shared;
 use crate::state::maintenance::Closed;
 use crate::targets::{Presence, TargetCx};
 use crate::upstream::{Registry, Running};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint, Request, Response};
-use router::{Asked, Found, Place, Router};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-
-/// Stages that see every request, also one that no route takes.
-const ON_EVERY_REQUEST: &[&str] = &["access_log", "recovery", "request_id", "metrics", "security_headers"];
-
-/// Whether a stage of a route's chain sees an `OPTIONS` request that the manifest has no route for.
-pub fn sees_options(stage: &str) -> bool {
-    ["cors", "ip_filter", "rate_limit"].contains(&stage) || ON_EVERY_REQUEST.contains(&stage)
-}
-
-/// The method of the route that answers an `OPTIONS` request, from what the path serves (`allow`): a preflight is
-/// answered by the route it asks about, a plain OPTIONS by any that is there.
-pub fn asked_about(headers: &HeaderMap, allow: &HeaderValue) -> Option<Method> {
-    let wanted = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD);
-    match wanted.filter(|_| headers.contains_key(header::ORIGIN)) {
-        Some(name) => Method::from_bytes(name.as_bytes()).ok(),
-        None => allow.to_str().ok().and_then(|list| list.split(", ").next()?.parse().ok()),
-    }
-}
 
 /// The compiled, immutable form of one manifest revision.
 pub struct RoutingTable {
@@ -107,17 +89,6 @@ pub fn compile(checked: Arc<Checked>, parts: &Parts, before: Option<&RoutingTabl
     parts.upstreams.commit(upstreams);
     parts.shared.tokens.adopt(checked.auth().clone());
     RoutingTable { router, routes, refuse, checked }
-}
-
-/// Where a route goes in the index.
-pub fn place_of(route: &CheckedRoute) -> Place<'_> {
-    Place {
-        host: route.host.as_ref(),
-        method: &route.method,
-        pattern: &route.pattern,
-        predicates: &route.predicates,
-        native: matches!(route.ending, Ending::Native(_)),
-    }
 }
 
 fn compile_route(
@@ -283,11 +254,6 @@ impl CompiledRoute {
             fold(layers(&self.checked, &self.shared, sees_options), sealed(answer))
         })
     }
-}
-
-/// Whether a stage sees the requests of a route that is switched off: what only looks on, and lets browsers read answers.
-pub fn sees_closed(stage: &str) -> bool {
-    stage == "cors" || ON_EVERY_REQUEST.contains(&stage)
 }
 
 #[derive(Clone)]

@@ -161,6 +161,10 @@ codes! {
         "Behind `auth` or `api_key` a cache tells users apart (`by: [user]`), or says that all of them get the same (`shared: true`).";
     NOT_CACHEABLE = 113: "a cache where nothing can be kept",
         "Answers to GET are kept, and HEAD is answered from them; other methods change something.";
+    TEST_FAILS = 114: "a test of the manifest fails",
+        "Tests say what must become of a request. They run offline with every check; while one fails, the manifest is not served.";
+    BAD_TEST = 115: "a test of the manifest cannot be decided",
+        "A test names a request (`METHOD /path`) and what must become of it: the `route` that takes it, the `stage` that ends its way, the `status`. What an upstream or an operation answers is not known offline.";
 }
 
 #[cfg(test)]

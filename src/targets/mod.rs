@@ -59,6 +59,11 @@ pub trait Target: Send + Sync {
         None
     }
 
+    /// The status it answers with, if that is the same for every request.
+    fn answers(&self) -> Option<u16> {
+        None
+    }
+
     /// How long its stream may last, if it answers with one.
     fn longest_stream(&self) -> Option<Duration> {
         None

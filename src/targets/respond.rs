@@ -121,6 +121,10 @@ impl Target for Answer {
         sealed(self.clone())
     }
 
+    fn answers(&self) -> Option<u16> {
+        Some(self.status.as_u16())
+    }
+
     fn describe(&self, _: &str, _: &[&str]) -> String {
         self.in_words()
     }

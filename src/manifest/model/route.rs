@@ -268,32 +268,32 @@ pub struct Docs {
     pub openapi: Option<Spanned<String>>,
 }
 
-/// A request and its expected outcome.
+/// A request and its expected outcome; run offline with every check, and before every reload.
 #[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteTest {
-    /// `METHOD /path`.
+    /// `METHOD /path`, the whole path with its query.
     pub request: Spanned<String>,
-    /// Role of the caller (default: nobody).
+    /// Role of the caller (default: nobody is logged in).
     #[serde(rename = "as")]
     pub role: Option<Spanned<String>>,
-    /// Headers of the request.
+    /// Headers of the request; `Host` too.
     #[serde(default)]
     pub headers: Table<String>,
     /// What must come of it.
-    pub expect: Expectation,
+    pub expect: Spanned<Expectation>,
 }
 
-/// The expected outcome of a request.
+/// The expected outcome of a request. With neither `status` nor `stage` it must reach where the route ends.
 #[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Expectation {
-    /// Status.
-    pub status: Option<u16>,
-    /// The route that takes it.
-    pub route: Option<String>,
-    /// The stage that refuses it.
-    pub stage: Option<String>,
+    /// Status, where a stage, the gateway or the manifest answers; an upstream's is not known offline.
+    pub status: Option<Spanned<u16>>,
+    /// The route that takes it, `METHOD /pattern` with its version's prefix (default on a route: that one).
+    pub route: Option<Spanned<String>>,
+    /// The stage that refuses or answers it.
+    pub stage: Option<Spanned<String>>,
 }
 
 /// A chain: one by name, or stages listed on the spot.

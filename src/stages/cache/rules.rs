@@ -211,8 +211,9 @@ pub(super) fn varies(headers: &HeaderMap) -> Option<Arc<[HeaderName]>> {
     Some(names.into())
 }
 
-/// Headers that are one caller's: with any of them, an answer is not kept.
-const ONE_CALLERS: [HeaderName; 2] = [SET_COOKIE, HeaderName::from_static("x-new-token")];
+/// Headers of what is one caller's, or better than nothing for once: with any of them, an answer is not kept.
+const ONE_CALLERS: [HeaderName; 3] =
+    [SET_COOKIE, HeaderName::from_static("x-new-token"), HeaderName::from_static("x-degraded")];
 
 /// Headers of one exchange or one connection, which a copy does not have.
 const ONE_EXCHANGES: [&str; 13] = [

@@ -104,6 +104,12 @@ fn rfc_9111_on_answers() {
             "never",
         ),
         ("a renewed token is somebody's", 200, &["X-New-Token: t"], "never"),
+        (
+            "a fallback's answer is for this once",
+            200,
+            &["X-Degraded: respond", "Cache-Control: max-age=9"],
+            "never",
+        ),
         ("a stream has no end", 200, &["Content-Type: text/event-stream"], "never"),
         ("a stream has no end", 200, &["Content-Type: application/x-ndjson"], "never"),
     ];

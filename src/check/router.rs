@@ -5,7 +5,7 @@
 //! search goes on to the more general one, except past a native operation: a catch-all never takes over a path of
 //! the gateway's own (SECURITY rule 25).
 
-use crate::check::pattern::{Host, MethodSet, Pattern, Predicates, Segment};
+use super::pattern::{Host, MethodSet, Pattern, Predicates, Segment};
 use http::{HeaderMap, HeaderValue, Method};
 use std::collections::HashMap;
 
