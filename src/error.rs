@@ -147,6 +147,8 @@ kinds! {
     Maintenance = 503 "maintenance": "This is switched off for maintenance, try again later", "系统维护中，请稍后重试";
     /// Every connection to the upstream is in use.
     UpstreamSaturated = 503 "upstream_saturated": "The service behind this route is busy, try again shortly", "后端服务繁忙，请稍后重试";
+    /// The upstream's breaker is open.
+    UpstreamUnavailable = 503 "upstream_unavailable": "The service behind this route is failing, try again shortly", "后端服务暂时不可用，请稍后重试";
     /// The gateway is going down.
     ShuttingDown = 503 "shutting_down": "Going down, try again shortly", "服务正在关闭，请稍后重试";
     /// The database does not answer.

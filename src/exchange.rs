@@ -159,6 +159,7 @@ pub struct Exchange {
     trace: OnceLock<Arc<dyn Traced>>,
     upstream: Mutex<Option<UpstreamNote>>,
     degraded: AtomicU8,
+    tries: AtomicU8,
     form: OnceLock<Form>,
     deadline: OnceLock<Instant>,
     is_call: AtomicBool,
@@ -221,6 +222,7 @@ impl Exchange {
             trace: OnceLock::new(),
             upstream: Mutex::default(),
             degraded: AtomicU8::new(0),
+            tries: AtomicU8::new(0),
             form: OnceLock::new(),
             deadline: OnceLock::new(),
             is_call: AtomicBool::new(false),
@@ -340,6 +342,21 @@ impl Exchange {
     pub fn set_degraded(&self, kind: Degraded) {
         self.end.store(0, Ordering::Relaxed);
         self.degraded.store(kind as u8, Ordering::Relaxed);
+    }
+
+    /// Notes where the last of several tries went.
+    pub fn sent_again_to(&self, note: UpstreamNote) {
+        self.sent_to(note);
+    }
+
+    /// Counts a try at an upstream.
+    pub fn tried(&self) {
+        self.tries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often an upstream was tried.
+    pub fn tries(&self) -> u8 {
+        self.tries.load(Ordering::Relaxed)
     }
 
     /// Notes how long the upstream took to its response's head.

@@ -143,6 +143,12 @@ codes! {
         "Descriptions are OpenAPI 3.1 with JSON Schema 2020-12. What a document says and the gateway cannot hold is refused, never ignored.";
     NO_DESCRIPTION = 97: "a stage needs a description that the route does not have",
         "`validate` without a schema goes by the operation that `docs.openapi` of the route names.";
+    HASH_KEY = 100: "requests cannot be spread by this",
+        "`balance: { hash: … }` takes `user`, `session`, `ip`, or `header.X` with the name of a header.";
+    HEALTH_CHECK = 101: "it is not clear how servers are asked for their health",
+        "A server is asked in one way: `path` (GET, any 2xx), `tcp: true` (it takes connections), or with `protocol: grpc` by the gRPC health protocol.";
+    OUTLIER = 102: "an outlier rule can never hold, or always does",
+        "Shares are above 0 and at most 1, counts at least 1, and a server is slower than others by a factor above 1.";
     FALLBACK = 108: "a fallback that never helps",
         "A fallback says what answers instead of an upstream that cannot: `upstream`, `stale` or `respond`. Each needs a route that it can be done for.";
     SPLIT = 109: "a split that splits nothing",

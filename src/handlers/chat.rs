@@ -149,6 +149,7 @@ impl ChatApi {
                         None => None,
                     },
                     first_event: limits.times.first_event,
+                    session_id: session_id.clone(),
                     exchange: exchange.clone(),
                 };
                 let question = Question { owner, session_id, query, retry };
@@ -187,7 +188,7 @@ impl ChatApi {
                 // The streams are closed already; this tells what else may run there. That it knows of nothing is fine.
                 // It knows sessions only: told of one answer, it would stop the session's others too.
                 if stream_id.is_none() {
-                    tell_upstream(&behind.upstream, exchange, call).await;
+                    tell_upstream(&behind.upstream, exchange, call, &session_id).await;
                 }
                 stopped
             }
@@ -255,19 +256,20 @@ struct Asking {
     call: Call,
     again: Option<(Arc<Upstream>, Call)>,
     first_event: Duration,
+    session_id: String,
     exchange: Arc<Exchange>,
 }
 
 impl Asking {
     async fn ask(self) -> Result<Answer, GatewayError> {
-        let Asking { upstream, call, again, first_event, exchange } = self;
+        let Asking { upstream, call, again, first_event, session_id, exchange } = self;
         let Some((other, again)) = again else {
-            return ask(&upstream, &exchange, call, first_event, false).await;
+            return ask(&upstream, &exchange, call, first_event, &session_id, false).await;
         };
         // Until the first event nothing was said: the other one may still answer.
-        match ask(&upstream, &exchange, call, first_event, true).await {
+        match ask(&upstream, &exchange, call, first_event, &session_id, true).await {
             Err(error) if matches!(error.kind.status().as_u16(), 502..=504) => {
-                let answer = ask(&other, &exchange, again, first_event, false).await?;
+                let answer = ask(&other, &exchange, again, first_event, &session_id, false).await?;
                 exchange.set_degraded(Degraded::Upstream);
                 Ok(answer)
             }
@@ -282,10 +284,12 @@ async fn ask(
     exchange: &Arc<Exchange>,
     call: Call,
     first_event: Duration,
+    session_id: &str,
     held: bool,
 ) -> Result<Answer, GatewayError> {
     let until = Instant::now() + first_event;
-    let options = SendOptions { first_byte: Some(first_event), stream: true, ..Default::default() };
+    let session = upstream.session_key(session_id);
+    let options = SendOptions { first_byte: Some(first_event), stream: true, session, ..Default::default() };
     let response = upstream.send(exchange, call, &options).await?;
     if !is_event_stream(response.status(), response.headers()) {
         tracing::warn!(
@@ -304,8 +308,10 @@ async fn ask(
     Ok(Answer { close_delimited: body.close_delimited(), body: BoxBody::new(body) })
 }
 
-async fn tell_upstream(upstream: &Arc<Upstream>, exchange: &Arc<Exchange>, call: Call) {
-    let options = SendOptions { first_byte: Some(CANCEL), ..Default::default() };
+async fn tell_upstream(upstream: &Arc<Upstream>, exchange: &Arc<Exchange>, call: Call, session_id: &str) {
+    // Where answers are spread by session, this goes to the server that writes them.
+    let session = upstream.session_key(session_id);
+    let options = SendOptions { first_byte: Some(CANCEL), session, ..Default::default() };
     match upstream.send(exchange, call, &options).await {
         Ok(response) => {
             tracing::debug!(status = response.status().as_u16(), "the upstream was told to stop");

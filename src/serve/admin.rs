@@ -2,8 +2,10 @@
 //! default; whatever changes something needs the admin token (SECURITY rule 25).
 
 mod accounts;
+mod breakers;
 mod cache;
 mod maintenance;
+mod targets;
 
 use super::accept::{ConnInfo, Service};
 use super::intake::{IntakeLimits, admit};
@@ -61,6 +63,11 @@ impl Admin {
             "/admin/api/upstreams" if read => {
                 Ok(json_answer(StatusCode::OK, &json!({ "upstreams": self.live.upstreams().status() })))
             }
+            breakers::LIST if read => Ok(breakers::list(self.live.upstreams())),
+            breakers::RESET if *method == Method::POST => {
+                let by = self.authorise(&request)?;
+                breakers::reset(self.live.upstreams(), &by, request.into_body()).await
+            }
             "/admin/api/reload" if *method == Method::POST => {
                 self.authorise(&request)?;
                 self.reload().await
@@ -80,15 +87,24 @@ impl Admin {
             }
             _ if cache::Call::find(path).is_some() => self.cache(method, path, request).await,
             "/admin/api/maintenance" => self.maintenance(method, request).await,
+            _ if targets::Call::find(path).is_some() => {
+                if *method != Method::POST {
+                    let allow = Some(HeaderValue::from_static("POST"));
+                    return Err(GatewayError { allow, ..Kind::MethodNotAllowed.into() });
+                }
+                let by = self.authorise(&request)?;
+                let call = targets::Call::find(path).ok_or(Kind::NotFound)?;
+                call.perform(self.live.upstreams(), &by)
+            }
             _ if accounts::Call::find(path).is_some() => self.accounts(method, path, request).await,
             _ => {
-                let posts = ["/admin/api/reload", "/admin/api/rollback"];
+                let posts = ["/admin/api/reload", "/admin/api/rollback", breakers::RESET];
                 let reads = ["/livez", "/readyz", "/metrics", "/admin/api/revision", "/admin/api/routes"];
                 let mut error: GatewayError = Kind::NotFound.into();
                 if posts.contains(&path) {
                     error = Kind::MethodNotAllowed.into();
                     error.allow = Some(HeaderValue::from_static("POST"));
-                } else if reads.contains(&path) || path == "/admin/api/upstreams" {
+                } else if reads.contains(&path) || path == "/admin/api/upstreams" || path == breakers::LIST {
                     error = Kind::MethodNotAllowed.into();
                     error.allow = Some(HeaderValue::from_static("GET, HEAD"));
                 }

@@ -109,6 +109,9 @@ fn json(line: &mut Vec<u8>, exchange: &Exchange, duration: Duration) {
     if let Some(note) = exchange.upstream() {
         text(line, "upstream", &note.upstream);
         text(line, "upstream_target", &note.target);
+        if exchange.tries() > 1 {
+            number(line, "upstream_tries", exchange.tries().into());
+        }
     }
     if let Some(took) = exchange.upstream_time() {
         time(line, "upstream_ms", took);
@@ -153,6 +156,10 @@ fn pretty(line: &mut Vec<u8>, exchange: &Exchange, duration: Duration) {
     if let Some(note) = exchange.upstream() {
         text(line, " upstream=", &note.upstream);
         text(line, " upstream_target=", &note.target);
+        if exchange.tries() > 1 {
+            line.extend_from_slice(b" upstream_tries=");
+            write::number(line, exchange.tries());
+        }
     }
     if let Some(took) = exchange.upstream_time() {
         line.extend_from_slice(b" upstream_ms=");

@@ -27,6 +27,7 @@ mod sockets;
 mod streams;
 mod throttle;
 pub mod trace;
+mod tries;
 mod upstreams;
 mod write;
 
@@ -47,7 +48,8 @@ pub use requests::RouteMetrics;
 pub use sockets::{OpenSocket, SocketMetrics};
 pub use streams::{OpenStream, StreamMetrics};
 pub use throttle::Throttle;
-pub use upstreams::{TargetMetrics, UpstreamMetrics};
+pub use tries::{BreakerMetrics, RetryMetrics};
+pub use upstreams::{EndpointState, TargetMetrics, UpstreamMetrics};
 
 use crate::exchange::{Exchange, RouteInfo};
 use caches::CacheMeters;
@@ -70,6 +72,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use streams::StreamMeters;
 use trace::TraceContext;
+use tries::TryMeters;
 use upstreams::UpstreamMeters;
 
 /// Why telemetry did not start.
@@ -91,6 +94,7 @@ pub struct Telemetry {
     streams: StreamMeters,
     sockets: SocketMeters,
     upstreams: UpstreamMeters,
+    tries: TryMeters,
     expressions: ExpressionMeters,
     limits: LimitMeters,
     findings: FindingMeters,
@@ -140,6 +144,7 @@ impl Telemetry {
             streams: StreamMeters::new(&meters),
             sockets: SocketMeters::new(&meters),
             upstreams: UpstreamMeters::new(&meters)?,
+            tries: TryMeters::new(&meters),
             expressions: ExpressionMeters::new(&meters),
             limits: LimitMeters::new(&meters),
             findings: FindingMeters::new(&meters),
@@ -172,6 +177,16 @@ impl Telemetry {
     /// The counters of an upstream by name, shared likewise.
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         self.upstreams.upstream(name)
+    }
+
+    /// What is shown of a breaker: of an upstream (`target` is empty) or of one of its servers. Shared likewise.
+    pub fn breaker(&self, upstream: &str, target: &str) -> Arc<BreakerMetrics> {
+        self.tries.breaker(upstream, target)
+    }
+
+    /// The counters of an upstream's retries.
+    pub fn retries(&self, upstream: &str) -> RetryMetrics {
+        self.tries.retries(upstream)
     }
 
     /// The counter of a rate limit by its policy's name. Limits of one name share it, across reloads too.

@@ -291,7 +291,10 @@ impl Body for UpstreamBody {
             return Poll::Ready(Some(Err(failure)));
         }
         if let Some(lease) = this.lease.as_mut() {
-            lease.count(502);
+            match lease.uncounted.is_some() {
+                true => lease.count(502),
+                false => this.upstream.broke_off(&lease.server),
+            }
         }
         // Closes the connection.
         *this.lease = None;

@@ -221,7 +221,7 @@ async fn a_connection_that_closed_at_rest_harms_nobody() {
         server.until_open(0).await;
         // The close must have arrived here, too.
         eventually(|| {
-            upstream.servers.iter().all(|s| {
+            upstream.cluster.view().servers.iter().all(|s| {
                 s.sweep();
                 s.at_rest() == 0
             })
@@ -480,7 +480,7 @@ async fn requests_go_to_every_server_and_past_the_dead() {
         get(&upstream, "/echo").await.unwrap();
     }
     assert_eq!((one.stats().requests, two.stats().requests), (6, 2));
-    upstream.spawn_health();
+    upstream.spawn_upkeep();
     let condition = |server: usize| upstream.status().servers[server].condition;
     eventually(|| condition(0) == Condition::Up && condition(1) == Condition::Up).await;
     one.stop(Duration::ZERO).await;
@@ -512,8 +512,8 @@ async fn checks_follow_status_thresholds_and_the_upstreams_life() {
     let upstream =
         Upstream::new(spec(&format!("{{ targets: [{{ url: \"{}\" }}], {health} }}", server.url())), &shared);
     assert_eq!(upstream.status().servers[0].condition, Condition::Unknown);
-    upstream.spawn_health();
-    upstream.spawn_health();
+    upstream.spawn_upkeep();
+    upstream.spawn_upkeep();
     let condition = || upstream.status().servers[0].condition;
     eventually(|| condition() == Condition::Up).await;
     sick.store(true, std::sync::atomic::Ordering::SeqCst);

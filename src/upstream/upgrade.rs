@@ -6,10 +6,11 @@
 
 use super::Upstream;
 use super::body::{RequestBody, Source, UpstreamBody};
+use super::circuits::Chosen;
 use super::client::Purpose;
 use super::outcome::Outcome;
-use super::pool::Lease;
-use super::send::{Deadlines, Fail, framing, head};
+use super::pool::{Lease, Server};
+use super::send::{Deadlines, Fail, SendOptions, framing, head, outcome_of};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use http::header::HOST;
@@ -32,6 +33,15 @@ pub enum Switch {
     Switched(Box<response::Parts>, UpstreamSocket),
     /// Anything else, an ordinary response.
     Declined(Box<Response<UpstreamBody>>),
+}
+
+impl Switch {
+    fn status(&self) -> u16 {
+        match self {
+            Switch::Switched(head, _) => head.status.as_u16(),
+            Switch::Declined(response) => response.status().as_u16(),
+        }
+    }
 }
 
 /// A connection that speaks something else than HTTP now. Dropping it closes it and gives its slot back.
@@ -59,8 +69,27 @@ impl Upstream {
         let until = began + times.total;
         let deadlines =
             Deadlines { first_byte: times.first_byte, idle: Some(times.idle), until: Some(until) };
-        let server = self.choose();
+        let key = self.key(exchange, request.uri(), request.headers(), &SendOptions::default());
+        let Chosen { server, passages } = self.admit(key, &[])?;
         exchange.sent_to(server.note.clone());
+        exchange.tried();
+        let switched = self.switch_at(exchange, &server, request, probe, &deadlines).await;
+        match &switched {
+            Ok(switch) => passages.tell(Outcome::Answered { status: switch.status(), took: began.elapsed() }),
+            Err(error) => passages.tell(outcome_of(error.kind)),
+        }
+        switched
+    }
+
+    async fn switch_at(
+        self: &Arc<Self>,
+        exchange: &Arc<Exchange>,
+        server: &Arc<Server>,
+        request: Request<()>,
+        probe: Duration,
+        deadlines: &Deadlines,
+    ) -> Result<Switch, GatewayError> {
+        let (began, times) = (Instant::now(), self.spec.timeouts());
         let mut request = request.map(|()| RequestBody::empty());
         *request.version_mut() = Version::HTTP_11;
         request.headers_mut().insert(HOST, server.spec.authority.clone());
@@ -71,7 +100,7 @@ impl Upstream {
         };
         let conn = self.open(exchange, server, patience, Purpose::Upgrade { probe }).await?;
         let conn = lease.conn.insert(conn);
-        let answer = head(conn, request, None, &deadlines).await;
+        let answer = head(conn, request, None, deadlines).await;
         let mut response = answer.map_err(|fail| self.explain(exchange, server, fail, None))?;
         let took = began.elapsed();
         exchange.upstream_answered(took);
@@ -83,7 +112,7 @@ impl Upstream {
                 let (source, upstream) = (Source::Http1(incoming), self.clone());
                 let mut body =
                     UpstreamBody::new(source, lease, upstream, exchange.clone(), None, close_delimited);
-                body.set_limits(Some(times.idle), Some(until));
+                body.set_limits(Some(times.idle), deadlines.until);
                 body
             }))));
         }
@@ -101,12 +130,16 @@ impl Upstream {
     /// The error for a server whose 101 cannot be believed; `why` is for the log.
     pub fn misbehaved(&self, exchange: &Exchange, why: &'static str) -> GatewayError {
         let note = exchange.upstream();
-        let server = self
+        let view = self.cluster.view();
+        let server = view
             .servers
             .iter()
             .find(|server| note.as_ref().is_some_and(|note| note.target == server.note.target));
         match server {
-            Some(server) => self.failed(exchange, server, Kind::UpstreamBadResponse, &why),
+            Some(server) => {
+                server.judge(Outcome::Failed(Kind::UpstreamBadResponse));
+                self.failed(exchange, server, Kind::UpstreamBadResponse, &why)
+            }
             None => Kind::UpstreamBadResponse.into(),
         }
     }

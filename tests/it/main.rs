@@ -8,6 +8,7 @@
 
 mod access;
 mod accounts;
+mod balance;
 mod cache;
 mod chat;
 mod cli;
@@ -36,5 +37,6 @@ mod split;
 mod streams;
 mod transcode;
 mod transform;
+mod tries;
 mod validate;
 mod voice;

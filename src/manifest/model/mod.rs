@@ -6,11 +6,13 @@
 
 mod access;
 mod fallback;
+mod outlier;
 mod route;
 mod upstream;
 
 pub use access::*;
 pub use fallback::*;
+pub use outlier::*;
 pub use route::*;
 pub use upstream::*;
 
