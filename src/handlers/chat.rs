@@ -150,6 +150,7 @@ impl ChatApi {
                     },
                     session_id: session_id.clone(),
                     first_event: limits.times.first_event,
+                    session_id: session_id.clone(),
                     exchange: exchange.clone(),
                 };
                 let question = Question { owner, session_id, query, retry };
@@ -257,6 +258,7 @@ struct Asking {
     again: Option<(Arc<Upstream>, Call)>,
     session_id: String,
     first_event: Duration,
+    session_id: String,
     exchange: Arc<Exchange>,
 }
 
@@ -286,6 +288,7 @@ async fn ask(
     call: Call,
     session_id: &str,
     first_event: Duration,
+    session_id: &str,
     held: bool,
 ) -> Result<Answer, GatewayError> {
     let until = Instant::now() + first_event;
