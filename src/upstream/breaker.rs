@@ -164,6 +164,15 @@ impl Breaker {
         Some(Counts([1, u64::from(failed), u64::from(slow)]))
     }
 
+    /// Whether it lets requests through and has seen most of them end well.
+    pub(super) fn is_well(&self, now: u64) -> bool {
+        let Counts([all, failed, slow]) = self.window.counts(now);
+        let below = |count: u64, ratio: f64| (count as f64) < all as f64 * ratio;
+        self.circuit() == Circuit::Closed
+            && below(failed, self.spec.failure_ratio)
+            && (self.spec.slow_call.is_none() || below(slow, self.spec.slow_ratio))
+    }
+
     /// An answer that was counted as good turned out not to be.
     pub(super) fn broke_off(&self, now: u64) {
         self.note(Counts([0, 1, 0]), now);
@@ -222,6 +231,16 @@ impl Breaker {
 }
 
 impl Passage {
+    /// Whether it is the one that finds out.
+    pub(super) fn is_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+
+    /// Whether an outcome speaks against the server.
+    pub(super) fn is_bad(&self, outcome: Outcome) -> bool {
+        self.breaker.verdict(outcome).is_some_and(|Counts([_, failed, slow])| failed + slow > 0)
+    }
+
     /// Says how it ended.
     pub(super) fn tell(mut self, outcome: Outcome, now: u64) {
         let counts = self.breaker.verdict(outcome);

@@ -1,6 +1,7 @@
 //! The breakers of an upstream at work: its own, and one for each server where it has several targets.
 
 use super::breaker::{Breaker, Changed, Circuit, Passage, Refused};
+use super::cluster::Cluster;
 use super::outcome::Outcome;
 use super::pool::Server;
 use super::spec::UpstreamSpec;
@@ -39,6 +40,8 @@ pub(super) struct Passages {
     own: Option<Passage>,
     at_server: Option<Passage>,
     server: Option<Arc<Server>>,
+    /// The servers beside it, where each has a breaker.
+    fellows: Option<Arc<Cluster>>,
 }
 
 /// A server that may be sent a request.
@@ -50,15 +53,39 @@ pub(super) struct Chosen {
 impl Passages {
     /// Says how the try ended.
     pub(super) fn tell(mut self, outcome: Outcome) {
-        if let Some(server) = self.server.take() {
+        let server = self.server.take();
+        if let Some(server) = &server {
             server.judge(outcome);
         }
         if self.own.is_none() && self.at_server.is_none() {
             return;
         }
         let now = millis(self.began);
-        for passage in [self.own.take(), self.at_server.take()].into_iter().flatten() {
+        if let Some(passage) = self.at_server.take() {
             passage.tell(outcome, now);
+        }
+        // What is wrong with one target is for its own breaker while another is well: else one of two that fails would
+        // close the way to both.
+        let fellows = self.fellows.take().filter(|_| outcome != Outcome::Abandoned);
+        if let Some(own) = self.own.take() {
+            let is_well = |other: &Arc<Server>| {
+                let same = server.as_ref().is_some_and(|server| Arc::ptr_eq(server, other));
+                !same && other.breaker.as_ref().is_some_and(|breaker| breaker.is_well(now))
+            };
+            let elsewhere = own.is_bad(outcome)
+                && fellows.is_some_and(|cluster| cluster.view().servers.iter().any(is_well));
+            own.tell(if elsewhere { Outcome::Abandoned } else { outcome }, now);
+        }
+    }
+
+    /// The head of an answer came whose status only its trailers will say: a probe need not wait for those, which of a
+    /// stream may be hours away while everybody else is refused.
+    pub(super) fn headed(&mut self, took: Duration) {
+        let now = millis(self.began);
+        for passage in [&mut self.own, &mut self.at_server] {
+            if let Some(probe) = passage.take_if(|passage| passage.is_probe()) {
+                probe.tell(Outcome::Answered { status: 200, took }, now);
+            }
         }
     }
 }
@@ -112,7 +139,8 @@ impl Upstream {
         if self.breaker.is_none() {
             let server = self.choose(key, tried)?;
             let judged = Some(server.clone());
-            let passages = Passages { began: self.began, own: None, at_server: None, server: judged };
+            let passages =
+                Passages { began: self.began, own: None, at_server: None, server: judged, fellows: None };
             return Ok(Chosen { server, passages });
         }
         let now = self.now();
@@ -133,7 +161,9 @@ impl Upstream {
             match admitted {
                 Ok(passage) => {
                     let judged = Some(server.clone());
-                    let passages = Passages { began: self.began, own, at_server: passage, server: judged };
+                    let fellows = passage.is_some().then(|| self.cluster.clone());
+                    let passages =
+                        Passages { began: self.began, own, at_server: passage, server: judged, fellows };
                     return Ok(Chosen { server, passages });
                 }
                 Err(refused) if again => {
@@ -203,4 +233,26 @@ impl Registry {
 
 fn millis(began: Instant) -> u64 {
     began.elapsed().as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::spec::tests::spec;
+
+    #[test]
+    fn a_probe_that_streams_closes_the_breaker_with_its_head() {
+        let spec = spec("{ targets: [{ url: \"http://h\" }], breaker: { min_requests: 1, open_for: 1ms } }");
+        let breaker = Breaker::new(*spec.breaker().unwrap(), Changed(Arc::new(|_, _| {})));
+        breaker.admit(0).unwrap().tell(Outcome::Failed(Kind::UpstreamReset), 0);
+        assert_eq!(breaker.circuit(), Circuit::Open);
+        let own = Some(breaker.admit(10).unwrap());
+        let mut passages =
+            Passages { began: Instant::now(), own, at_server: None, server: None, fellows: None };
+        assert!(breaker.admit(11).is_err(), "one at a time");
+        passages.headed(Duration::from_millis(1));
+        assert_eq!(breaker.circuit(), Circuit::Closed);
+        drop(passages);
+        assert_eq!(breaker.circuit(), Circuit::Closed);
+    }
 }

@@ -31,6 +31,10 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// A caller's own deadline that ends a try sooner than this is no fault of the server's: else anybody could open a breaker,
+/// or have a server taken out, by giving calls no time.
+const HURRIED: Duration = Duration::from_secs(1);
+
 /// How to send.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SendOptions {
@@ -137,7 +141,7 @@ impl Upstream {
         plan: &Try<'_>,
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let began = Instant::now();
-        let Chosen { server, passages } = chosen;
+        let Chosen { server, mut passages } = chosen;
         let (server, exchange) = (&server, plan.exchange);
         exchange.tried();
         let sent = async {
@@ -165,7 +169,12 @@ impl Upstream {
         let (response, mut lease, progress, close_delimited) = match sent.await {
             Ok(answered) => answered,
             Err(unanswered) => {
-                passages.tell(outcome_of(unanswered.error.kind));
+                let kind = unanswered.error.kind;
+                // A caller's deadline that leaves no time says nothing of the server.
+                let hurried = kind == Kind::UpstreamTimeout
+                    && plan.options.until.is_some_and(|until| until <= Instant::now())
+                    && began.elapsed() < HURRIED;
+                passages.tell(if hurried { Outcome::Abandoned } else { outcome_of(kind) });
                 return Err(unanswered);
             }
         };
@@ -183,6 +192,7 @@ impl Upstream {
             }
             None => {
                 server.metrics.took(took);
+                passages.headed(took);
                 lease.uncounted = Some(Box::new(Uncounted { took, passages }));
             }
         }

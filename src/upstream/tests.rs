@@ -565,3 +565,18 @@ async fn tls_verifies_against_the_given_authority() {
     assert_eq!(fails(&misnamed).await.0, Kind::UpstreamUnreachable);
     assert_eq!(fails(&with("tls: { server_name: localhost }")).await.0, Kind::UpstreamUnreachable);
 }
+
+#[tokio::test]
+async fn callers_that_give_no_time_open_no_breaker() {
+    let server = Scripted::start(|mut wire| async move { wire.until_closed().await }).await;
+    let upstream = upstream(&server.url(), "breaker: { min_requests: 2 }");
+    let hurry = || async {
+        let until = Some(tokio::time::Instant::now() + Duration::from_millis(20));
+        let request = Request::builder().uri("/").body(full("")).unwrap();
+        let options = SendOptions { until, ..SendOptions::default() };
+        upstream.send(&exchange(Method::GET, "/"), request, &options).await.unwrap_err().kind
+    };
+    for _ in 0..6 {
+        assert_eq!(hurry().await, Kind::UpstreamTimeout, "not refused by a breaker");
+    }
+}

@@ -249,3 +249,23 @@ async fn websockets_and_calls_meet_it_too() {
     eventually("calls are refused", SOON, async || call().await.contains("failing")).await;
     assert!(began.elapsed() < SOON);
 }
+
+#[tokio::test]
+async fn one_of_two_that_fails_leaves_the_way_to_the_other_open() {
+    let (well, ill) = (Actor::start("well", Does::Answers).await, Actor::start("ill", Does::Refuses).await);
+    let gateway =
+        before(&[&well, &ill], "breaker: { min_requests: 20, failure_ratio: 0.5, open_for: 60s }").await;
+    let mut good = 0;
+    for _ in 0..100 {
+        let answer = gateway.client.get("/").await;
+        assert!(!answer.text().contains("upstream_unavailable"), "after {good} good answers");
+        good += usize::from(answer.status == 200);
+    }
+    assert_eq!((ill.seen(), good), (20, 80), "the one that fails is left alone after its 20");
+    well.now(Does::Refuses);
+    let mut last = String::new();
+    for _ in 0..200 {
+        last = gateway.client.get("/").await.text().to_owned();
+    }
+    assert!(last.contains("upstream_unavailable"), "both fail: nobody is sent there");
+}
