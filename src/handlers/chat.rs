@@ -148,7 +148,6 @@ impl ChatApi {
                         Some(other) => Some((other.clone(), call(path, &asked, exchange)?)),
                         None => None,
                     },
-                    session_id: session_id.clone(),
                     first_event: limits.times.first_event,
                     session_id: session_id.clone(),
                     exchange: exchange.clone(),
@@ -256,7 +255,6 @@ struct Asking {
     upstream: Arc<Upstream>,
     call: Call,
     again: Option<(Arc<Upstream>, Call)>,
-    session_id: String,
     first_event: Duration,
     session_id: String,
     exchange: Arc<Exchange>,
@@ -264,15 +262,14 @@ struct Asking {
 
 impl Asking {
     async fn ask(self) -> Result<Answer, GatewayError> {
-        let Asking { upstream, call, again, session_id, first_event, exchange } = self;
-        let ask = |upstream, call, held| ask(upstream, &exchange, call, &session_id, first_event, held);
+        let Asking { upstream, call, again, first_event, session_id, exchange } = self;
         let Some((other, again)) = again else {
-            return ask(&upstream, call, false).await;
+            return ask(&upstream, &exchange, call, first_event, &session_id, false).await;
         };
         // Until the first event nothing was said: the other one may still answer.
-        match ask(&upstream, call, true).await {
+        match ask(&upstream, &exchange, call, first_event, &session_id, true).await {
             Err(error) if matches!(error.kind.status().as_u16(), 502..=504) => {
-                let answer = ask(&other, again, false).await?;
+                let answer = ask(&other, &exchange, again, first_event, &session_id, false).await?;
                 exchange.set_degraded(Degraded::Upstream);
                 Ok(answer)
             }
@@ -286,7 +283,6 @@ async fn ask(
     upstream: &Arc<Upstream>,
     exchange: &Arc<Exchange>,
     call: Call,
-    session_id: &str,
     first_event: Duration,
     session_id: &str,
     held: bool,
