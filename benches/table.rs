@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 use voicegate::check::check;
-use voicegate::compile::router::Asked;
+use voicegate::check::router::Asked;
 use voicegate::compile::{Parts, RoutingTable, compile};
 use voicegate::handlers::Handlers;
 use voicegate::manifest::load;

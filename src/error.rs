@@ -184,9 +184,15 @@ kinds! {
     /// The gateway takes no more work for now.
     #[cure = "Wait as long as `Retry-After` says and try again."]
     Overloaded = 503 "overloaded": "Too busy, try again shortly", "服务繁忙，请稍后重试";
+    /// The route is switched off for maintenance, by the manifest or by an operator.
+    #[cure = "Wait as long as `Retry-After` says where it is there; whoever runs the gateway switches the route on again."]
+    Maintenance = 503 "maintenance": "This is switched off for maintenance, try again later", "系统维护中，请稍后重试";
     /// Every connection to the upstream is in use.
     #[cure = "Wait as long as `Retry-After` says and try again; operators may raise `max_connections`."]
     UpstreamSaturated = 503 "upstream_saturated": "The service behind this route is busy, try again shortly", "后端服务繁忙，请稍后重试";
+    /// The upstream failed too often of late: its breaker is open, and it is left alone for a while.
+    #[cure = "Wait as long as `Retry-After` says and try again; operators see in `/health` and the log why the service fails."]
+    UpstreamUnavailable = 503 "upstream_unavailable": "The service behind this route is failing, try again shortly", "后端服务暂时不可用，请稍后重试";
     /// The gateway is going down.
     #[cure = "Try again at once on a new connection."]
     ShuttingDown = 503 "shutting_down": "Going down, try again shortly", "服务正在关闭，请稍后重试";
@@ -255,9 +261,9 @@ kinds! {
 /// What `type` of a problem begins with where no page describes the codes: they are named all the same.
 const CODES: &str = "urn:voicegate:error:";
 
-/// On a response: the gateway itself made it, as an error in the common form.
+/// On a response: the gateway itself made it, as an error of this kind in the common form.
 #[derive(Debug, Clone, Copy)]
-pub struct MadeHere;
+pub struct MadeHere(pub Kind);
 
 /// What a caller is told.
 #[derive(Debug, Clone)]
@@ -412,7 +418,7 @@ impl GatewayError {
                 }),
             );
         }
-        response.set_data(MadeHere);
+        response.set_data(MadeHere(self.kind));
         let headers = response.headers_mut();
         if let Some(allow) = &self.allow {
             headers.insert(ALLOW, allow.clone());

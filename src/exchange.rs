@@ -108,6 +108,32 @@ pub struct UpstreamNote {
     pub target: Arc<str>,
 }
 
+/// What answered instead of an upstream that could not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Degraded {
+    /// A fixed answer.
+    Respond = 1,
+    /// Another upstream.
+    Upstream = 2,
+    /// A copy of an earlier answer.
+    Stale = 3,
+}
+
+impl Degraded {
+    /// Every kind, in order.
+    pub const ALL: &[Degraded] = &[Degraded::Respond, Degraded::Upstream, Degraded::Stale];
+
+    /// The word for headers, logs and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Degraded::Respond => "respond",
+            Degraded::Upstream => "upstream",
+            Degraded::Stale => "stale",
+        }
+    }
+}
+
 /// One request and its answer.
 pub struct Exchange {
     /// When the request's head had come, on the monotonic clock.
@@ -131,7 +157,9 @@ pub struct Exchange {
     identity: OnceLock<Arc<Identity>>,
     request_id: OnceLock<String>,
     trace: OnceLock<Arc<dyn Traced>>,
-    upstream: OnceLock<UpstreamNote>,
+    upstream: Mutex<Option<UpstreamNote>>,
+    tries: AtomicU8,
+    degraded: AtomicU8,
     form: OnceLock<Form>,
     deadline: OnceLock<Instant>,
     catalogue: OnceLock<&'static str>,
@@ -193,7 +221,9 @@ impl Exchange {
             identity: OnceLock::new(),
             request_id: OnceLock::new(),
             trace: OnceLock::new(),
-            upstream: OnceLock::new(),
+            upstream: Mutex::default(),
+            tries: AtomicU8::new(0),
+            degraded: AtomicU8::new(0),
             form: OnceLock::new(),
             deadline: OnceLock::new(),
             catalogue: OnceLock::new(),
@@ -297,14 +327,36 @@ impl Exchange {
         let _ = self.identity.set(identity);
     }
 
-    /// Where it was sent, if it was.
-    pub fn upstream(&self) -> Option<&UpstreamNote> {
-        self.upstream.get()
+    /// Where it was sent, if it was; the last place, if there were several.
+    pub fn upstream(&self) -> Option<UpstreamNote> {
+        self.upstream.lock().unwrap_or_else(|poison| poison.into_inner()).clone()
     }
 
-    /// Notes where it was sent.
+    /// Notes where it was sent. Nobody else waits for this at the same time.
     pub fn sent_to(&self, note: UpstreamNote) {
-        let _ = self.upstream.set(note);
+        *self.upstream.lock().unwrap_or_else(|poison| poison.into_inner()) = Some(note);
+    }
+
+    /// What answered instead of its upstream, if something did.
+    pub fn degraded(&self) -> Option<Degraded> {
+        let number = self.degraded.load(Ordering::Relaxed);
+        Degraded::ALL.iter().copied().find(|kind| *kind as u8 == number)
+    }
+
+    /// Notes what answers instead of its upstream. How that one ended is not how the exchange does.
+    pub fn set_degraded(&self, kind: Degraded) {
+        self.end.store(0, Ordering::Relaxed);
+        self.degraded.store(kind as u8, Ordering::Relaxed);
+    }
+
+    /// Counts a try at an upstream.
+    pub fn tried(&self) {
+        self.tries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often an upstream was tried.
+    pub fn tries(&self) -> u8 {
+        self.tries.load(Ordering::Relaxed)
     }
 
     /// Notes how long the upstream took to its response's head.

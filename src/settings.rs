@@ -3,6 +3,10 @@
 //! Each setting is a flag and an environment variable with a default, shown by `--help`. Everything else is in
 //! the manifest and hot-reloads.
 
+mod shed;
+
+pub use shed::{MemoryMark, ShedSettings};
+
 use crate::units::{Dur, Size};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
@@ -77,6 +81,14 @@ pub struct Settings {
     #[arg(long, env = "TOKEN_CACHE", default_value_t = 16_384, value_name = "N")]
     pub token_cache: usize,
 
+    /// Bytes of answers that are kept in memory for `cache` and `fallback`; `0B` keeps none
+    #[arg(long, env = "CACHE_MAX_SIZE", default_value = "64MiB", value_name = "SIZE", value_parser = size)]
+    pub cache_max_size: Size,
+
+    /// Number of such answers
+    #[arg(long, env = "CACHE_MAX_ENTRIES", default_value_t = 10_000, value_name = "N")]
+    pub cache_max_entries: usize,
+
     /// Where the original's variables name the stores.
     #[command(flatten)]
     pub original: OriginalStores,
@@ -124,6 +136,10 @@ pub struct Settings {
     /// Limits of the door.
     #[command(flatten)]
     pub door: DoorSettings,
+
+    /// When less work is taken.
+    #[command(flatten)]
+    pub shed: ShedSettings,
 
     /// Limits of the stores.
     #[command(flatten)]
@@ -288,9 +304,13 @@ pub struct DoorSettings {
     #[arg(long, env = "KEEP_ALIVE", default_value = "75s", value_name = "DURATION", value_parser = duration)]
     pub keep_alive: Dur,
 
-    /// How long a request's body may be silent
+    /// How long a request's body may be silent, and over how much time that is waited for it its rate is taken
     #[arg(long, env = "BODY_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub body_timeout: Dur,
+
+    /// Bytes a second that a request's body must come with; `0B` for any
+    #[arg(long, env = "MIN_BODY_RATE", default_value = "240B", value_name = "SIZE", value_parser = size)]
+    pub min_body_rate: Size,
 
     /// How long a client may read nothing while there is something to send
     #[arg(long, env = "WRITE_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = duration)]

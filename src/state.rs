@@ -1,11 +1,15 @@
 //! What the process has and every routing table shares: settings, telemetry, and what is known of its health.
 
+pub mod maintenance;
+
 use crate::accounts::{Accounts, SetupError};
 use crate::contract::changelog::Changelog;
 use crate::conversations::Turns;
+use crate::copies::{Copies, Limits};
 use crate::openapi::Published;
 use crate::settings::Settings;
 use crate::shared::AnyShared;
+use crate::shed::{Pressure, memory};
 use crate::stores::AnyStore;
 use crate::telemetry::Telemetry;
 use crate::tokens::Tokens;
@@ -33,14 +37,20 @@ pub struct Shared {
     pub accounts: Arc<Accounts>,
     /// Answers that are being written.
     pub turns: Arc<Turns>,
+    /// Answers that may be given out again.
+    pub copies: Arc<Copies>,
     /// Whether traffic should come here, and why not.
     pub readiness: Readiness,
+    /// How much there is to do, and who is sent away first.
+    pub pressure: Arc<Pressure>,
     /// Who can say how the things behind the gateway are.
     pub health: HealthBoard,
     /// The API's descriptions, of the revision that serves; none before there is one.
     pub documents: ArcSwapOption<Published>,
     /// What callers saw change between the revisions that were served.
     pub changelog: Changelog,
+    /// What operators switched off, or on.
+    pub maintenance: maintenance::Switches,
     /// Turns true when streams must end: the last part of a shutdown.
     pub closing: watch::Receiver<bool>,
 }
@@ -87,6 +97,17 @@ impl Shared {
         let Backends { store, shared, tokens, accounts } = backends;
         let turns =
             Turns::new(store.clone(), shared.clone(), settings.conversations.clone(), closing.clone());
+        let marks = memory::Marks::of(settings.shed.shed_memory, memory::limit());
+        let pressure = Pressure::new(settings.shed.max_in_flight, marks, telemetry.clone());
+        let limits = Limits { bytes: settings.cache_max_size.0, entries: settings.cache_max_entries };
+        let copies = Arc::new(Copies::new(limits));
+        telemetry.show_copies({
+            let copies = copies.clone();
+            move || {
+                let figures = copies.figures();
+                [figures.entries, figures.bytes, figures.evictions]
+            }
+        });
         Arc::new(Shared {
             settings,
             telemetry,
@@ -95,10 +116,13 @@ impl Shared {
             tokens,
             accounts,
             turns,
+            copies,
             readiness: Readiness::default(),
+            pressure,
             health: HealthBoard::default(),
             documents: ArcSwapOption::empty(),
             changelog: Changelog::default(),
+            maintenance: maintenance::Switches::default(),
             closing,
         })
     }

@@ -60,6 +60,7 @@ fn beneath(home: &CheckedRoute) -> Option<CheckedRoute> {
         // One entry is enough: it says what is below.
         docs: RouteDocs { hidden: true, ..home.docs.clone() },
         deprecation: home.deprecation.clone(),
+        maintenance: home.maintenance.clone(),
         public: home.public,
         fingerprint: state.finish(),
         span: home.span,

@@ -8,12 +8,16 @@ pub mod documentation;
 pub mod native;
 pub mod order;
 pub mod pattern;
+pub mod router;
 pub mod routes;
 mod sections;
+mod trials;
 mod versions;
+pub mod walk;
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Sources};
 use crate::manifest::Loaded;
+use crate::targets;
 use crate::tokens::policy::AuthPolicy;
 use crate::upstream::UpstreamSpec;
 use chains::Link;
@@ -97,6 +101,8 @@ pub struct Counts {
     pub upstreams: usize,
     /// Chains.
     pub chains: usize,
+    /// Tests.
+    pub tests: usize,
 }
 
 /// What checking brought.
@@ -174,6 +180,7 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
         }
     }
     sections::check(&manifest, out);
+    targets::check_upstreams(&manifest, out);
     let auth = AuthPolicy::check(manifest.auth.as_ref(), out);
     let mut checker = RouteChecker::new(&manifest, fingerprints);
     let mut routes = Vec::new();
@@ -186,12 +193,19 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
             prefix: prefix.unwrap_or_default(),
             chain,
             deprecation: deprecated.and_then(|declared| versions::deprecation(declared, &manifest, out)),
+            maintenance: version.maintenance.as_ref().and_then(|it| targets::maintenance::check(it, out)),
         };
         for route in &version.routes.0 {
             routes.extend(checker.check(route, &group, out).map(Arc::new));
         }
     }
-    let outside = Group { version: None, prefix: String::new(), chain: [].into(), deprecation: None };
+    let outside = Group {
+        version: None,
+        prefix: String::new(),
+        chain: [].into(),
+        deprecation: None,
+        maintenance: None,
+    };
     for route in &manifest.routes {
         routes.extend(checker.check(route, &outside, out).map(Arc::new));
     }
@@ -199,6 +213,9 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
     checker.chains.resolve_all(out);
     conflicts(&routes, out);
     sections::unused(&manifest, &checker, out);
+    if !out.has_errors() {
+        trials::run(&manifest, &routes, out);
+    }
     out.redact(&manifest.secrets);
     if strict {
         out.make_strict();
@@ -210,6 +227,7 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
         versions: manifest.versions.len(),
         upstreams: upstreams.len(),
         chains: manifest.chains.0.len(),
+        tests: trials::all(&manifest).count(),
     };
     let about = About::of(&manifest);
     let roles = manifest.roles.names().map(str::to_owned).collect();

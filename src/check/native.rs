@@ -7,7 +7,8 @@ use crate::manifest::{Manifest, Spanned};
 use crate::openapi::OperationDoc;
 use crate::path::normalise_path;
 use crate::sse::StreamTimes;
-use crate::targets::{self, TargetCx, WebSocketBridge};
+use crate::targets::{self, Substitute, TargetCx, WebSocketBridge};
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub struct Native {
     behind: Option<Arc<Declared>>,
     /// Where callers speak WebSocket with it.
     bridge: Option<Arc<WebSocketBridge>>,
+    /// What answers where its upstream cannot.
+    fallback: Option<Arc<Substitute>>,
 }
 
 /// What a route says of the upstream behind its operation.
@@ -79,7 +82,22 @@ impl Native {
             path: declared.path.clone(),
             stream: declared.stream,
             metrics: cx.shared.telemetry.streams(cx.route),
+            other: self
+                .fallback
+                .as_ref()
+                .and_then(|fallback| cx.upstreams.get(fallback.upstream()?).cloned()),
         })
+    }
+
+    /// What answers where its upstream cannot, if the manifest says so.
+    pub fn fallback(&self) -> Option<&Substitute> {
+        self.fallback.as_deref()
+    }
+
+    /// Feeds what it takes from other sections of the manifest to the route's identity.
+    pub fn identify(&self, state: &mut dyn Hasher) {
+        self.bridge.iter().for_each(|bridge| bridge.identify(state));
+        self.fallback.iter().for_each(|fallback| fallback.identify(state));
     }
 
     /// Where a request ends, as `explain` prints it; `path` is the request's.
@@ -89,6 +107,9 @@ impl Native {
             let path = behind.path.as_deref().unwrap_or(path);
             let urls: Vec<String> = behind.servers.iter().map(|server| format!("{server}{path}")).collect();
             text.push_str(&format!("; asks {}", urls.join(" or ")));
+        }
+        if let Some(fallback) = &self.fallback {
+            text.push_str(&format!("; {}", fallback.describe()));
         }
         text
     }
@@ -109,6 +130,8 @@ pub(super) fn check(
     let bridge = (operation.uses == Uses::Stream && route.bridge.is_some())
         .then(|| Arc::new(targets::bridge(route, manifest, out)));
     let path = route.path.as_ref().map(|path| fixed_path(path, out));
+    let streams = operation.uses == Uses::Stream;
+    let fallback = streams.then(|| targets::of_handler(route, manifest, out)).flatten().map(Arc::new);
     if operation.uses == Uses::Stream && route.upstream.is_none() {
         let message = format!("handler `{}` needs an upstream that answers", operation.name);
         out.push(
@@ -129,7 +152,7 @@ pub(super) fn check(
             stream: limits,
         }))
     });
-    Some(Native { operation, behind, bridge })
+    Some(Native { operation, behind, bridge, fallback })
 }
 
 fn chat_limits(route: &Route, out: &mut Diagnostics) -> ChatLimits {
@@ -183,6 +206,7 @@ fn misplaced(route: &Route, operation: &Operation, out: &mut Diagnostics) {
             "path" => route.path.as_ref().map(|it| it.span),
             "stream" => route.stream.as_ref().map(|it| it.span),
             "bridge" => route.bridge.as_ref().map(|it| it.span),
+            "fallback" => route.fallback.as_ref().map(|it| it.span),
             // What is spoken with it is the operation's own business; saying what it is does no harm.
             _ => route
                 .protocol
@@ -192,8 +216,8 @@ fn misplaced(route: &Route, operation: &Operation, out: &mut Diagnostics) {
         }
     };
     let unused: &[&str] = match operation.uses {
-        Uses::Nothing => &["upstream", "path", "stream", "bridge", "protocol"],
-        Uses::Call => &["stream", "bridge", "protocol"],
+        Uses::Nothing => &["upstream", "path", "stream", "bridge", "protocol", "fallback"],
+        Uses::Call => &["stream", "bridge", "protocol", "fallback"],
         Uses::Stream => &["protocol"],
     };
     for key in unused {

@@ -46,8 +46,56 @@ const RULES: &[After] = &[
     },
     After {
         stage: "cache",
+        after: &["api_key"],
+        reason: "a cached answer must not be given to somebody who may not see it",
+        required: false,
+    },
+    After {
+        stage: "cache",
         after: &["rbac"],
         reason: "a cached answer must not be given to somebody who may not see it",
+        required: false,
+    },
+    After {
+        stage: "cache",
+        after: &["tenant"],
+        reason: "a cached answer must not be given to somebody who may not see it",
+        required: false,
+    },
+    After {
+        stage: "cache",
+        after: &["ip_filter"],
+        reason: "a cached answer must not be given to somebody who may not see it",
+        required: false,
+    },
+    After {
+        stage: "cache",
+        after: &["access_log"],
+        reason: "what is answered from memory would not be logged",
+        required: false,
+    },
+    After {
+        stage: "cache",
+        after: &["metrics"],
+        reason: "what is answered from memory would not be counted",
+        required: false,
+    },
+    After {
+        stage: "cache",
+        after: &["recovery"],
+        reason: "it answers for what fails at the cache too",
+        required: false,
+    },
+    After {
+        stage: "cache",
+        after: &["request_id"],
+        reason: "an id is of one request, not of a copy",
+        required: false,
+    },
+    After {
+        stage: "cache",
+        after: &["cors"],
+        reason: "what a browser is told depends on where it asks from",
         required: false,
     },
     After {

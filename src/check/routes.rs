@@ -4,22 +4,19 @@ use super::chains::{Chains, Link};
 use super::native::{self, Native};
 use super::order;
 use super::pattern::{self, Host, MethodSet, Pattern, Predicates};
-use crate::diag::milestone::DOCUMENTS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::exchange::RouteInfo;
 use crate::manifest::model::{Bridge, ChainRef, Protocol, Route, Version};
 use crate::manifest::{Manifest, Spanned};
 use crate::openapi::{Bundle, Operation};
-use crate::stages::Fit;
+use crate::stages::{Fit, Keeps};
+use crate::state::maintenance::Closed;
 use crate::targets::{self, Found, Target, WebSocketBridge};
 use http::{HeaderName, HeaderValue};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Stages for bodies that are read whole.
-const READS_BODIES: [&str; 4] = ["cache", "validate", "transform", "inspect"];
 
 /// A route that is sound.
 pub struct CheckedRoute {
@@ -41,6 +38,8 @@ pub struct CheckedRoute {
     pub described: Option<Arc<Operation>>,
     /// Headers of a deprecated version.
     pub deprecation: Option<Arc<[(HeaderName, HeaderValue)]>>,
+    /// What answers in its place, while the manifest switches it off.
+    pub maintenance: Option<Arc<Closed>>,
     /// Whether it says that anybody may call it.
     pub public: bool,
     /// What `docs:` says.
@@ -115,6 +114,11 @@ impl CheckedRoute {
         self.links.iter().any(Link::refuses_strangers)
     }
 
+    /// Whether it answers whatever is switched off.
+    pub fn stays_up(&self) -> bool {
+        matches!(&self.ending, Ending::Native(native) if targets::maintenance::stays_up(native.operation.name))
+    }
+
     /// Whether it answers with a stream.
     pub fn streams(&self) -> bool {
         match &self.ending {
@@ -144,7 +148,7 @@ impl Ending {
     /// Feeds what it takes from other sections of the manifest to the route's identity.
     fn identify(&self, state: &mut dyn Hasher) {
         match self {
-            Ending::Native(native) => native.bridge().into_iter().for_each(|bridge| bridge.identify(state)),
+            Ending::Native(native) => native.identify(state),
             Ending::Target(target) => target.identify(state),
         }
     }
@@ -168,6 +172,8 @@ pub struct Group<'a> {
     pub chain: Arc<[Link]>,
     /// Headers of a deprecated version.
     pub deprecation: Option<Arc<[(HeaderName, HeaderValue)]>>,
+    /// What answers in the place of its routes, while it is switched off.
+    pub maintenance: Option<Arc<Closed>>,
 }
 
 /// Checks routes one after the other.
@@ -216,11 +222,11 @@ impl<'a> RouteChecker<'a> {
         self.order_once(&links, out);
         let params = parsed.as_ref().map(|(_, pattern)| pattern.params()).unwrap_or_default();
         let ending = self.ending(route, &params, out);
-        not_yet(route, out);
+        let maintenance = targets::maintenance::of_route(route, group.maintenance.as_ref(), out);
         let method = parsed.as_ref().map(|(method, _)| method.as_str());
         let described = self.described(route, method, &params, out);
         access(route, &links, out);
-        bodies(route, &links, out);
+        kept(&links, out);
         let streaming = match &ending {
             Some(Ending::Target(target)) => target.streams(),
             Some(Ending::Native(native)) => native.streams(),
@@ -231,11 +237,6 @@ impl<'a> RouteChecker<'a> {
         }
         if ending.as_ref().is_some_and(Ending::counts_callers) {
             counted(route, &links, out);
-        }
-        if let Some(Ending::Target(target)) = &ending
-            && target.passes_calls()
-        {
-            calls(route, &links, out);
         }
         let (method, pattern) = parsed?;
         let host = match host {
@@ -279,10 +280,11 @@ impl<'a> RouteChecker<'a> {
         group.deprecation.hash(&mut state);
         links.iter().for_each(|link| link.fingerprint.hash(&mut state));
         described.as_ref().map(|described| described.digest()).hash(&mut state);
-        for name in used(route) {
+        for name in used(route, self.manifest) {
             self.upstreams.get(name).hash(&mut state);
         }
         ending.identify(&mut state);
+        maintenance.iter().for_each(|closed| closed.identify(&mut state));
         Some(CheckedRoute {
             info: Arc::new(info),
             method,
@@ -294,6 +296,7 @@ impl<'a> RouteChecker<'a> {
             docs: RouteDocs::of(route, described.is_some(), self.manifest),
             described,
             deprecation: group.deprecation.clone(),
+            maintenance,
             public: route.public,
             fingerprint: state.finish(),
             span: route.route.span,
@@ -321,7 +324,7 @@ impl<'a> RouteChecker<'a> {
     }
 
     fn ending(&mut self, route: &Spanned<Route>, params: &[String], out: &mut Diagnostics) -> Option<Ending> {
-        self.used_upstreams.extend(used(route).map(str::to_owned));
+        self.used_upstreams.extend(used(route, self.manifest).into_iter().map(str::to_owned));
         match targets::check(route, params, self.manifest, out)? {
             Found::Target(target) => Some(Ending::Target(target)),
             Found::Handler(name) => {
@@ -331,21 +334,15 @@ impl<'a> RouteChecker<'a> {
     }
 }
 
-/// Upstreams that a route names.
-fn used(route: &Route) -> impl Iterator<Item = &str> {
-    let split = route.split.iter().flat_map(|split| split.0.iter().map(|part| part.upstream.value.as_str()));
-    let mirror = route.mirror.iter().map(|mirror| mirror.upstream.value.as_str());
-    route.upstream.iter().map(|name| name.value.as_str()).chain(split).chain(mirror)
-}
-
-/// Keys that parts still to be built bring: refused, never ignored.
-fn not_yet(route: &Route, out: &mut Diagnostics) {
-    let mut refuse = |span: Span, key: &str, waits_for: &str| {
-        out.push(Diagnostic::not_available(span, &format!("`{key}`"), waits_for));
-    };
-    if let Some(test) = route.tests.0.first() {
-        refuse(test.span, "tests", DOCUMENTS);
-    }
+/// Upstreams that a route names, or comes to by a fallback.
+fn used<'m>(route: &'m Route, manifest: &'m Manifest) -> Vec<&'m str> {
+    let split =
+        route.split.iter().flat_map(|split| split.to.0.iter().map(|part| part.upstream.value.as_str()));
+    let mut all: Vec<&str> = route.upstream.iter().map(|name| name.value.as_str()).chain(split).collect();
+    let others: Vec<&str> = all.iter().flat_map(|name| targets::reached(name, route, manifest)).collect();
+    all.extend(others);
+    all.extend(route.mirror.iter().map(|mirror| mirror.upstream.value.as_str()));
+    all
 }
 
 /// Who may call is decided, not forgotten (SECURITY rule 11).
@@ -393,6 +390,39 @@ fn counted(route: &Route, links: &[Link], out: &mut Diagnostics) {
     }
 }
 
+/// Answers that are kept are given to those they are for.
+fn kept(links: &[Link], out: &mut Diagnostics) {
+    let identifies = |link: &Link| super::order::IDENTIFY.contains(&link.name);
+    for (at, link) in links.iter().enumerate() {
+        let keeps = link.stage.as_ref().and_then(|stage| stage.facts().keeps_answers);
+        let known = links[..at].iter().find(|outer| identifies(outer));
+        match (keeps, known) {
+            (Some(Keeps::ForWhoeverAsks), Some(identify)) => {
+                let message = format!(
+                    "`{}` behind `{}` would give one caller's answer to another",
+                    link.name, identify.name
+                );
+                out.push(
+                    Diagnostic::error(Code::SHARED_ANSWERS, link.span, message)
+                        .help("add `user` to its `by`, or say `shared: true` if all callers get the same")
+                        .note(identify.span, format!("`{}` stands here", identify.name)),
+                );
+            }
+            (Some(Keeps::ForEach(word)), None) if !links.iter().any(identifies) => {
+                let message = format!(
+                    "`{}` goes by `{word}`, and nobody finds out who is calling before it",
+                    link.name
+                );
+                out.push(
+                    Diagnostic::error(Code::NO_CALLER, link.span, message)
+                        .help(format!("put `auth` or `api_key` before it, or remove `{word}`")),
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Stages that cannot do for this route what they are for.
 fn misfits(route: &Route, fit: &Fit<'_>, links: &[Link], out: &mut Diagnostics) {
     for link in links {
@@ -414,39 +444,6 @@ fn spoken(route: &Route) -> Protocol {
             Protocol::Sse
         }
         (protocol, _) => protocol.as_ref().map_or(Protocol::Http, |protocol| protocol.value),
-    }
-}
-
-/// Stages that read bodies, where there are none to read.
-fn bodies(route: &Route, links: &[Link], out: &mut Diagnostics) {
-    let socket = route.protocol.as_ref().filter(|_| spoken(route) == Protocol::Websocket);
-    let bridge = route.bridge.as_ref().filter(|bridge| bridge.value == Bridge::Websocket);
-    let (said, span) = match (socket, bridge) {
-        (Some(protocol), _) => ("protocol", protocol.span),
-        (None, Some(bridge)) => ("bridge", bridge.span),
-        (None, None) => return,
-    };
-    for link in links {
-        if link.stage.as_ref().is_some_and(|stage| stage.facts().reads_bodies) {
-            let message = format!("`{}` reads bodies, and `{said}: websocket` has none", link.name);
-            out.push(
-                Diagnostic::error(Code::MISPLACED, link.span, message)
-                    .help("give this route a chain without it")
-                    .note(span, format!("the {said} is set here")),
-            );
-        }
-    }
-}
-
-/// What gRPC calls cannot pass.
-fn calls(route: &Route, links: &[Link], out: &mut Diagnostics) {
-    for link in links.iter().filter(|link| READS_BODIES.contains(&link.name)) {
-        let message = format!("`{}` cannot read the messages of gRPC calls", link.name);
-        out.push(
-            Diagnostic::error(Code::READS_CALLS, link.span, message)
-                .help("give routes with `protocol: grpc` a chain without it")
-                .note(route.route.span, "this route passes calls on"),
-        );
     }
 }
 

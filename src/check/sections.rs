@@ -1,7 +1,6 @@
 //! Sections beside the routes: what is not available yet, what contradicts itself, what nobody uses.
 
 use super::routes::RouteChecker;
-use crate::diag::milestone::{DOCUMENTS, UPSTREAMS};
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::manifest::Manifest;
 use crate::manifest::model::{ChainRef, StageUse};
@@ -39,22 +38,6 @@ pub(super) fn check(manifest: &Manifest, out: &mut Diagnostics) {
     for (_, policy) in &manifest.rate_limits.0 {
         rate_limit::check_policy(policy, out);
     }
-    let documents = DOCUMENTS;
-    if let Some(test) = manifest.tests.first() {
-        not_yet(test.span, "tests", documents, out);
-    }
-    for version in &manifest.versions {
-        if let Some(test) = version.tests.0.first() {
-            not_yet(test.span, "tests", documents, out);
-        }
-        if let Some(maintenance) = &version.maintenance {
-            not_yet(maintenance.span, "maintenance", UPSTREAMS, out);
-        }
-    }
-}
-
-fn not_yet(span: Span, key: &str, waits_for: &str, out: &mut Diagnostics) {
-    out.push(Diagnostic::not_available(span, &format!("`{key}`"), waits_for));
 }
 
 fn circle(manifest: &Manifest, start: &str) -> bool {

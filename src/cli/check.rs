@@ -49,12 +49,17 @@ pub(super) fn run(command: &Check) -> u8 {
         Some(checked) => {
             let counts = checked.counts();
             say(&format!(
-                "ok: {shown}: {} in {}, {}, {}, {} ({warnings} warnings) in {:.1} ms",
+                "ok: {shown}: {} in {}, {}, {}, {}{} ({warnings} warnings) in {:.1} ms",
                 many(counts.routes, "route"),
                 many(counts.versions, "version"),
                 many(counts.upstreams, "upstream"),
                 many(counts.chains, "chain"),
                 many(counts.files, "file"),
+                if counts.tests == 0 {
+                    String::new()
+                } else {
+                    format!(", {} passed", many(counts.tests, "test"))
+                },
                 took.as_secs_f64() * 1000.0,
             ));
             OK

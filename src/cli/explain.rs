@@ -3,18 +3,15 @@
 
 use super::{ConfigArg, FINDINGS, OK, USAGE, print, say, sound};
 use crate::check::Checked;
-use crate::check::routes::{CheckedRoute, Ending};
-use crate::compile::place_of;
-use crate::compile::router::{Asked, Found, Router};
-use crate::compile::{asked_about, sees_options};
+use crate::check::routes::Ending;
+use crate::check::walk::{Course, Imagined as Request, Taken, Walks};
 use crate::diag::{CATALOG, did_you_mean};
 use crate::error::{Kind, Lang};
 use crate::path::normalise_path;
-use crate::stages::{Probe, Verdict};
+use crate::stages::Verdict;
 use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
@@ -53,14 +50,6 @@ pub(super) fn run(command: &Explain) -> u8 {
         }
         Err(code) => code,
     }
-}
-
-struct Request {
-    method: Method,
-    path: String,
-    query: Option<String>,
-    headers: HeaderMap,
-    host: String,
 }
 
 /// Says what a code stands for.
@@ -113,92 +102,54 @@ fn request_of(command: &Explain, path: &str) -> Result<Request, String> {
 
 /// What would happen, and whether some route takes it.
 fn explain(checked: &Checked, request: &Request, role: Option<&str>) -> (String, bool) {
-    let mut router: Router<Arc<CheckedRoute>> = Router::default();
-    for route in checked.routes() {
-        router.insert(&place_of(route), route.clone());
-    }
-    let asked = Asked {
-        host: &request.host,
-        method: &request.method,
-        path: &request.path,
-        headers: &request.headers,
-        query: request.query.as_deref(),
-    };
     let mut text = format!("{} {}\n", request.method, request.path);
-    match router.find(&asked) {
-        Found::Route(route, ranges) => {
-            let params: Vec<&str> =
-                ranges.iter().map(|(from, to)| &request.path[*from as usize..*to as usize]).collect();
-            describe(&mut text, route, &params, request, role, None);
+    let walks = Walks::of(checked.routes());
+    match walks.walk(request, role) {
+        Course::Taken(taken) => {
+            describe(&mut text, &taken, request);
             (text, true)
         }
-        Found::NotAllowed(allow) => {
-            // As the table answers OPTIONS where the manifest has no route for it.
-            let method = asked_about(&request.headers, &allow).filter(|_| request.method == Method::OPTIONS);
-            if let Some(method) = method
-                && let Found::Route(route, ranges) = router.find(&Asked { method: &method, ..asked })
-            {
-                let params: Vec<&str> =
-                    ranges.iter().map(|(from, to)| &request.path[*from as usize..*to as usize]).collect();
-                describe(&mut text, route, &params, request, role, allow.to_str().ok());
-                return (text, true);
-            }
+        Course::NotAllowed(allow) => {
             let allow = allow.to_str().unwrap_or_default();
             let _ = writeln!(text, "  405 method_not_allowed: the path serves {allow}");
             (text, false)
         }
-        Found::Nothing => {
+        Course::Nothing => {
             let _ = writeln!(text, "  404 not_found: no route takes this");
             (text, false)
         }
     }
 }
 
-/// `options` is what the path serves, where the gateway answers OPTIONS in the route's stead.
-fn describe(
-    text: &mut String,
-    route: &CheckedRoute,
-    params: &[&str],
-    request: &Request,
-    role: Option<&str>,
-    options: Option<&str>,
-) {
+fn describe(text: &mut String, taken: &Taken<'_>, request: &Request) {
+    let route = taken.route;
     let version = route.info.version.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
     let _ = writeln!(text, "  route   {}{version}", route.label());
-    for (name, value) in route.info.params.iter().zip(params) {
+    for (name, value) in route.info.params.iter().zip(&taken.params) {
         let _ = writeln!(text, "          {name} = {value}");
     }
-    let probe = Probe { method: &request.method, path: &request.path, headers: &request.headers, role };
-    // A socket is opened with GET, what it asks an operation for is a POST each.
-    let turn = matches!(&route.ending, Ending::Native(native) if native.is_socket());
-    let turn = Probe { method: if turn { &Method::POST } else { probe.method }, ..probe };
-    let mut stopped = false;
-    let links = route.links.iter().filter(|link| options.is_none() || sees_options(link.name));
-    for (index, link) in links.enumerate() {
+    for (index, (name, verdict)) in taken.steps.iter().enumerate() {
         let lead = if index == 0 { "  chain " } else { "        " };
-        let verdict = match (&link.stage, stopped) {
-            (_, true) => "not reached".to_owned(),
-            (None, _) => "not built".to_owned(),
-            (Some(stage), _) => match stage.explain(if link.name == "rbac" { &turn } else { &probe }) {
-                Verdict::Passes(remark) if remark.is_empty() => "passes".to_owned(),
-                Verdict::Passes(remark) => format!("passes: {remark}"),
-                Verdict::Refuses(status, why) => {
-                    stopped = true;
-                    format!("refuses with {status}: {why}")
-                }
-                Verdict::Answers(status, why) => {
-                    stopped = true;
-                    format!("answers {status}: {why}")
-                }
-            },
+        let verdict = match verdict {
+            None => "not reached".to_owned(),
+            Some(Verdict::Passes(remark)) if remark.is_empty() => "passes".to_owned(),
+            Some(Verdict::Passes(remark)) => format!("passes: {remark}"),
+            Some(Verdict::Refuses(status, why)) => format!("refuses with {status}: {why}"),
+            Some(Verdict::Answers(status, why)) => format!("answers {status}: {why}"),
         };
-        let _ = writeln!(text, "{lead}  {:<17} {verdict}", link.name);
+        let _ = writeln!(text, "{lead}  {name:<17} {verdict}");
     }
-    let target = match &route.ending {
-        _ if options.is_some() => format!("answers 204 with Allow: {}", options.unwrap_or_default()),
-        Ending::Native(native) => native.describe(&request.path),
-        Ending::Target(target) => target.describe(&request.path, params),
+    let target = match (&route.ending, &taken.options) {
+        (_, Some(allow)) => format!("answers 204 with Allow: {}", allow.to_str().unwrap_or_default()),
+        _ if taken.is_closed() => {
+            let status = taken.answered().unwrap_or(503);
+            format!(
+                "switched off for maintenance: answers {status}; only stages that look on see the request"
+            )
+        }
+        (Ending::Native(native), _) => native.describe(&request.path),
+        (Ending::Target(target), _) => target.describe(&request.path, &taken.params),
     };
-    let reached = if stopped { " (not reached)" } else { "" };
+    let reached = if taken.stopped().is_some() { " (not reached)" } else { "" };
     let _ = writeln!(text, "  target  {target}{reached}");
 }

@@ -151,6 +151,11 @@ fn changes(old: &CheckedRoute, new: &CheckedRoute) -> Vec<String> {
     if old.public != new.public {
         all.push(format!("public: {} → {}", old.public, new.public));
     }
+    match (&old.maintenance, &new.maintenance) {
+        (None, Some(_)) => all.push("maintenance: switched off".to_owned()),
+        (Some(_), None) => all.push("maintenance: over".to_owned()),
+        _ => {}
+    }
     if all.is_empty() {
         all.push("other settings of it, or of its upstream or version".to_owned());
     }

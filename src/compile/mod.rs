@@ -6,44 +6,30 @@
 mod catalogue;
 pub mod diff;
 pub mod document;
-pub mod router;
 pub mod schema;
+mod shedding;
 
 use crate::check::Checked;
+use crate::check::router::{Asked, Found, Router};
 use crate::check::routes::{CheckedRoute, Ending};
+use crate::check::walk::{ON_EVERY_REQUEST, asked_about, place_of, sees_closed, sees_options};
 use crate::endpoint::{Next, sealed};
+use crate::error::grpc::Form;
 use crate::error::{GatewayError, Kind};
-use crate::exchange::{Exchange, Params};
+use crate::exchange::Exchange;
 use crate::handlers::Handlers;
 use crate::openapi::Published;
+use crate::shed::Rank;
 use crate::stages::body_limit::limit_body;
 use crate::stages::{BuildCx, Hook, Layer, fold};
 use crate::state::Shared;
+use crate::state::maintenance::Closed;
 use crate::targets::{Presence, TargetCx};
 use crate::upstream::{Registry, Running};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint, Request, Response};
-use router::{Asked, Found, Place, Router};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-
-/// Stages that see every request, also one that no route takes.
-const ON_EVERY_REQUEST: &[&str] = &["access_log", "recovery", "request_id", "metrics", "security_headers"];
-
-/// Whether a stage of a route's chain sees an `OPTIONS` request that the manifest has no route for.
-pub fn sees_options(stage: &str) -> bool {
-    ["cors", "ip_filter", "rate_limit"].contains(&stage) || ON_EVERY_REQUEST.contains(&stage)
-}
-
-/// The method of the route that answers an `OPTIONS` request, from what the path serves (`allow`): a preflight is
-/// answered by the route it asks about, a plain OPTIONS by any that is there.
-pub fn asked_about(headers: &HeaderMap, allow: &HeaderValue) -> Option<Method> {
-    let wanted = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD);
-    match wanted.filter(|_| headers.contains_key(header::ORIGIN)) {
-        Some(name) => Method::from_bytes(name.as_bytes()).ok(),
-        None => allow.to_str().ok().and_then(|list| list.split(", ").next()?.parse().ok()),
-    }
-}
 
 /// The compiled, immutable form of one manifest revision.
 pub struct RoutingTable {
@@ -62,8 +48,16 @@ pub struct RoutingTable {
 pub struct CompiledRoute {
     checked: Arc<CheckedRoute>,
     endpoint: Next,
+    /// Who goes first when there is too much to do.
+    rank: Rank,
+    /// Answers those who are sent away then; built when first needed.
+    refusing: OnceLock<Next>,
     /// Answers `OPTIONS`; built when first asked.
     options: OnceLock<Next>,
+    /// Answers while the route is switched off; built when first asked.
+    closed: OnceLock<Next>,
+    /// How operators name it.
+    label: String,
     shared: Arc<Shared>,
     /// The same for all revisions of the route.
     presence: Arc<Presence>,
@@ -106,27 +100,26 @@ pub fn compile(checked: Arc<Checked>, parts: &Parts, before: Option<&RoutingTabl
     RoutingTable { router, routes, refuse, checked, catalogue, documents }
 }
 
-/// Where a route goes in the index.
-pub fn place_of(route: &CheckedRoute) -> Place<'_> {
-    Place {
-        host: route.host.as_ref(),
-        method: &route.method,
-        pattern: &route.pattern,
-        predicates: &route.predicates,
-        native: matches!(route.ending, Ending::Native(_)),
-    }
-}
-
 fn compile_route(
     route: &Arc<CheckedRoute>,
     parts: &Parts,
     upstreams: &Running,
     presence: Arc<Presence>,
 ) -> CompiledRoute {
-    let cx = TargetCx { route: &route.info, shared: &parts.shared, upstreams, presence: &presence };
+    let cx = TargetCx {
+        route: &route.info,
+        shared: &parts.shared,
+        upstreams,
+        presence: &presence,
+        identity: route.fingerprint,
+    };
     let target = match &route.ending {
         Ending::Native(native) => {
             let operation = sealed(parts.handlers.endpoint(native.operation, native.behind(&cx)));
+            let operation = match native.fallback() {
+                Some(fallback) => fallback.before(operation, &cx),
+                None => operation,
+            };
             match native.bridge() {
                 Some(bridge) => bridge.before(operation, &cx),
                 None => operation,
@@ -142,8 +135,12 @@ fn compile_route(
     }
     CompiledRoute {
         endpoint: fold(layers, target),
+        rank: shedding::rank(route),
+        refusing: OnceLock::new(),
         checked: route.clone(),
         options: OnceLock::new(),
+        closed: OnceLock::new(),
+        label: route.label(),
         shared: parts.shared.clone(),
         presence,
     }
@@ -157,6 +154,7 @@ fn layers(route: &CheckedRoute, shared: &Arc<Shared>, keep: impl Fn(&str) -> boo
     };
     let cx = BuildCx {
         route: &route.info,
+        identity: route.fingerprint,
         streams: route.streams(),
         websocket: route.ending.is_socket(),
         operation,
@@ -186,8 +184,15 @@ struct Refused(GatewayError);
 /// Logs and counts requests that no route takes, as the manifest's first such stages do, and answers the error.
 fn refusing_endpoint(checked: &Checked, shared: &Arc<Shared>) -> Next {
     let info = Arc::new(crate::exchange::RouteInfo::unmatched());
-    let cx =
-        BuildCx { route: &info, streams: false, websocket: false, operation: None, described: None, shared };
+    let cx = BuildCx {
+        route: &info,
+        identity: 0,
+        streams: false,
+        websocket: false,
+        operation: None,
+        described: None,
+        shared,
+    };
     let stages = ON_EVERY_REQUEST.iter().filter_map(|name| checked.first_use(name)?.stage.as_ref());
     let layers = stages.map(|stage| stage.layer(&cx)).collect();
     let answer = poem::endpoint::make_sync(|request: Request| -> poem::Result<Response> {
@@ -206,6 +211,43 @@ impl CompiledRoute {
 
     fn is_socket(&self) -> bool {
         self.checked.ending.is_socket()
+    }
+
+    /// Answers a request, unless the route is switched off or the process has too much to do.
+    async fn serve(&self, exchange: &Arc<Exchange>, mut request: Request) -> Response {
+        if let Some(closed) = self.maintenance() {
+            request.set_data(closed);
+            return finish(self.closed().call(request).await);
+        }
+        let pressure = &self.shared.pressure;
+        match pressure.admit(self.rank, exchange) {
+            Ok(()) => finish(self.endpoint.call(request).await),
+            Err(reason) => {
+                request.set_data(Refused(pressure.refuse(exchange, reason)));
+                let refusing = self.refusing.get_or_init(|| shedding::refusing(&self.checked, &self.shared));
+                finish(refusing.call(request).await)
+            }
+        }
+    }
+
+    /// What answers in its place, if it is switched off: by an operator, else by the manifest.
+    fn maintenance(&self) -> Option<Arc<Closed>> {
+        match self.shared.maintenance.of(&self.label, self.checked.info.version.as_deref()) {
+            None => self.checked.maintenance.clone(),
+            Some(switched) => switched.filter(|_| !self.checked.stays_up()),
+        }
+    }
+
+    /// Answers while it is switched off, before anybody is asked who they are.
+    fn closed(&self) -> &Next {
+        self.closed.get_or_init(|| {
+            let answer = poem::endpoint::make_sync(|request: Request| -> poem::Result<Response> {
+                let closed =
+                    request.data::<Arc<Closed>>().ok_or_else(|| GatewayError::from(Kind::Maintenance))?;
+                Ok(closed.answer(*Exchange::of(&request).form() == Form::Problem)?)
+            });
+            fold(layers(&self.checked, &self.shared, sees_closed), sealed(answer))
+        })
     }
 
     /// Answers `OPTIONS` where the manifest has no route for it: what the chain says to everybody, then `Allow`.
@@ -276,7 +318,10 @@ impl RoutingTable {
             query: request.uri().query(),
         };
         match self.find(&asked) {
-            Found::Route(route, params) => run(&route.endpoint, exchange, route, params, request).await,
+            Found::Route(route, params) => {
+                exchange.matched(route.checked.info.clone(), params);
+                route.serve(exchange, request).await
+            }
             Found::NotAllowed(allow) if exchange.method == Method::OPTIONS => {
                 self.answer_options(exchange, host, request, allow).await
             }
@@ -310,7 +355,8 @@ impl RoutingTable {
         match found {
             Some(Found::Route(route, params)) => {
                 request.set_data(AllowedMethods(allow));
-                run(route.options(), exchange, route, params, request).await
+                exchange.matched(route.checked.info.clone(), params);
+                finish(route.options().call(request).await)
             }
             _ => {
                 let mut error = GatewayError::from(Kind::MethodNotAllowed);
@@ -319,17 +365,6 @@ impl RoutingTable {
             }
         }
     }
-}
-
-async fn run(
-    endpoint: &Next,
-    exchange: &Arc<Exchange>,
-    route: &Arc<CompiledRoute>,
-    params: Params,
-    request: Request,
-) -> Response {
-    exchange.matched(route.checked.info.clone(), params);
-    finish(endpoint.call(request).await)
 }
 
 /// Every endpoint here is sealed, so an error is a response already.

@@ -93,6 +93,7 @@ enum Call<'a> {
     Synthesize,
     Notify,
     Wechat,
+    Suggestions,
     Files(&'a str),
 }
 
@@ -213,6 +214,7 @@ impl Algorithm {
             Call::Query => (StatusCode::OK, query(&body)?),
             Call::Health => (StatusCode::OK, self.health()),
             Call::Wechat => (StatusCode::OK, wechat::session(&query_string)),
+            Call::Suggestions => (StatusCode::OK, suggestions(&query_string)),
             Call::Files(path) => (StatusCode::OK, json!({ "method": method.as_str(), "path": path })),
         };
         Ok(json_response(status, &answer))
@@ -306,6 +308,7 @@ impl<'a> Call<'a> {
             "/api/v1/voice/synthesize" => Self::Synthesize,
             "/notifications" => Self::Notify,
             "/sns/jscode2session" => Self::Wechat,
+            "/api/v1/search/suggestions" => Self::Suggestions,
             _ => {
                 let file = path.strip_prefix("/files/").map(Self::Files);
                 return file
@@ -325,9 +328,13 @@ impl<'a> Call<'a> {
             | Self::Cancel
             | Self::Synthesize
             | Self::Notify => "POST",
-            Self::Session(_) | Self::Sessions | Self::Task(_) | Self::Stats | Self::Health | Self::Wechat => {
-                "GET, HEAD"
-            }
+            Self::Session(_)
+            | Self::Sessions
+            | Self::Task(_)
+            | Self::Stats
+            | Self::Health
+            | Self::Suggestions
+            | Self::Wechat => "GET, HEAD",
             Self::Files(_) => return None,
         };
         (!allow.split(", ").any(|allowed| allowed == method.as_str())).then_some(allow)
@@ -365,6 +372,16 @@ fn query(body: &[u8]) -> Result<Value, Refusal> {
     Ok(
         json!({ "answer": answer(&request.query), "query": request.query, "sources": sources, "total": sources.len() }),
     )
+}
+
+/// `GET /api/v1/search/suggestions?q=`: what might be meant by the beginning of a question.
+fn suggestions(query: &str) -> Value {
+    let asked = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "q");
+    let begun = asked.map(|(_, value)| value.trim().to_owned()).filter(|begun| !begun.is_empty());
+    let all = begun
+        .iter()
+        .flat_map(|begun| ["basics", "examples", "questions"].map(|end| format!("{begun} {end}")));
+    json!({ "suggestions": all.collect::<Vec<_>>() })
 }
 
 /// A running generation, as the session calls show it.

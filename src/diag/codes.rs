@@ -111,8 +111,8 @@ codes! {
         "It has no effect; often the reference to it is mistyped or was removed.";
     LOOSENED = 63: "a safety rule is loosened",
         "The manifest may do this, but somebody should have decided it.";
-    NO_CALLER = 70: "a limit for each caller where nobody is known",
-        "Who is calling is found out by `auth` or `api_key`. Without one of them all callers of an address would count as one.";
+    NO_CALLER = 70: "something goes by the caller where nobody is known",
+        "Who is calling is found out by `auth` or `api_key`. Without one of them a limit would count all callers of an address as one, and a cache know no users.";
     PROTOCOL_MISMATCH = 80: "a route and its upstream do not speak the same protocol",
         "`protocol: grpc` stands at the upstream, whose servers are then spoken to in HTTP/2, and at the routes that call them.";
     GRPC_ROUTE = 81: "a route that no gRPC call can take",
@@ -143,6 +143,28 @@ codes! {
         "Descriptions are OpenAPI 3.1 with JSON Schema 2020-12. What a document says and the gateway cannot hold is refused, never ignored.";
     NO_DESCRIPTION = 97: "a stage needs a description that the route does not have",
         "`validate` without a schema goes by the operation that `docs.openapi` of the route names.";
+    HASH_KEY = 100: "requests cannot be spread by this",
+        "`balance: { hash: … }` takes `user`, `session`, `ip`, or `header.X` with the name of a header.";
+    HEALTH_CHECK = 101: "it is not clear how servers are asked for their health",
+        "A server is asked in one way: `path` (GET, any 2xx), `tcp: true` (it takes connections), or with `protocol: grpc` by the gRPC health protocol.";
+    OUTLIER = 102: "an outlier rule can never hold, or always does",
+        "Shares are above 0 and at most 1, counts at least 1, and a server is slower than others by a factor above 1.";
+    FALLBACK = 108: "a fallback that never helps",
+        "A fallback says what answers instead of an upstream that cannot: `upstream`, `stale` or `respond`. Each needs a route that it can be done for.";
+    SPLIT = 109: "a split that splits nothing",
+        "A split names at least two upstreams, each once, and at least one of them has a weight above 0.";
+    MIRROR = 110: "a mirror that shows nothing, or does everything twice",
+        "Copies are for another upstream than the one that answers, which would carry out each request twice.";
+    MAINTENANCE = 111: "what must stay up is switched off",
+        "The gateway's own health checks answer whatever is switched off: who asks them decides whether it is alive.";
+    SHARED_ANSWERS = 112: "a cache could give one caller's answer to another",
+        "Behind `auth` or `api_key` a cache tells users apart (`by: [user]`), or says that all of them get the same (`shared: true`).";
+    NOT_CACHEABLE = 113: "a cache where nothing can be kept",
+        "Answers to GET are kept, and HEAD is answered from them; other methods change something.";
+    TEST_FAILS = 114: "a test of the manifest fails",
+        "Tests say what must become of a request. They run offline with every check; while one fails, the manifest is not served.";
+    BAD_TEST = 115: "a test of the manifest cannot be decided",
+        "A test names a request (`METHOD /path`) and what must become of it: the `route` that takes it, the `stage` that ends its way, the `status`. What an upstream or an operation answers is not known offline.";
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use super::input::Input;
 use super::{Behind, ChatLimits};
 use crate::conversations::{Answer, IdempotencyKey, Question, TurnLimits, owner};
 use crate::error::{FieldFault, GatewayError, Kind};
-use crate::exchange::Exchange;
+use crate::exchange::{Degraded, Exchange};
 use crate::sse::is_event_stream;
 use crate::state::Shared;
-use crate::upstream::{SendOptions, Upstream, UpstreamBody, set_identity};
+use crate::upstream::{Pieces, Primed, SendOptions, Upstream, set_identity};
 use bytes::Bytes;
 use events::Events;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
@@ -27,6 +27,7 @@ use serde_json::json;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
 
 /// Longest question, in characters (seed).
 const MAX_QUERY: usize = 2000;
@@ -169,20 +170,21 @@ impl ChatApi {
                 let remembered = SystemTime::now() + self.shared.settings.conversations.idempotency_ttl.0;
                 let retry = IdempotencyKey::of(request.headers())?
                     .map(|key| key.for_request(&["chat.stream", &session_id, &query], remembered));
-                let upstream = behind.upstream.clone();
-                let options = SendOptions {
-                    first_byte: Some(limits.times.first_event),
-                    stream: true,
-                    ..Default::default()
+                let asked = json!({ "query": query, "session_id": session_id });
+                let path = behind.path.as_deref().unwrap_or(&exchange.path);
+                let asking = Asking {
+                    call: call(path, &asked, exchange)?,
+                    upstream: behind.upstream.clone(),
+                    again: match &behind.other {
+                        Some(other) => Some((other.clone(), call(path, &asked, exchange)?)),
+                        None => None,
+                    },
+                    first_event: limits.times.first_event,
+                    session_id: session_id.clone(),
+                    exchange: exchange.clone(),
                 };
-                let call = call(
-                    behind.path.as_deref().unwrap_or(&exchange.path),
-                    &json!({ "query": query, "session_id": session_id }),
-                    exchange,
-                )?;
-                let exchange = exchange.clone();
                 let question = Question { owner, session_id, query, retry };
-                let ask = move || async move { ask(&upstream, &exchange, call, &options).await };
+                let ask = move || asking.ask();
                 turns.ask(question, limits, ask).await?
             }
         };
@@ -217,7 +219,7 @@ impl ChatApi {
                 // The streams are closed already; this tells what else may run there. That it knows of nothing is fine.
                 // It knows sessions only: told of one answer, it would stop the session's others too.
                 if stream_id.is_none() {
-                    tell_upstream(&behind.upstream, exchange, call).await;
+                    tell_upstream(&behind.upstream, exchange, call, &session_id).await;
                 }
                 stopped
             }
@@ -258,11 +260,7 @@ fn check(session_id: &str, query: &str) -> Result<(), GatewayError> {
 }
 
 /// A call of the upstream with a JSON body, and with what it is told of the caller.
-fn call(
-    path: &str,
-    body: &serde_json::Value,
-    exchange: &Exchange,
-) -> Result<http::Request<BoxBody<Bytes, io::Error>>, GatewayError> {
+fn call(path: &str, body: &serde_json::Value, exchange: &Exchange) -> Result<Call, GatewayError> {
     let body = body.to_string();
     let length = body.len();
     let body = Full::new(Bytes::from(body)).map_err(|never| match never {});
@@ -280,13 +278,50 @@ fn call(
     Ok(request)
 }
 
+/// A request as an upstream gets it.
+type Call = http::Request<BoxBody<Bytes, io::Error>>;
+
+/// A question on its way to the upstream, and to another one where that cannot answer.
+struct Asking {
+    upstream: Arc<Upstream>,
+    call: Call,
+    again: Option<(Arc<Upstream>, Call)>,
+    first_event: Duration,
+    session_id: String,
+    exchange: Arc<Exchange>,
+}
+
+impl Asking {
+    async fn ask(self) -> Result<Answer, GatewayError> {
+        let Asking { upstream, call, again, first_event, session_id, exchange } = self;
+        let Some((other, again)) = again else {
+            return ask(&upstream, &exchange, call, first_event, &session_id, false).await;
+        };
+        // Until the first event nothing was said: the other one may still answer.
+        match ask(&upstream, &exchange, call, first_event, &session_id, true).await {
+            Err(error) if matches!(error.kind.status().as_u16(), 502..=504) => {
+                let answer = ask(&other, &exchange, again, first_event, &session_id, false).await?;
+                exchange.set_degraded(Degraded::Upstream);
+                Ok(answer)
+            }
+            answer => answer,
+        }
+    }
+}
+
+/// Asks one upstream. With `held`, it must have said something: else that is an error.
 async fn ask(
     upstream: &Arc<Upstream>,
     exchange: &Arc<Exchange>,
-    call: http::Request<BoxBody<Bytes, io::Error>>,
-    options: &SendOptions,
+    call: Call,
+    first_event: Duration,
+    session_id: &str,
+    held: bool,
 ) -> Result<Answer, GatewayError> {
-    let response = upstream.send(exchange, call, options).await?;
+    let until = Instant::now() + first_event;
+    let session = upstream.session_key(session_id);
+    let options = SendOptions { first_byte: Some(first_event), stream: true, session, ..Default::default() };
+    let response = upstream.send(exchange, call, &options).await?;
     if !is_event_stream(response.status(), response.headers()) {
         tracing::warn!(
             request_id = exchange.request_id(),
@@ -297,16 +332,17 @@ async fn ask(
         );
         return Err(Kind::UpstreamBadResponse.into());
     }
-    let body: UpstreamBody = response.into_body();
+    let body = match held {
+        true => Primed::wait(response.into_body(), Pieces::Events, until).await?,
+        false => response.into_body().into(),
+    };
     Ok(Answer { close_delimited: body.close_delimited(), body: BoxBody::new(body) })
 }
 
-async fn tell_upstream(
-    upstream: &Arc<Upstream>,
-    exchange: &Arc<Exchange>,
-    call: http::Request<BoxBody<Bytes, io::Error>>,
-) {
-    let options = SendOptions { first_byte: Some(CANCEL), ..Default::default() };
+async fn tell_upstream(upstream: &Arc<Upstream>, exchange: &Arc<Exchange>, call: Call, session_id: &str) {
+    // Where answers are spread by session, this goes to the server that writes them.
+    let session = upstream.session_key(session_id);
+    let options = SendOptions { first_byte: Some(CANCEL), session, ..Default::default() };
     match upstream.send(exchange, call, &options).await {
         Ok(response) => {
             tracing::debug!(status = response.status().as_u16(), "the upstream was told to stop");

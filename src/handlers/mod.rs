@@ -143,6 +143,8 @@ pub struct Behind {
     pub stream: Option<ChatLimits>,
     /// Counts the route's streams.
     pub metrics: Arc<StreamMetrics>,
+    /// What is asked where the upstream cannot answer.
+    pub other: Option<Arc<Upstream>>,
 }
 
 /// Limits of a chat stream.

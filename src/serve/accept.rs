@@ -40,7 +40,7 @@ use crate::telemetry::Level;
 
 /// Connections the kernel holds for us until we accept them.
 const BACKLOG: i32 = 4096;
-/// How many connections over the cap may be told so at the same time, and for how long each.
+/// How many connections over the cap may be told so at the same time at most, and for how long each.
 const FAREWELLS: usize = 128;
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long connections that were cut get to notice.
@@ -206,7 +206,8 @@ pub async fn serve<S: Service>(
     connections: Connections,
 ) -> Summary {
     let seats = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
-    let farewells = Arc::new(Semaphore::new(FAREWELLS));
+    // Each takes a file too: where there are few, those are for connections that are served.
+    let farewells = Arc::new(Semaphore::new((limits.max_connections / 8).clamp(1, FAREWELLS)));
     let protocols = Arc::new(Protocols::new(service, limits, tls, drain.clone()));
     let mut full = Sparingly::default();
     let mut receive = |socket: TcpStream, peer: SocketAddr| {

@@ -2,6 +2,10 @@
 //! default; whatever changes something needs the admin token (SECURITY rule 25).
 
 mod accounts;
+mod breakers;
+mod cache;
+mod maintenance;
+mod targets;
 
 use super::accept::{ConnInfo, Service};
 use super::intake::{IntakeLimits, admit};
@@ -59,6 +63,11 @@ impl Admin {
             "/admin/api/upstreams" if read => {
                 Ok(json_answer(StatusCode::OK, &json!({ "upstreams": self.live.upstreams().status() })))
             }
+            breakers::LIST if read => Ok(breakers::list(self.live.upstreams())),
+            breakers::RESET if *method == Method::POST => {
+                let by = self.authorise(&request)?;
+                breakers::reset(self.live.upstreams(), &by, request.into_body()).await
+            }
             "/admin/api/reload" if *method == Method::POST => {
                 self.authorise(&request)?;
                 self.reload().await
@@ -76,15 +85,26 @@ impl Admin {
                     }
                 }
             }
+            _ if targets::Call::find(path).is_some() => {
+                if *method != Method::POST {
+                    let allow = Some(HeaderValue::from_static("POST"));
+                    return Err(GatewayError { allow, ..Kind::MethodNotAllowed.into() });
+                }
+                let by = self.authorise(&request)?;
+                let call = targets::Call::find(path).ok_or(Kind::NotFound)?;
+                call.perform(self.live.upstreams(), &by)
+            }
+            _ if cache::Call::find(path).is_some() => self.cache(method, path, request).await,
+            "/admin/api/maintenance" => self.maintenance(method, request).await,
             _ if accounts::Call::find(path).is_some() => self.accounts(method, path, request).await,
             _ => {
-                let posts = ["/admin/api/reload", "/admin/api/rollback"];
+                let posts = ["/admin/api/reload", "/admin/api/rollback", breakers::RESET];
                 let reads = ["/livez", "/readyz", "/metrics", "/admin/api/revision", "/admin/api/routes"];
                 let mut error: GatewayError = Kind::NotFound.into();
                 if posts.contains(&path) {
                     error = Kind::MethodNotAllowed.into();
                     error.allow = Some(HeaderValue::from_static("POST"));
-                } else if reads.contains(&path) || path == "/admin/api/upstreams" {
+                } else if reads.contains(&path) || path == "/admin/api/upstreams" || path == breakers::LIST {
                     error = Kind::MethodNotAllowed.into();
                     error.allow = Some(HeaderValue::from_static("GET, HEAD"));
                 }
@@ -109,6 +129,42 @@ impl Admin {
         let serving = self.live.table().checked().clone();
         let accounts = &self.live.shared().accounts;
         call.perform(accounts, serving.roles(), &by, method, head.uri.query(), body).await
+    }
+
+    async fn cache(
+        &self,
+        method: &Method,
+        path: &str,
+        request: Request<Incoming>,
+    ) -> Result<Answer, GatewayError> {
+        let call = cache::Call::find(path).ok_or(Kind::NotFound)?;
+        if let Some(allow) = call.refuses(method) {
+            let allow = Some(HeaderValue::from_static(allow));
+            return Err(GatewayError { allow, ..Kind::MethodNotAllowed.into() });
+        }
+        let copies = &self.live.shared().copies;
+        match call {
+            cache::Call::Figures => Ok(cache::figures(copies)),
+            cache::Call::Purge => {
+                let by = self.authorise(&request)?;
+                cache::purge(copies, &by, request.into_body()).await
+            }
+        }
+    }
+
+    async fn maintenance(&self, method: &Method, request: Request<Incoming>) -> Result<Answer, GatewayError> {
+        if let Some(allow) = maintenance::refuses(method) {
+            let allow = Some(HeaderValue::from_static(allow));
+            return Err(GatewayError { allow, ..Kind::MethodNotAllowed.into() });
+        }
+        let by = match *method {
+            Method::GET | Method::HEAD => String::new(),
+            _ => self.authorise(&request)?,
+        };
+        let (head, body) = request.into_parts();
+        let serving = self.live.table().checked().clone();
+        let switches = &self.live.shared().maintenance;
+        maintenance::perform(switches, &serving, by, method, head.uri.query(), body).await
     }
 
     /// Who is calling: whoever has the admin token, or a user with the role `admin` and an access token.
@@ -157,6 +213,7 @@ impl Admin {
             "config": config,
             "last_reload_failure": failure,
             "checks": checks,
+            "pressure": self.live.shared().pressure.status(),
         });
         json_answer(status, &body)
     }

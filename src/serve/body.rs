@@ -14,22 +14,79 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 pin_project_lite::pin_project! {
-    /// A request's body: counts its bytes, and fails when it is silent for too long (SECURITY rule 22), unless it
-    /// belongs to a gRPC call.
+    /// A request's body: counts its bytes, and fails when it is silent for too long or drips (SECURITY rule 22), unless
+    /// it belongs to a gRPC call.
     pub struct RequestBody {
         #[pin]
         body: Incoming,
         exchange: Arc<Exchange>,
-        silence: Duration,
+        pace: Pace,
         timer: Option<Pin<Box<Sleep>>>,
-        waiting: bool,
+    }
+}
+
+/// How slowly a body may come. It may be silent for less than `window`; and over every `window` of the time that
+/// somebody waits for it, so many bytes must come as `least` says. A body that ends before its first window is over may
+/// drip.
+struct Pace {
+    window: Duration,
+    least: u64,
+    /// Bytes in this window.
+    came: u64,
+    /// Time of this window that was waited before now.
+    waited: Duration,
+    /// Since when it is being waited in this window.
+    since: Option<Instant>,
+    /// Since when nothing comes.
+    silent: Option<Instant>,
+}
+
+impl Pace {
+    fn new(window: Duration, bytes_a_second: u64) -> Self {
+        let least = (bytes_a_second as f64 * window.as_secs_f64()) as u64;
+        Pace { window, least, came: 0, waited: Duration::ZERO, since: None, silent: None }
+    }
+
+    /// So many bytes are there. The clock is read only where somebody waited.
+    fn came(&mut self, bytes: usize, clock: impl FnOnce() -> Instant) {
+        self.came += bytes as u64;
+        self.silent = None;
+        if let Some(since) = self.since.take() {
+            self.waited += clock().saturating_duration_since(since);
+        }
+    }
+
+    /// Nothing is there now: when to look again if nothing comes.
+    fn waits(&mut self, now: Instant) -> Instant {
+        let over = *self.since.get_or_insert(now) + self.window.saturating_sub(self.waited);
+        over.min(*self.silent.get_or_insert(now) + self.window)
+    }
+
+    /// It is time to look: whether it comes fast enough. If it was too slow, it gets another chance.
+    fn is_kept(&mut self, now: Instant) -> bool {
+        let silence = self.silent.map_or(Duration::ZERO, |since| now - since);
+        let waited = self.waited + self.since.map_or(Duration::ZERO, |since| now - since);
+        let mut kept = silence < self.window;
+        if waited >= self.window {
+            kept &= self.came >= self.least;
+            (self.came, self.waited, self.since) = (0, Duration::ZERO, Some(now));
+        }
+        if !kept {
+            self.silent = Some(now);
+        }
+        kept
     }
 }
 
 impl RequestBody {
-    /// Watches a body; `silence` is how long nothing may come while somebody waits for it.
-    pub(super) fn new(body: Incoming, exchange: Arc<Exchange>, silence: Duration) -> Self {
-        RequestBody { body, exchange, silence, timer: None, waiting: false }
+    /// Watches a body; in every `window` in which somebody waits for it at least `bytes_a_second` must come.
+    pub(super) fn new(
+        body: Incoming,
+        exchange: Arc<Exchange>,
+        window: Duration,
+        bytes_a_second: u64,
+    ) -> Self {
+        RequestBody { body, exchange, pace: Pace::new(window, bytes_a_second), timer: None }
     }
 }
 
@@ -41,28 +98,28 @@ impl Body for RequestBody {
         let this = self.project();
         match this.body.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                *this.waiting = false;
-                if let Some(data) = frame.data_ref() {
-                    this.exchange.add_bytes_in(data.len() as u64);
-                }
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                this.pace.came(bytes, Instant::now);
+                this.exchange.add_bytes_in(bytes as u64);
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(io::Error::other(error)))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
                 // The timer is made when a body is first waited for, and set when a wait begins.
-                let silence = *this.silence;
-                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(silence)));
-                if !*this.waiting {
-                    *this.waiting = true;
-                    timer.as_mut().reset(Instant::now() + silence);
+                let begins = this.pace.since.is_none();
+                let due = this.pace.waits(Instant::now());
+                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+                if begins {
+                    timer.as_mut().reset(due);
                 }
                 loop {
                     ready!(timer.as_mut().poll(cx));
-                    if !this.exchange.is_call() {
+                    let now = Instant::now();
+                    if !this.pace.is_kept(now) && !this.exchange.is_call() {
                         return Poll::Ready(Some(Err(BodyTimeout.into())));
                     }
-                    timer.as_mut().reset(Instant::now() + silence);
+                    timer.as_mut().reset(this.pace.waits(now));
                 }
             }
         }
@@ -133,5 +190,57 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn only_time_that_was_waited_counts() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(30 * SECOND, 10);
+        for _ in 0..29 {
+            pace.waits(now);
+            now += SECOND;
+            pace.came(10, || now);
+            // Nobody asks for more for a while.
+            now += 60 * SECOND;
+        }
+        assert_eq!(pace.waits(now) - now, SECOND);
+        now += SECOND;
+        assert!(!pace.is_kept(now), "290 of 300");
+        for came in [300, 299] {
+            pace.waits(now);
+            now += 29 * SECOND;
+            pace.came(came, || now);
+            pace.waits(now);
+            now += SECOND;
+            assert_eq!(pace.is_kept(now), came == 300);
+        }
+    }
+
+    #[test]
+    fn silence_is_too_slow_whatever_is_allowed() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(30 * SECOND, 0);
+        for _ in 0..3 {
+            pace.waits(now);
+            now += 20 * SECOND;
+            assert!(pace.is_kept(now) || pace.waits(now) > now);
+            pace.came(1, || now);
+        }
+        let begun = now;
+        loop {
+            // A window may end within the silence.
+            now = pace.waits(now);
+            if !pace.is_kept(now) {
+                break assert_eq!(now - begun, 30 * SECOND);
+            }
+            assert!(now - begun < 60 * SECOND, "it may be silent for ever");
+        }
     }
 }

@@ -79,8 +79,9 @@ impl Service for Gateway {
         let body = match body.is_end_stream() {
             true => Body::empty(),
             false => {
-                let silence = shared.settings.door.body_timeout.0;
-                Body::from(RequestBody::new(body, exchange.clone(), silence).boxed())
+                let door = &shared.settings.door;
+                let (window, least) = (door.body_timeout.0, door.min_body_rate.0);
+                Body::from(RequestBody::new(body, exchange.clone(), window, least).boxed())
             }
         };
         let request = poem::Request::from_parts(parts, body);

@@ -4,7 +4,7 @@
 //! them (with `clock` for its deadlines, `framing` for what hyper does not tell, `stream` for the answers); `intake`
 //! and [`crate::path`] are the one view of the request that everything behind it shares; `drain` ends it all.
 //! [`gateway`] answers callers from the [`live`] table, which [`watch`](mod@watch) keeps up to date; [`admin`] is the
-//! operators' own door; `pulse` asks how the stores are, `sweep` removes rows that are over. [`run`] puts them together.
+//! operators' own door; `pulse` asks how the stores are, `memory` how much is in use, `sweep` removes rows that are over. [`run`] puts them together.
 
 pub mod accept;
 pub mod admin;
@@ -19,6 +19,7 @@ pub mod intake;
 mod io;
 mod limits;
 pub mod live;
+mod memory;
 mod pulse;
 pub mod run;
 mod stream;

@@ -5,6 +5,7 @@ use super::admin::Admin;
 use super::drain::{Drain, Grace};
 use super::gateway::Gateway;
 use super::live::{Live, Unsound};
+use super::memory;
 use super::pulse::{self, Pulse};
 use super::sweep;
 use super::tls::{TlsError, TlsSettings};
@@ -54,6 +55,7 @@ pub struct Running {
     revocations: tokio::task::JoinHandle<()>,
     turns: tokio::task::JoinHandle<()>,
     pulse: tokio::task::JoinHandle<()>,
+    memory: tokio::task::JoinHandle<()>,
     sweeper: tokio::task::JoinHandle<()>,
     store: AnyStore,
 }
@@ -152,6 +154,7 @@ pub async fn start(
     stores.ask().await;
     live.shared().health.add(stores.clone());
     let pulse = tokio::spawn(async move { stores.follow(pulse::EVERY).await });
+    let memory = tokio::spawn(memory::watch(live.shared().pressure.clone()));
     let sweeper = tokio::spawn(sweep::run(store.clone(), settings.sweep_interval.0));
     Ok(Running {
         address,
@@ -168,6 +171,7 @@ pub async fn start(
         revocations,
         turns,
         pulse,
+        memory,
         sweeper,
         store,
     })
@@ -295,6 +299,7 @@ impl Running {
         admin_clock.abort();
         self.revocations.abort();
         self.pulse.abort();
+        self.memory.abort();
         self.sweeper.abort();
         self.store.close().await;
         self.telemetry.shutdown(FLUSH).await;

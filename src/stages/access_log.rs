@@ -128,6 +128,7 @@ mod tests {
             });
             let Layer::Hook(hook) = stage.layer(&BuildCx {
                 route: &route,
+                identity: 0,
                 streams: false,
                 websocket: false,
                 operation: None,

@@ -117,7 +117,10 @@ impl Stage for Checked {
         match (probe.role, find(&self.policy.token_from, probe.headers, None, false)) {
             (Some(role), _) => Verdict::Passes(format!("as somebody whose role is {role}")),
             (None, Some(_)) => Verdict::Passes("if the token is good".to_owned()),
-            (None, None) => Verdict::Refuses(401, "no token (`--as ROLE` imagines one)".to_owned()),
+            (None, None) => Verdict::Refuses(
+                401,
+                "no token (a role imagines one: `--as ROLE`, `as: ROLE` in a test)".to_owned(),
+            ),
         }
     }
 }

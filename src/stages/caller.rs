@@ -5,6 +5,7 @@
 //! IPv4 (SECURITY rule 5). What a request does not carry (no identity, no such header or field) counts by address
 //! instead: leaving it out is no way round a limit, and not everybody who leaves it out is one caller.
 
+use crate::copies::KeyMaker;
 use crate::diag::{Code, Diagnostic, Diagnostics, did_you_mean};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::{Exchange, RouteInfo};
@@ -104,6 +105,48 @@ impl Callers {
     /// Whether the body must be read.
     pub(super) fn need_body(&self) -> bool {
         self.0.iter().any(|known| matches!(known, Trait::Body(_)))
+    }
+
+    /// Whether a user is told from every other one.
+    pub(super) fn tell_users_apart(&self) -> bool {
+        self.0.contains(&Trait::User)
+    }
+
+    /// The query parameters that count, if only some do.
+    pub(super) fn parameters(&self) -> Option<Vec<&str>> {
+        let names = self.0.iter().filter_map(|known| match known {
+            Trait::Query(name) => Some(name.as_str()),
+            _ => None,
+        });
+        let names: Vec<_> = names.collect();
+        (!names.is_empty()).then_some(names)
+    }
+
+    /// Tells a copy's key who is calling and with what, but for the query. What a request does not carry is missing, and
+    /// no address stands for it: nobody gains anything by leaving it out.
+    pub(super) fn tell(&self, mut key: KeyMaker, exchange: &Exchange, request: &Request) -> KeyMaker {
+        let caller = exchange.identity();
+        for known in self.0.iter() {
+            key = match known {
+                Trait::Ip => match exchange.client_ip.to_canonical() {
+                    IpAddr::V4(address) => key.with(&address.octets()),
+                    IpAddr::V6(address) => key.with(&address.octets()),
+                },
+                // With the role: what somebody may see can change with it.
+                Trait::User => key
+                    .maybe(caller.map(|caller| caller.tenant_id.as_bytes()))
+                    .maybe(caller.map(|caller| caller.user_id.as_bytes()))
+                    .maybe(caller.map(|caller| caller.role.as_bytes())),
+                Trait::Tenant => key.maybe(caller.map(|caller| caller.tenant_id.as_bytes())),
+                Trait::Header(name) => {
+                    let values = request.headers().get_all(name);
+                    let key = key.with(&(values.iter().count() as u64).to_le_bytes());
+                    values.iter().fold(key, |key, value| key.with(value.as_bytes()))
+                }
+                Trait::Route | Trait::Query(_) | Trait::Body(_) => key,
+            };
+        }
+        key
     }
 
     /// The words, for people.
@@ -281,8 +324,16 @@ pub(super) async fn read_body(request: &mut Request) -> Result<Read, GatewayErro
             parsed.map_or(Read::Other, Read::Json)
         }
     };
-    request.set_body(BoxBody::new(Restored { frames, rest: body }));
+    request.set_body(restored(frames, body));
     Ok(found)
+}
+
+/// A body whose beginning was read already, as it came.
+pub(super) fn restored(
+    frames: VecDeque<Frame<Bytes>>,
+    rest: BoxBody<Bytes, io::Error>,
+) -> BoxBody<Bytes, io::Error> {
+    BoxBody::new(Restored { frames, rest })
 }
 
 /// A body whose beginning was read already.

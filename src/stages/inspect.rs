@@ -138,9 +138,13 @@ impl Stage for Checked {
     }
 
     fn misfit(&self, fit: &Fit<'_>) -> Option<Misfit> {
-        let has_messages = matches!(fit.protocol, Protocol::Websocket | Protocol::Grpc);
-        (has_messages && self.of_bodies).then_some(Misfit {
-            code: Code::MISPLACED,
+        let code = match fit.protocol {
+            Protocol::Grpc => Code::READS_CALLS,
+            Protocol::Websocket => Code::MISPLACED,
+            _ => return None,
+        };
+        self.of_bodies.then_some(Misfit {
+            code,
             message: "`inspect` reads JSON and forms, and this route has neither",
             help: "leave `sanitize`, `max_size` and `max_depth` out for this route: `with: { inspect: {} }`",
         })

@@ -99,6 +99,7 @@ mod tests {
         });
         let layer = stage("").unwrap().layer(&BuildCx {
             route: &route,
+            identity: 0,
             streams: false,
             websocket: false,
             operation: None,

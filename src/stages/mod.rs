@@ -26,6 +26,7 @@ use crate::manifest::model::{Protocol, StageUse};
 use crate::manifest::node::{Key, Node, Value};
 use crate::manifest::{Manifest, Table};
 use crate::openapi::{Operation, OperationDoc};
+use crate::shed::Priority;
 use crate::state::Shared;
 use poem::{Endpoint, Request, Response};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -37,6 +38,7 @@ use std::time::Duration;
 pub mod api_key;
 pub mod auth;
 pub mod body_limit;
+pub mod cache;
 pub mod compress;
 pub mod concurrency;
 pub mod content_type;
@@ -44,12 +46,12 @@ pub mod cors;
 pub mod headers;
 pub mod inspect;
 pub mod ip_filter;
-pub mod planned;
 pub mod rate_limit;
 pub mod rbac;
 pub mod recovery;
 pub mod request_id;
 pub mod security_headers;
+pub mod shed;
 pub mod tenant;
 #[cfg(test)]
 mod testing;
@@ -158,10 +160,23 @@ pub struct Facts {
     pub deadline: Option<Duration>,
     /// The word by which it goes by who is calling (`user`, `tenant`), if it does.
     pub needs_identity: Option<&'static str>,
-    /// Whether it reads bodies as a whole: then it is nothing for protocols without them.
-    pub reads_bodies: bool,
+    /// How important it says the route is, if it does.
+    pub priority: Option<Priority>,
+    /// Whom it gives kept answers to, if it keeps any.
+    pub keeps_answers: Option<Keeps>,
     /// Whether it finds out who is calling only where the caller says so, and lets strangers pass.
     pub lets_strangers_pass: bool,
+}
+
+/// Whom a stage gives kept answers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// Whoever asks alike: nothing is said of who is calling.
+    ForWhoeverAsks,
+    /// The same to all callers, in so many words.
+    ForAll,
+    /// To each their own, told apart by this word (`user`).
+    ForEach(&'static str),
 }
 
 /// What a stage must fit: the route with its target.
@@ -191,6 +206,8 @@ pub struct Misfit {
 pub struct BuildCx<'a> {
     /// The route.
     pub route: &'a Arc<RouteInfo>,
+    /// Hash of everything that makes the route what it is: of another value, nothing that was kept for it holds.
+    pub identity: u64,
     /// Whether the route answers with a stream.
     pub streams: bool,
     /// Whether callers open a WebSocket on it.
@@ -373,7 +390,8 @@ pub const STAGES: &[StageKind] = &[
     StageKind::of::<ip_filter::IpFilter>(),
     StageKind::of::<rate_limit::RateLimit>(),
     StageKind::of::<concurrency::Concurrency>(),
-    StageKind::of::<planned::Cache>(),
+    StageKind::of::<shed::Shed>(),
+    StageKind::of::<cache::Cache>(),
     StageKind::of::<transform::Transform>(),
     StageKind::of::<validate::Validate>(),
     StageKind::of::<inspect::Inspect>(),

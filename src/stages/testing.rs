@@ -81,6 +81,7 @@ pub(super) fn build(stage: &Arc<dyn Stage>, method: &str, streams: bool) -> Laye
     let route = Arc::new(route);
     stage.layer(&BuildCx {
         route: &route,
+        identity: 0,
         streams,
         websocket: false,
         operation: None,
@@ -104,8 +105,15 @@ pub(super) fn fold_around(stage: &Arc<dyn Stage>, shared: &Arc<Shared>, target: 
 /// Likewise, of a route on which callers open WebSockets.
 pub(super) fn fold_around_websocket(stage: &Arc<dyn Stage>, shared: &Arc<Shared>, target: Next) -> Next {
     let route = Arc::new(RouteInfo { method: "GET".into(), template: "/t".into(), ..RouteInfo::unmatched() });
-    let cx =
-        BuildCx { route: &route, streams: false, websocket: true, shared, operation: None, described: None };
+    let cx = BuildCx {
+        route: &route,
+        identity: 0,
+        streams: false,
+        websocket: true,
+        shared,
+        operation: None,
+        described: None,
+    };
     fold(vec![stage.layer(&cx)], target)
 }
 
@@ -117,8 +125,15 @@ pub(super) fn fold_around_route(
     target: Next,
 ) -> Next {
     let route = Arc::new(route);
-    let cx =
-        BuildCx { route: &route, streams: false, websocket: false, shared, operation: None, described: None };
+    let cx = BuildCx {
+        route: &route,
+        identity: 0,
+        streams: false,
+        websocket: false,
+        shared,
+        operation: None,
+        described: None,
+    };
     fold(vec![stage.layer(&cx)], target)
 }
 

@@ -30,14 +30,15 @@ use super::compress::{DIGESTS, weaken};
 use super::headers::Side;
 use super::json_body::{self, Bounds, DEEPEST, Unread, essence, is_coded, is_json};
 use super::{
-    Body as Form, BuildCx, Facts, Layer, Next, Probe, Stage, StageCx, StageDecl, Verdict, is_event_stream,
-    sealed,
+    Body as Form, BuildCx, Facts, Fit, Layer, Misfit, Next, Probe, Stage, StageCx, StageDecl, Verdict,
+    is_event_stream, sealed,
 };
 use crate::diag::{Code, Diagnostic};
 use crate::error::{FieldFault, GatewayError, Kind, MadeHere};
 use crate::exchange::Exchange;
 use crate::expr::{Expression, Failed, Scope};
 use crate::manifest::Spanned;
+use crate::manifest::model::Protocol;
 use crate::telemetry::{ExpressionMetrics, Throttle};
 use crate::units::Size;
 use bytes::Bytes;
@@ -135,10 +136,25 @@ impl Stage for Checked {
             !mapping.to_headers.is_empty() || mapping.from == Format::Form || mapping.to == Format::Form
         });
         Facts {
-            reads_bodies: true,
             buffers_response: whole.then_some("headers and forms are made of a whole answer"),
             ..Facts::default()
         }
+    }
+
+    fn misfit(&self, fit: &Fit<'_>) -> Option<Misfit> {
+        Some(match fit.protocol {
+            Protocol::Grpc => Misfit {
+                code: Code::READS_CALLS,
+                message: "`transform` cannot read the messages of gRPC calls",
+                help: "give routes with `protocol: grpc` a chain without it",
+            },
+            Protocol::Websocket => Misfit {
+                code: Code::MISPLACED,
+                message: "`transform` reads bodies, and a WebSocket has none",
+                help: "give this route a chain without it",
+            },
+            _ => return None,
+        })
     }
 
     fn explain(&self, _: &Probe<'_>) -> Verdict {

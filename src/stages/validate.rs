@@ -189,16 +189,16 @@ impl Stage for Checked {
             fit.described.and_then(|operation| operation.body.as_ref()).is_some_and(|it| it.describes_json());
         let looks_into = self.schema.is_some() || describes_body;
         Some(match fit.protocol {
+            Protocol::Grpc => Misfit {
+                code: Code::READS_CALLS,
+                message: "`validate` cannot read the messages of gRPC calls",
+                help: "give routes with `protocol: grpc` a chain without it: their messages have types of their own",
+            },
             _ if self.schema.is_none() && fit.described.is_none() => Misfit {
                 code: Code::NO_DESCRIPTION,
                 message: "`validate` does not know what this route takes",
                 help: "name its operation (`docs: { openapi: file.yaml#/paths/… }`), or a schema: \
                        `with: { validate: file.yaml#/Name }`",
-            },
-            Protocol::Grpc => Misfit {
-                code: Code::MISPLACED,
-                message: "`validate` reads JSON, and this route speaks gRPC",
-                help: "give it a chain without `validate`: its messages have types of their own",
             },
             Protocol::Websocket if looks_into => Misfit {
                 code: Code::MISPLACED,

@@ -46,8 +46,12 @@ pub(super) struct Grpc {
 }
 
 /// Faults where a route and its upstream differ on whether they speak gRPC.
-pub(super) fn same_protocol(route: &Route, upstream: &Declared, out: &mut Diagnostics) {
-    let Some(name) = &route.upstream else { return };
+pub(super) fn same_protocol(
+    route: &Route,
+    name: &Spanned<String>,
+    upstream: &Declared,
+    out: &mut Diagnostics,
+) {
     let speaks = upstream.protocol.as_ref().filter(|protocol| protocol.value == UpstreamProtocol::Grpc);
     let asks = route.protocol.as_ref().filter(|protocol| protocol.value == Protocol::Grpc);
     let asks = asks.map(|it| it.span).or(route.grpc.as_ref().map(|it| it.span));

@@ -2,14 +2,19 @@
 //!
 //! [`check`] reads what a route says and gives a [`Target`], which can be built for the running table any number of
 //! times and cannot fail then. Native handlers are targets too, but not of this module: [`Found::Handler`] hands
-//! their name on. `forward` holds the header rules that `proxy` and `sse` share, `template` renders paths.
+//! their name on. Round targets that send to upstreams stand, from the inside: `fallback` (another answer where there is
+//! none), `split` (one of several upstreams), `mirror` (a copy for one more). `forward` holds the header rules that `proxy` and `sse` share, `template` renders paths.
 
+mod fallback;
 mod forward;
 mod grpc;
+pub mod maintenance;
+mod mirror;
 mod notice;
 mod proxy;
 mod redirect;
 mod respond;
+mod split;
 mod sse;
 mod template;
 #[cfg(test)]
@@ -17,10 +22,10 @@ mod testing;
 mod transcode;
 mod websocket;
 
+pub use fallback::{Substitute, check_upstreams, of_handler, reached};
 pub use respond::Answer;
 pub use websocket::{WebSocketBridge, bridge};
 
-use crate::diag::milestone::UPSTREAMS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::endpoint::Next;
 use crate::error::Kind;
@@ -60,6 +65,11 @@ pub trait Target: Send + Sync {
 
     /// Why a route with this method and pattern cannot end here, though both are sound by themselves.
     fn misfit(&self, _route: &RouteInfo) -> Option<Misfit> {
+        None
+    }
+
+    /// The status it answers with, if that is the same for every request.
+    fn answers(&self) -> Option<u16> {
         None
     }
 
@@ -116,6 +126,8 @@ pub struct TargetCx<'a> {
     pub upstreams: &'a HashMap<Arc<str>, Arc<Upstream>>,
     /// Whether the route is there: the same for all its revisions.
     pub presence: &'a Arc<Presence>,
+    /// Equal numbers, the same route in every respect.
+    pub identity: u64,
 }
 
 /// Whether a route is in the table that serves. What outlives a request asks here.
@@ -158,14 +170,13 @@ pub fn check(
     out: &mut Diagnostics,
 ) -> Option<Found> {
     let before = out.counts().0;
-    refuse_what_waits(route, out);
     let kinds = kinds(route);
     // A handler may work with an upstream; any other two are a contradiction.
     let several = kinds.len() > 1 && !matches!(kinds[..], [("handler", _), ("upstream", _)]);
-    if kinds.is_empty() && route.split.is_none() {
+    if kinds.is_empty() {
         out.push(
             Diagnostic::error(Code::TARGET, route.route.span, "this route has no target")
-                .help("add one of `upstream`, `handler`, `respond` or `redirect`"),
+                .help("add one of `upstream`, `split`, `handler`, `respond` or `redirect`"),
         );
     } else if several {
         let mut fault = Diagnostic::error(Code::TARGET, kinds[1].1, "this route has more than one target")
@@ -175,62 +186,91 @@ pub fn check(
         }
         out.push(fault);
     }
-    let upstream = route.upstream.as_ref().and_then(|name| known(name, manifest, out));
-    upstream.iter().for_each(|upstream| grpc::same_protocol(route, upstream.decl, out));
-    if route.handler.is_some() || route.upstream.is_some() && !speaks_websocket(route) {
+    if let Some(name) = route.upstream.as_ref().filter(|_| route.handler.is_some()) {
+        let upstream = known(name, manifest, out);
+        upstream.iter().for_each(|upstream| grpc::same_protocol(route, name, upstream.decl, out));
+    }
+    if route.handler.is_some() || sends_on(route) && !speaks_websocket(route) {
         no_events(route, out);
     }
-    let found = match (&route.handler, &route.upstream, &route.respond, &route.redirect) {
+    let found = match (&route.handler, sends_on(route), &route.respond, &route.redirect) {
         (Some(handler), ..) => {
             no_sockets(route, out);
+            no_mirror(route, out);
             Some(Found::Handler(handler.clone()))
         }
-        (None, Some(_), ..) if route.grpc.is_some() => {
-            no_websocket(route, out);
-            let target = transcode::check(route, params, upstream, manifest, out);
-            target.map(|target| found(Arc::new(target), route, manifest, out))
-        }
-        (None, Some(_), ..) if route.protocol.as_ref().is_some_and(|it| it.value == Protocol::Grpc) => {
-            no_websocket(route, out);
-            let target = grpc::check(route, params, upstream, out);
-            target.map(|target| Found::Target(Arc::new(target)))
-        }
-        (None, Some(_), ..) if speaks_websocket(route) && gives_events(route) => {
-            let target = websocket::events::check(route, params, upstream, out);
-            target.map(|target| Found::Target(Arc::new(target)))
-        }
-        (None, Some(_), ..) if speaks_websocket(route) => {
-            let target = websocket::check(route, params, manifest, upstream, out);
-            target.map(|target| Found::Target(Arc::new(target)))
-        }
-        (None, Some(_), ..) => {
-            no_websocket(route, out);
-            let target = proxy::check(route, params, upstream, out);
-            target.map(|target| found(Arc::new(target), route, manifest, out))
-        }
-        (None, None, Some(respond), _) => {
+        (None, true, ..) => sent_on(route, params, manifest, out).map(Found::Target),
+        (None, false, Some(respond), _) => {
             misplaced(route, "respond", out);
             respond::Answer::check(respond, out).map(|answer| Found::Target(Arc::new(answer)))
         }
-        (None, None, None, Some(redirect)) => {
+        (None, false, None, Some(redirect)) => {
             misplaced(route, "redirect", out);
             redirect::check(redirect, params, out).map(|target| Found::Target(Arc::new(target)))
         }
-        (None, None, None, None) => None,
+        (None, false, None, None) => None,
     };
     found.filter(|_| out.counts().0 == before)
 }
 
-/// A target, behind the bridge that its route asks for.
-fn found(
-    target: Arc<dyn Target>,
+/// Whether a route ends in upstreams.
+fn sends_on(route: &Route) -> bool {
+    route.upstream.is_some() || route.split.is_some()
+}
+
+/// The target of a route that ends in one upstream or several: each with its fallback, chosen among by the split, their
+/// requests mirrored, behind the bridge that the route asks for.
+fn sent_on(
     route: &Spanned<Route>,
+    params: &[String],
     manifest: &Manifest,
     out: &mut Diagnostics,
-) -> Found {
-    Found::Target(match route.bridge.as_ref().map(|bridge| bridge.value) {
-        None | Some(Bridge::Sse) => target,
-        Some(Bridge::Websocket) => Arc::new(websocket::bridged(target, route, manifest, out)),
+) -> Option<Arc<dyn Target>> {
+    let bare = |name: &Spanned<String>, held: bool, out: &mut Diagnostics| {
+        leg(route, params, name, held, manifest, out)
+    };
+    let one =
+        |name: &Spanned<String>, out: &mut Diagnostics| fallback::check(route, name, manifest, &bare, out);
+    let target = match (&route.split, &route.upstream) {
+        (Some(split), _) => split::check(split, &one, out),
+        (None, Some(name)) => one(name, out),
+        (None, None) => None,
+    };
+    let target = mirror::check(route, params, target, manifest, out)?;
+    let bridged =
+        route.protocol.as_ref().is_none_or(|it| !matches!(it.value, Protocol::Websocket | Protocol::Grpc))
+            && route.bridge.as_ref().is_some_and(|bridge| bridge.value == Bridge::Websocket);
+    Some(match bridged {
+        true => Arc::new(websocket::bridged(target, route, manifest, out)),
+        false => target,
+    })
+}
+
+/// The bare target of a route over one upstream. With `held`, a stream that brings no event is an error, not a stream.
+fn leg(
+    route: &Spanned<Route>,
+    params: &[String],
+    name: &Spanned<String>,
+    held: bool,
+    manifest: &Manifest,
+    out: &mut Diagnostics,
+) -> Option<Arc<dyn Target>> {
+    let upstream = known(name, manifest, out);
+    upstream.iter().for_each(|upstream| grpc::same_protocol(route, name, upstream.decl, out));
+    let calls = route.protocol.as_ref().is_some_and(|it| it.value == Protocol::Grpc);
+    Some(if route.grpc.is_some() {
+        no_websocket(route, out);
+        Arc::new(transcode::check(route, params, upstream, held, manifest, out)?)
+    } else if calls {
+        no_websocket(route, out);
+        Arc::new(grpc::check(route, params, upstream, out)?)
+    } else if speaks_websocket(route) && gives_events(route) {
+        Arc::new(websocket::events::check(route, params, upstream, out)?)
+    } else if speaks_websocket(route) {
+        Arc::new(websocket::check(route, params, manifest, upstream, out)?)
+    } else {
+        no_websocket(route, out);
+        Arc::new(proxy::check(route, params, upstream, held, out)?)
     })
 }
 
@@ -239,6 +279,7 @@ fn kinds(route: &Route) -> Vec<(&'static str, Span)> {
     [
         ("handler", route.handler.as_ref().map(|it| it.span)),
         ("upstream", route.upstream.as_ref().map(|it| it.span)),
+        ("split", route.split.as_ref().map(|it| it.span)),
         ("respond", route.respond.as_ref().map(|it| it.span)),
         ("redirect", route.redirect.as_ref().map(|it| it.span)),
     ]
@@ -300,15 +341,13 @@ fn no_sockets(route: &Route, out: &mut Diagnostics) {
     }
 }
 
-fn refuse_what_waits(route: &Route, out: &mut Diagnostics) {
-    let mut waits = |what: &str, span: Option<Span>, milestone: &str| {
-        if let Some(span) = span {
-            out.push(Diagnostic::not_available(span, what, milestone));
-        }
-    };
-    waits("`split`", route.split.as_ref().map(|it| it.span), UPSTREAMS);
-    waits("`mirror`", route.mirror.as_ref().map(|it| it.span), UPSTREAMS);
-    waits("`maintenance`", route.maintenance.as_ref().map(|it| it.span), UPSTREAMS);
+/// A fault for copies of what a handler answers.
+fn no_mirror(route: &Route, out: &mut Diagnostics) {
+    if let Some(mirror) = &route.mirror {
+        let message = "`mirror` does not apply to a route that ends in a handler";
+        let help = "it copies what is passed on to an upstream; remove it here";
+        out.push(Diagnostic::error(Code::MISPLACED, mirror.span, message).help(help));
+    }
 }
 
 fn known<'m>(
@@ -339,6 +378,8 @@ fn misplaced(route: &Route, target: &str, out: &mut Diagnostics) {
         ("stream", route.stream.as_ref().map(|it| it.span)),
         ("websocket", route.websocket.as_ref().map(|it| it.span)),
         ("bridge", route.bridge.as_ref().map(|it| it.span)),
+        ("mirror", route.mirror.as_ref().map(|it| it.span)),
+        ("fallback", route.fallback.as_ref().map(|it| it.span)),
     ] {
         if let Some(span) = span {
             let message = format!("`{key}` does not apply to a route that ends in `{target}`");
@@ -374,14 +415,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused() {
-        let route = "{ route: GET /a, upstream: algo, mirror: { upstream: algo, share: 5% }, \
-                     maintenance: { respond: {} } }";
-        assert_eq!(faults(route), [Code::NOT_AVAILABLE; 2]);
-        assert_eq!(
-            faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"),
-            [Code::NOT_AVAILABLE]
-        );
+    fn a_mirror_is_for_another_upstream_and_a_split_for_several() {
+        let route = "{ route: GET /a, upstream: algo, mirror: { upstream: algo, share: 5% } }";
+        assert_eq!(faults(route), [Code::MIRROR]);
+        assert_eq!(faults("{ route: GET /a, split: [{ upstream: algo, weight: 1 }] }"), [Code::SPLIT]);
+        assert_eq!(faults("{ route: GET /a, upstream: algo, fallback: {} }"), [Code::FALLBACK]);
+        assert_eq!(faults("{ route: GET /a, upstream: algo, fallback: { upstream: algo } }"), [Code::CYCLE]);
     }
 
     #[test]

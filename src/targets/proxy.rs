@@ -14,7 +14,7 @@ use crate::openapi::OperationDoc;
 use crate::sse::{StreamTimes, set_headers};
 use crate::state::Shared;
 use crate::telemetry::StreamMetrics;
-use crate::upstream::{SendOptions, Upstream, UpstreamBody};
+use crate::upstream::{Pieces, Primed, SendOptions, Upstream, UpstreamBody};
 use http::header::ACCEPT_ENCODING;
 use http_body_util::combinators::BoxBody;
 use poem::{Body, Endpoint, Request, Response};
@@ -35,13 +35,16 @@ pub(super) struct Proxy {
     servers: Vec<String>,
     path: Option<Arc<Template>>,
     stream: Option<StreamTimes>,
+    /// Whether a stream is held back until its first event has come.
+    held: bool,
 }
 
-/// Is it sound? Reports every fault.
+/// Is it sound? Reports every fault. With `held`, a stream that brings no event is an error, not a stream.
 pub(super) fn check(
     route: &Spanned<Route>,
     params: &[String],
     upstream: Option<Decl<'_>>,
+    held: bool,
     out: &mut Diagnostics,
 ) -> Option<Proxy> {
     let path = route.path.as_ref().map(|path| Template::check(path, 0, &path.value, params, out));
@@ -73,6 +76,7 @@ pub(super) fn check(
             None => None,
         },
         stream,
+        held,
     })
 }
 
@@ -115,7 +119,7 @@ impl Target for Proxy {
             None => sealed(running),
             Some(times) => {
                 let metrics = cx.shared.telemetry.streams(cx.route);
-                sealed(Streaming { running, times, metrics })
+                sealed(Streaming { running, times, metrics, held: self.held })
             }
         }
     }
@@ -196,6 +200,7 @@ struct Streaming {
     running: Running,
     times: StreamTimes,
     metrics: Arc<StreamMetrics>,
+    held: bool,
 }
 
 impl Endpoint for Streaming {
@@ -213,11 +218,16 @@ impl Endpoint for Streaming {
             return Ok(finished(response.map(BoxBody::new)));
         }
         set_headers(response.headers_mut());
+        let (head, body) = response.into_parts();
+        let body = match self.held {
+            true => Primed::wait(body, Pieces::Events, began + self.times.first_event).await,
+            false => Ok(body.into()),
+        };
+        let body = body.map_err(GatewayError::from)?;
         let notice = Notice::new(&self.running.shared, exchange.identity().map(AsRef::as_ref));
         let open = self.metrics.open();
-        let response = response
-            .map(|body| BoxBody::new(EventStream::new(body, exchange, open, self.times, began, notice)));
-        Ok(finished(response))
+        let body = EventStream::new(body, exchange, open, self.times, began, notice);
+        Ok(finished(http::Response::from_parts(head, BoxBody::new(body))))
     }
 }
 

@@ -105,6 +105,10 @@ impl Target for Move {
         sealed(self.clone())
     }
 
+    fn answers(&self) -> Option<u16> {
+        Some(self.status.as_u16())
+    }
+
     fn describe(&self, _: &str, values: &[&str]) -> String {
         match self.location(|index| values.get(index).copied(), None) {
             Some(location) => format!("redirect {} {location}", self.status.as_u16()),

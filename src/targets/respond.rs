@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use poem::{Endpoint, Request, Response};
+use std::hash::{Hash, Hasher};
 
 /// A checked fixed answer.
 #[derive(Debug, Clone)]
@@ -22,10 +23,15 @@ pub struct Answer {
 impl Answer {
     /// Is it sound? Reports every fault.
     pub fn check(decl: &Spanned<Respond>, out: &mut Diagnostics) -> Option<Answer> {
+        Self::check_with(decl, 200, out)
+    }
+
+    /// Is it sound? Where it does not say its status, this is it, from 200 to 599. Reports every fault.
+    pub fn check_with(decl: &Spanned<Respond>, default: u16, out: &mut Diagnostics) -> Option<Answer> {
         let before = out.counts().0;
         let bad = |span: Span, message: String| Diagnostic::error(Code::BAD_VALUE, span, message);
         let status = match &decl.status {
-            None => StatusCode::OK,
+            None => StatusCode::from_u16(default).unwrap_or(StatusCode::OK),
             Some(status) => match StatusCode::from_u16(status.value) {
                 Ok(code) if (200..600).contains(&status.value) => code,
                 _ => {
@@ -85,6 +91,24 @@ impl Answer {
         (out.counts().0 == before).then_some(Answer { status, headers, body })
     }
 
+    /// Status, headers and body.
+    pub fn into_parts(self) -> (StatusCode, HeaderMap, Bytes) {
+        (self.status, self.headers, self.body)
+    }
+
+    /// For people.
+    pub fn in_words(&self) -> String {
+        format!("respond {}", self.status.as_u16())
+    }
+
+    /// Feeds what it says to a route's identity.
+    pub fn identify(&self, mut state: &mut dyn Hasher) {
+        (self.status, &self.body).hash(&mut state);
+        for (name, value) in &self.headers {
+            (name, value).hash(&mut state);
+        }
+    }
+
     /// The answer as a response.
     pub fn response(&self) -> Response {
         let mut response = Response::builder().status(self.status).body(self.body.clone());
@@ -112,8 +136,12 @@ impl Target for Answer {
         sealed(self.clone())
     }
 
+    fn answers(&self) -> Option<u16> {
+        Some(self.status.as_u16())
+    }
+
     fn describe(&self, _: &str, _: &[&str]) -> String {
-        format!("respond {}", self.status.as_u16())
+        self.in_words()
     }
 }
 

@@ -18,7 +18,7 @@ use crate::sse::{
 };
 use crate::telemetry::OpenStream;
 use crate::tokens::TokenError;
-use crate::upstream::UpstreamBody;
+use crate::upstream::{Primed, UpstreamBody};
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame};
@@ -74,6 +74,12 @@ pub(super) trait Events: Body<Data = Bytes, Error = io::Error> {
 impl Events for UpstreamBody {
     fn close_delimited(&self) -> bool {
         UpstreamBody::close_delimited(self)
+    }
+}
+
+impl Events for Primed {
+    fn close_delimited(&self) -> bool {
+        Primed::close_delimited(self)
     }
 }
 

@@ -89,6 +89,7 @@ impl Bench {
             shared: &shared,
             upstreams: &upstreams,
             presence: &Arc::default(),
+            identity: 1,
         });
         Bench { next, target, info, upstream, shared, close }
     }

@@ -42,6 +42,8 @@ pub(super) struct Transcode {
     form: Arc<Form>,
     /// Where the method answers with a stream.
     times: Option<StreamTimes>,
+    /// Whether a stream is held back until its first message has come.
+    held: bool,
 }
 
 /// How messages are exchanged.
@@ -53,11 +55,12 @@ struct Form {
     status: StatusCode,
 }
 
-/// Is it sound? Reports every fault.
+/// Is it sound? Reports every fault. With `held`, a stream that brings no message is an error, not a stream.
 pub(super) fn check(
     route: &Spanned<Route>,
     params: &[String],
     upstream: Option<Decl<'_>>,
+    held: bool,
     manifest: &Manifest,
     out: &mut Diagnostics,
 ) -> Option<Transcode> {
@@ -167,6 +170,7 @@ pub(super) fn check(
         call,
         form: Arc::new(form),
         times,
+        held,
     })
 }
 
@@ -200,6 +204,7 @@ impl Target for Transcode {
             times: self.times,
             metrics: self.times.map(|_| cx.shared.telemetry.streams(cx.route)),
             failures: Throttle::default(),
+            held: self.held,
         })
     }
 

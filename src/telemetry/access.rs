@@ -109,9 +109,15 @@ fn json(line: &mut Vec<u8>, exchange: &Exchange, duration: Duration) {
     if let Some(note) = exchange.upstream() {
         text(line, "upstream", &note.upstream);
         text(line, "upstream_target", &note.target);
+        if exchange.tries() > 1 {
+            number(line, "upstream_tries", exchange.tries().into());
+        }
     }
     if let Some(took) = exchange.upstream_time() {
         time(line, "upstream_ms", took);
+    }
+    if let Some(kind) = exchange.degraded() {
+        text(line, "degraded", kind.word());
     }
     line.extend_from_slice(b"}\n");
 }
@@ -150,10 +156,17 @@ fn pretty(line: &mut Vec<u8>, exchange: &Exchange, duration: Duration) {
     if let Some(note) = exchange.upstream() {
         text(line, " upstream=", &note.upstream);
         text(line, " upstream_target=", &note.target);
+        if exchange.tries() > 1 {
+            line.extend_from_slice(b" upstream_tries=");
+            write::number(line, exchange.tries());
+        }
     }
     if let Some(took) = exchange.upstream_time() {
         line.extend_from_slice(b" upstream_ms=");
         write::millis(line, took);
+    }
+    if let Some(kind) = exchange.degraded() {
+        text(line, " degraded=", kind.word());
     }
     text(line, " request_id=", exchange.request_id());
     if let Some(trace) = exchange.trace() {

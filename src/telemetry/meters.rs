@@ -25,6 +25,7 @@ fn max_series(name: &str) -> Option<usize> {
     match name {
         "http_requests_total" => Some(100_000),
         _ if name.starts_with("voicegate_stream") || name.starts_with("voicegate_upstream") => Some(20_000),
+        _ if name.starts_with("voicegate_shed") => Some(60_000),
         _ if name.starts_with("voicegate_validation") || name.starts_with("voicegate_inspect") => {
             Some(30_000)
         }

@@ -9,6 +9,8 @@
 //! the list that the tests below compare with.
 
 mod access;
+mod caches;
+mod degraded;
 mod export;
 mod expressions;
 mod findings;
@@ -21,10 +23,12 @@ mod meters;
 mod process;
 mod reloads;
 mod requests;
+mod sheds;
 mod sockets;
 mod streams;
 mod throttle;
 pub mod trace;
+mod tries;
 mod upstreams;
 mod write;
 
@@ -34,18 +38,24 @@ pub(crate) mod testing;
 mod tests;
 
 pub use access::AccessLog;
+pub use caches::{CacheMetrics, CacheResult};
+pub use degraded::{DegradedMetrics, MirrorMetrics, Mirrored};
 pub use expressions::ExpressionMetrics;
 pub use findings::{InspectMetrics, ValidationMetrics};
 pub use level::{Held, Level};
 pub use limits::LimitMetrics;
 pub use lines::Lines;
+pub use process::memory_in_use;
 pub use requests::RouteMetrics;
 pub use sockets::{OpenSocket, SocketMetrics};
 pub use streams::{OpenStream, StreamMetrics};
 pub use throttle::Throttle;
-pub use upstreams::{TargetMetrics, UpstreamMetrics};
+pub use tries::{BreakerMetrics, RetryMetrics};
+pub use upstreams::{EndpointState, TargetMetrics, UpstreamMetrics};
 
 use crate::exchange::{Exchange, RouteInfo};
+use caches::CacheMeters;
+use degraded::DegradedMeters;
 use export::{Env, Exporter};
 use expressions::ExpressionMeters;
 use findings::FindingMeters;
@@ -58,12 +68,14 @@ use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use reloads::ReloadMetrics;
 use requests::RequestMeters;
+use sheds::ShedMeters;
 use sockets::SocketMeters;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use streams::StreamMeters;
 use trace::TraceContext;
+use tries::TryMeters;
 use upstreams::UpstreamMeters;
 
 /// Why telemetry did not start.
@@ -85,9 +97,13 @@ pub struct Telemetry {
     streams: StreamMeters,
     sockets: SocketMeters,
     upstreams: UpstreamMeters,
+    tries: TryMeters,
     expressions: ExpressionMeters,
     limits: LimitMeters,
+    sheds: ShedMeters,
     findings: FindingMeters,
+    caches: CacheMeters,
+    degraded: DegradedMeters,
     reloads: ReloadMetrics,
     connections: Arc<Level>,
     access: Arc<AccessLog>,
@@ -132,9 +148,13 @@ impl Telemetry {
             streams: StreamMeters::new(&meters),
             sockets: SocketMeters::new(&meters),
             upstreams: UpstreamMeters::new(&meters)?,
+            tries: TryMeters::new(&meters),
             expressions: ExpressionMeters::new(&meters),
             limits: LimitMeters::new(&meters),
+            sheds: ShedMeters::new(&meters),
             findings: FindingMeters::new(&meters),
+            caches: CacheMeters::new(&meters),
+            degraded: DegradedMeters::new(&meters),
             reloads: ReloadMetrics::new(&meters),
             connections,
             access: Arc::new(access),
@@ -164,9 +184,24 @@ impl Telemetry {
         self.upstreams.upstream(name)
     }
 
+    /// What is shown of a breaker: of an upstream (`target` is empty) or of one of its servers. Shared likewise.
+    pub fn breaker(&self, upstream: &str, target: &str) -> Arc<BreakerMetrics> {
+        self.tries.breaker(upstream, target)
+    }
+
+    /// The counters of an upstream's retries.
+    pub fn retries(&self, upstream: &str) -> RetryMetrics {
+        self.tries.retries(upstream)
+    }
+
     /// The counter of a rate limit by its policy's name. Limits of one name share it, across reloads too.
     pub fn limit(&self, name: &str) -> LimitMetrics {
         self.limits.limit(name)
+    }
+
+    /// Counts a request that was sent away for this reason on the route with this template.
+    pub fn shed(&self, reason: &'static str, route: &str) {
+        self.sheds.count(reason, route);
     }
 
     /// The counter of expressions that gave nothing, for one kind of stage.
@@ -182,6 +217,26 @@ impl Telemetry {
     /// The counter of what `inspect` finds on a route, of one kind, and what it does then. Shared likewise.
     pub fn inspect(&self, route: &RouteInfo, kind: &'static str, action: &'static str) -> InspectMetrics {
         self.findings.inspect(route, kind, action)
+    }
+
+    /// The counters of a route's answers in place of an upstream's. Shared likewise.
+    pub fn degraded(&self, route: &RouteInfo, upstream: &str) -> DegradedMetrics {
+        self.degraded.degraded(route, upstream)
+    }
+
+    /// The counters of the copies that an upstream gets. Shared likewise.
+    pub fn mirror(&self, upstream: &str) -> MirrorMetrics {
+        self.degraded.mirror(upstream)
+    }
+
+    /// The counters of a route's `cache`. Routes with the same template share them.
+    pub fn cache(&self, route: &RouteInfo) -> CacheMetrics {
+        self.caches.route(route)
+    }
+
+    /// From now on shows the copies of answers: their number, their bytes, and how many gave way to others.
+    pub fn show_copies(&self, figures: impl Fn() -> [u64; 3] + Clone + Send + Sync + 'static) {
+        caches::show(&self.meters, figures);
     }
 
     /// From now on shows the connections to a database, by its kind: those in use, and those at rest.

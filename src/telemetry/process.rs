@@ -41,6 +41,11 @@ pub(super) fn register(meters: &Meters) {
     });
 }
 
+/// Resident memory of the process in bytes; none where nobody can say.
+pub fn memory_in_use() -> Option<u64> {
+    read("/proc/self/status").as_deref().and_then(resident_bytes).map(|bytes| bytes as u64)
+}
+
 /// What is read of `/proc/self/stat` (proc(5)).
 struct Stat {
     cpu_seconds: f64,

@@ -154,7 +154,9 @@ fn streams_upstreams_reloads_and_connections_are_shown() {
     target.answered(200, Duration::from_millis(7));
     target.answered(503, Duration::from_millis(7));
     target.failed(Kind::UpstreamTimeout);
-    target.set_healthy(false);
+    target.set_endpoints([0, 1, 0, 0, 1, 0]);
+    target.ejected("slow");
+    upstream.set_panicking(true);
     target.idle.set(3);
     let _busy = target.active.hold();
 
@@ -173,6 +175,10 @@ fn streams_upstreams_reloads_and_connections_are_shown() {
         r#"voicegate_upstream_requests_total{result="5xx",target="algo:8000",upstream="algo"} 1"#,
         r#"voicegate_upstream_requests_total{result="upstream_timeout",target="algo:8000",upstream="algo"} 1"#,
         r#"voicegate_upstream_duration_seconds_count{upstream="algo"} 2"#,
+        r#"voicegate_upstream_endpoints{state="down",target="algo:8000",upstream="algo"} 1"#,
+        r#"voicegate_upstream_endpoints{state="taking",target="algo:8000",upstream="algo"} 0"#,
+        r#"voicegate_upstream_ejections_total{reason="slow",target="algo:8000",upstream="algo"} 1"#,
+        r#"voicegate_upstream_panic{upstream="algo"} 1"#,
         r#"voicegate_upstream_connections{state="active",target="algo:8000",upstream="algo"} 1"#,
         r#"voicegate_upstream_connections{state="idle",target="algo:8000",upstream="algo"} 3"#,
         r#"voicegate_upstream_healthy{target="algo:8000",upstream="algo"} 0"#,

@@ -7,9 +7,54 @@ use super::meters::{Meters, label};
 use crate::error::Kind;
 use opentelemetry::metrics::{BoundCounter, Counter};
 use prometheus::{Histogram, HistogramVec};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+/// Why servers are ejected.
+const EJECTIONS: [&str; 3] = ["consecutive_failures", "failure_ratio", "slow"];
+
+/// How an address of a target stands; it may be several of these at once, but `Taking` is without `Down` (unless health
+/// checks are disregarded), `Ejected` and `Drained`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointState {
+    /// It is sent requests.
+    Taking = 0,
+    /// It failed its health checks.
+    Down = 1,
+    /// Its traffic says that it should rest.
+    Ejected = 2,
+    /// It is sent one request at a time, to see whether it is well again.
+    Trial = 3,
+    /// Somebody took it out of service.
+    Drained = 4,
+    /// It came up not long ago and is sent less than its share.
+    SlowStart = 5,
+}
+
+impl EndpointState {
+    /// All of them, by number.
+    pub const ALL: [EndpointState; 6] = [
+        EndpointState::Taking,
+        EndpointState::Down,
+        EndpointState::Ejected,
+        EndpointState::Trial,
+        EndpointState::Drained,
+        EndpointState::SlowStart,
+    ];
+
+    /// The word for metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            EndpointState::Taking => "taking",
+            EndpointState::Down => "down",
+            EndpointState::Ejected => "ejected",
+            EndpointState::Trial => "trial",
+            EndpointState::Drained => "drained",
+            EndpointState::SlowStart => "slow_start",
+        }
+    }
+}
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -17,6 +62,7 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 pub(super) struct UpstreamMeters {
     requests: Counter<u64>,
     durations: HistogramVec,
+    ejections: Counter<u64>,
     upstreams: Arc<Keyed<UpstreamMetrics>>,
 }
 
@@ -25,6 +71,8 @@ pub struct UpstreamMetrics {
     name: Arc<str>,
     requests: Counter<u64>,
     duration: Histogram,
+    ejections: Counter<u64>,
+    panicking: AtomicBool,
     targets: Keyed<TargetMetrics>,
 }
 
@@ -36,7 +84,9 @@ pub struct TargetMetrics {
     duration: Histogram,
     classes: [OnceLock<BoundCounter<u64>>; CLASSES.len()],
     failures: [OnceLock<BoundCounter<u64>>; Kind::ALL.len()],
-    healthy: AtomicBool,
+    ejections: [OnceLock<BoundCounter<u64>>; EJECTIONS.len()],
+    ejected: Counter<u64>,
+    endpoints: [AtomicU32; EndpointState::ALL.len()],
     /// Connections that carry a request.
     pub active: Arc<Level>,
     /// Connections kept for later.
@@ -58,10 +108,31 @@ impl UpstreamMeters {
         let seen = upstreams.clone();
         meters.gauge("voicegate_upstream_healthy", "1 while a server is sent requests.", move |gauge| {
             for target in targets(&seen) {
-                let healthy = target.healthy.load(Ordering::Relaxed);
+                let healthy = target.endpoints(EndpointState::Taking) > 0;
                 gauge.observe(f64::from(u8::from(healthy)), &target.labels());
             }
         });
+        let seen = upstreams.clone();
+        meters.gauge("voicegate_upstream_endpoints", "Addresses of a server, by state.", move |gauge| {
+            for target in targets(&seen) {
+                for state in EndpointState::ALL {
+                    let [name, upstream] = target.labels();
+                    let labels = [label("state", state.word()), name, upstream];
+                    gauge.observe(target.endpoints(state).into(), &labels);
+                }
+            }
+        });
+        let seen = upstreams.clone();
+        meters.gauge(
+            "voicegate_upstream_panic",
+            "1 while so few servers are up that health checks are disregarded.",
+            move |gauge| {
+                for upstream in seen.held() {
+                    let panics = upstream.panicking.load(Ordering::Relaxed);
+                    gauge.observe(f64::from(u8::from(panics)), &[label("upstream", upstream.name.clone())]);
+                }
+            },
+        );
         Ok(UpstreamMeters {
             requests: meters.counter(
                 "voicegate_upstream_requests_total",
@@ -72,6 +143,10 @@ impl UpstreamMeters {
                 "From sending a request to the head of its response.",
                 &["upstream"],
             )?,
+            ejections: meters.counter(
+                "voicegate_upstream_ejections_total",
+                "Ejections of a server for what its traffic showed, by reason.",
+            ),
             upstreams,
         })
     }
@@ -80,6 +155,8 @@ impl UpstreamMeters {
         self.upstreams.get_or(name, |name| UpstreamMetrics {
             requests: self.requests.clone(),
             duration: self.durations.with_label_values(&[&name]),
+            ejections: self.ejections.clone(),
+            panicking: AtomicBool::new(false),
             targets: Keyed::default(),
             name,
         })
@@ -87,6 +164,11 @@ impl UpstreamMeters {
 }
 
 impl UpstreamMetrics {
+    /// Notes whether health checks are disregarded.
+    pub fn set_panicking(&self, panicking: bool) {
+        self.panicking.store(panicking, Ordering::Relaxed);
+    }
+
     /// The counters of a server, `host:port`. Its gauges are shown while the answer, and this, are held.
     pub fn target(&self, server: &str) -> Arc<TargetMetrics> {
         self.targets.get_or(server, |target| TargetMetrics {
@@ -96,7 +178,9 @@ impl UpstreamMetrics {
             duration: self.duration.clone(),
             classes: Default::default(),
             failures: [const { OnceLock::new() }; Kind::ALL.len()],
-            healthy: AtomicBool::new(true),
+            ejections: [const { OnceLock::new() }; EJECTIONS.len()],
+            ejected: self.ejections.clone(),
+            endpoints: Default::default(),
             active: Arc::default(),
             idle: Arc::default(),
         })
@@ -128,9 +212,23 @@ impl TargetMetrics {
         self.failures[slot].get_or_init(|| self.bind(kind.code())).add(1);
     }
 
-    /// Notes whether it is sent requests; it is until told otherwise.
-    pub fn set_healthy(&self, healthy: bool) {
-        self.healthy.store(healthy, Ordering::Relaxed);
+    /// Counts an ejection; `why` is `consecutive_failures`, `failure_ratio` or `slow`.
+    pub fn ejected(&self, why: &'static str) {
+        let slot = EJECTIONS.iter().position(|known| *known == why).unwrap_or_default();
+        let [target, upstream] = self.labels();
+        let bind = || self.ejected.bind(&[label("reason", EJECTIONS[slot]), target, upstream]);
+        self.ejections[slot].get_or_init(bind).add(1);
+    }
+
+    /// Notes how many of its addresses are in which state, in the order of [`EndpointState::ALL`].
+    pub fn set_endpoints(&self, counts: [u32; EndpointState::ALL.len()]) {
+        for (state, count) in self.endpoints.iter().zip(counts) {
+            state.store(count, Ordering::Relaxed);
+        }
+    }
+
+    fn endpoints(&self, state: EndpointState) -> u32 {
+        self.endpoints[state as usize].load(Ordering::Relaxed)
     }
 
     fn bind(&self, result: &'static str) -> BoundCounter<u64> {

@@ -10,6 +10,7 @@ use super::pool::Lease;
 use super::send::callers_fault;
 use crate::error::{GatewayError, grpc};
 use crate::exchange::{End, Exchange};
+use crate::shed::Pass;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
@@ -176,6 +177,8 @@ pin_project_lite::pin_project! {
         // Of the request's body, where that may still be under way.
         progress: Option<Arc<Progress>>,
         close_delimited: bool,
+        // Where the upstream counts what is under way.
+        pass: Option<Pass>,
     }
 }
 
@@ -197,12 +200,19 @@ impl UpstreamBody {
             waiting: None,
             progress,
             close_delimited,
+            pass: None,
             incoming,
         };
         if body.incoming.is_end_stream() {
             give_back(&mut body.lease);
         }
         body
+    }
+
+    /// With the right to be under way, which it gives back at its end.
+    pub(super) fn holding(mut self, pass: Pass) -> Self {
+        self.pass = Some(pass).filter(|_| self.lease.is_some());
+        self
     }
 
     /// Sets the deadlines: between two pieces, and for the last. Before the first piece is asked for.
@@ -291,7 +301,10 @@ impl Body for UpstreamBody {
             return Poll::Ready(Some(Err(failure)));
         }
         if let Some(lease) = this.lease.as_mut() {
-            lease.count(502);
+            match lease.uncounted.is_some() {
+                true => lease.count(502),
+                false => this.upstream.broke_off(&lease.server),
+            }
         }
         // Closes the connection.
         *this.lease = None;
@@ -300,8 +313,8 @@ impl Body for UpstreamBody {
         let note = this.exchange.upstream();
         tracing::warn!(
             request_id = this.exchange.request_id(),
-            upstream = note.map(|note| &*note.upstream),
-            target = note.map(|note| &*note.target),
+            upstream = note.as_ref().map(|note| &*note.upstream),
+            target = note.as_ref().map(|note| &*note.target),
             error = %Causes(&failure),
             "an upstream's response broke off"
         );

@@ -10,7 +10,6 @@ use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -72,8 +71,10 @@ pub(super) async fn dial(server: &ServerSpec, deadline: Instant) -> io::Result<T
     if let Some(address) = server.literal {
         return TcpStream::connect(address).await;
     }
-    let found: Vec<SocketAddr> =
-        tokio::net::lookup_host((server.host.as_str(), server.port)).await?.collect();
+    let mut found = server.resolved.clone();
+    if found.is_empty() {
+        found.extend(tokio::net::lookup_host((server.host.as_str(), server.port)).await?);
+    }
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host's name has no address");
     for (tried, address) in found.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -1,61 +1,92 @@
 //! Upstreams: named sets of servers, their connections and their health.
 //!
-//! [`spec`] is what the manifest says, checked; [`Upstream`] runs it. A request's way: `balance` chooses a server,
-//! `pool` gives a slot and a connection (`client` opens one if none is at rest; with `protocol: grpc` the connections
-//! are HTTP/2 and of `http2`, which requests share), `send` gets the response's head,
-//! and `body` carries its body until the connection can be given back. `health` asks servers how they are, `meter`
-//! counts. Nobody but this module speaks with a server.
+//! [`spec`] is what the manifest says, checked; [`Upstream`] runs it. A request's way: `balance` chooses one of the
+//! servers that `cluster` has, by its `key` where the upstream hashes (`standing` is why a server takes nothing, or
+//! less), `pool` gives a slot and a connection (`client` opens one if none is at rest; with `protocol: grpc` the
+//! connections are HTTP/2 and of `http2`, which requests share), `send` gets the response's head, and `body` carries its
+//! body until the connection can be given back. `keeper` is the upkeep: `health` asks servers how they are, `outlier`
+//! judges them by their traffic, `resolve` looks up their names. `meter` counts, `status` tells people. Nobody but this
+//! module speaks with a server.
 
+mod admission;
 mod balance;
 mod body;
+mod breaker;
+mod budget;
+mod circuits;
 mod client;
+mod cluster;
 mod health;
 mod http2;
 mod identity;
+mod keeper;
+mod key;
 mod meter;
 mod outcome;
+mod outlier;
 mod pool;
+mod primed;
 mod reflection;
 mod registry;
+mod resolve;
+mod retry;
 mod send;
 pub mod spec;
+mod standing;
+mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod upgrade;
+mod window;
 
 pub use body::UpstreamBody;
-pub use health::{Condition, ServerStatus, UpstreamStatus};
+pub use breaker::Circuit;
+pub use circuits::BreakerStatus;
+pub use health::Condition;
 pub use identity::{TRACEPARENT, X_REQUEST_ID, set_identity};
 pub use meter::{Figures, Meter};
-pub use registry::{Registry, Running};
+pub use outlier::Reason;
+pub use primed::{Pieces, Primed};
+pub use registry::{Drained, Registry, Running};
 pub use send::SendOptions;
 pub use spec::UpstreamSpec;
+pub use status::{ServerStatus, UpstreamStatus};
 pub use upgrade::{Switch, UpstreamSocket};
 
+use crate::error::{GatewayError, Kind};
+use crate::shed::{Caps, Gate};
 use crate::state::Shared;
-use crate::telemetry::{Throttle, UpstreamMetrics};
+use crate::telemetry::{RetryMetrics, Throttle};
 use arc_swap::ArcSwapOption;
-use balance::Balancer;
+use breaker::Breaker;
+use budget::Budget;
+use cluster::Cluster;
 use outcome::Outcome;
 use pool::Server;
 use prost_reflect::DescriptorPool;
+use resolve::{Resolve, System};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 /// A running upstream. Lives as long as a table or a response needs it; dropping it closes its connections at rest
 /// and stops its health checks.
 pub struct Upstream {
     spec: Arc<UpstreamSpec>,
-    servers: Box<[Arc<Server>]>,
-    /// Held so that the counters of its servers are shown.
-    _metrics: Arc<UpstreamMetrics>,
-    balancer: Balancer,
+    cluster: Arc<Cluster>,
     meter: Meter,
+    /// Where the manifest bounds what is under way.
+    gate: Option<Arc<Gate>>,
     failures: Throttle,
+    /// Zero of the clock that breakers and the budget go by.
+    began: Instant,
+    breaker: Option<Arc<Breaker>>,
+    budget: Option<Budget>,
+    retries: RetryMetrics,
     shared: Arc<Shared>,
     keeper: OnceLock<AbortHandle>,
     /// What its servers said of their methods, with `reflection: true`.
@@ -66,14 +97,24 @@ pub struct Upstream {
 impl Upstream {
     /// Makes it run; nothing is opened yet.
     pub fn new(spec: Arc<UpstreamSpec>, shared: &Arc<Shared>) -> Arc<Upstream> {
-        let metrics = shared.telemetry.upstream(spec.name());
-        let weights: Vec<u32> = spec.servers().iter().map(|server| server.weight).collect();
+        Upstream::with_resolver(spec, shared, Arc::new(System))
+    }
+
+    /// As [`new`](Self::new), with names looked up by this.
+    fn with_resolver(
+        spec: Arc<UpstreamSpec>,
+        shared: &Arc<Shared>,
+        resolver: Arc<dyn Resolve>,
+    ) -> Arc<Upstream> {
         Arc::new(Upstream {
-            servers: spec.servers().iter().map(|server| Server::new(&spec, server, &metrics)).collect(),
-            _metrics: metrics,
-            balancer: Balancer::new(spec.balance(), &weights),
+            cluster: Cluster::new(spec.clone(), shared, resolver),
             meter: Meter::default(),
+            gate: (*spec.caps() != Caps::default()).then(|| Gate::of_upstream(spec.caps())),
             failures: Throttle::default(),
+            began: Instant::now(),
+            breaker: circuits::breaker(&spec, None, &shared.telemetry),
+            budget: spec.retry().map(|retry| Budget::new(retry.budget, retry.min_retries)),
+            retries: shared.telemetry.retries(spec.name()),
             shared: shared.clone(),
             keeper: OnceLock::new(),
             reflected: ArcSwapOption::empty(),
@@ -106,12 +147,26 @@ impl Upstream {
         &self.meter
     }
 
-    /// The server of the next try.
-    fn choose(&self) -> &Arc<Server> {
-        &self.servers[self.balancer.pick(&*self.servers, rand::random)]
+    /// The server of the next try. `avoid` are those that were tried already: one of them comes again only if there
+    /// is no other that is up.
+    ///
+    /// # Errors
+    /// [`UpstreamSaturated`](crate::error::Kind) no server may be sent anything.
+    fn choose(&self, key: Option<u64>, avoid: &[Arc<Server>]) -> Result<Arc<Server>, GatewayError> {
+        self.cluster.choose(key, avoid).ok_or_else(|| {
+            if let Some(left_out) = self.failures.pass() {
+                let upstream = &**self.spec.name();
+                tracing::warn!(
+                    left_out,
+                    upstream,
+                    "every target is drained: there is nowhere to send requests"
+                );
+            }
+            Kind::UpstreamSaturated.into()
+        })
     }
 
-    /// Takes note of how a try ended: the one place where servers are judged by their traffic.
+    /// Counts how a try ended. Whoever judges servers is told by [`circuits::Passages`].
     fn observe(&self, server: &Server, outcome: Outcome) {
         match outcome {
             Outcome::Answered { status, took } => server.metrics.answered(status, took),

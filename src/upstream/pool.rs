@@ -5,11 +5,15 @@
 //! open (HTTP/2 is otherwise: there the slots are for calls, which share the connections of `http2`). The youngest at rest is taken first; those that rested for [`REST`] are closed. The stack has a part for
 //! each core and is entered by `try_lock`, so nobody waits for a thread that was stopped while it held the lock.
 
-use super::balance::Servers;
 use super::body::RequestBody;
+use super::breaker::Breaker;
+use super::circuits::Passages;
 use super::health::Health;
 use super::http2::{Links, Seat};
+use super::outcome::Outcome;
+use super::outlier::Conduct;
 use super::spec::{ServerSpec, UpstreamSpec};
+use super::standing::Standing;
 use crate::exchange::UpstreamNote;
 use crate::telemetry::{Held, TargetMetrics, UpstreamMetrics};
 use hyper::client::conn::http1::SendRequest;
@@ -20,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep};
 
@@ -36,12 +40,29 @@ pub(super) struct Server {
     /// What exchanges note.
     pub(super) note: UpstreamNote,
     pub(super) health: Health,
+    /// Its own breaker, where the upstream has several targets.
+    pub(super) breaker: Option<Arc<Breaker>>,
+    /// Why it takes no requests, or fewer.
+    pub(super) standing: Standing,
+    /// Where it is watched for what its traffic shows.
+    pub(super) watch: Option<Watch>,
+    /// Which of the manifest's targets it belongs to.
+    pub(super) target: usize,
     pub(super) metrics: Arc<TargetMetrics>,
     max: usize,
     slots: Semaphore,
     /// How it is spoken to where that is HTTP/2; then nothing rests below.
     pub(super) links: Option<Links>,
     resting: Box<[Mutex<Vec<Resting>>]>,
+}
+
+/// What it takes to judge a server by its traffic.
+pub(super) struct Watch {
+    pub(super) conduct: Conduct,
+    /// Wakes whoever decides.
+    pub(super) look: Arc<Notify>,
+    /// Zero of the clock.
+    pub(super) began: Instant,
 }
 
 /// One connection; dropping it closes the socket.
@@ -70,8 +91,15 @@ pub(super) struct Lease {
     pub(super) server: Arc<Server>,
     pub(super) conn: Option<Conn>,
     pub(super) seat: Option<Seat>,
-    /// Whether the answer is still to be counted, by what its trailers say.
-    pub(super) uncounted: bool,
+    /// What an answer is still to be counted by whose trailers will say how it ended.
+    pub(super) uncounted: Option<Box<Uncounted>>,
+}
+
+/// An answer whose status is not known yet.
+pub(super) struct Uncounted {
+    /// How long its head took.
+    pub(super) took: Duration,
+    pub(super) passages: Passages,
 }
 
 impl Conn {
@@ -109,17 +137,26 @@ impl Drop for Conn {
 }
 
 impl Server {
-    pub(super) fn new(upstream: &UpstreamSpec, spec: &ServerSpec, metrics: &UpstreamMetrics) -> Arc<Self> {
+    pub(super) fn new(
+        upstream: &UpstreamSpec,
+        spec: ServerSpec,
+        target: usize,
+        watch: Option<Watch>,
+        breaker: Option<Arc<Breaker>>,
+        metrics: &UpstreamMetrics,
+    ) -> Arc<Self> {
         let shards = std::thread::available_parallelism().map_or(4, usize::from).min(32);
         let max = (upstream.max_connections() as usize).min(Semaphore::MAX_PERMITS);
         let metrics = metrics.target(&spec.address);
-        // It may be shared with a server of the table before, and with what was known of that.
-        metrics.set_healthy(true);
         Arc::new(Server {
             links: upstream.multiplexes().then(|| Links::new(metrics.clone())),
             note: UpstreamNote { upstream: upstream.name().clone(), target: spec.address.clone() },
-            spec: spec.clone(),
+            spec,
             health: Health::default(),
+            breaker,
+            standing: Standing::default(),
+            watch,
+            target,
             metrics,
             max,
             slots: Semaphore::new(max),
@@ -136,7 +173,16 @@ impl Server {
         // Given back by the lease's drop.
         permit.forget();
         self.metrics.active.up();
-        Some(Lease { server: self.clone(), conn: None, seat: None, uncounted: false })
+        Some(Lease { server: self.clone(), conn: None, seat: None, uncounted: None })
+    }
+
+    /// Takes note of how a try ended.
+    pub(super) fn judge(&self, outcome: Outcome) {
+        if let Some(Watch { conduct, look, began }) = &self.watch
+            && conduct.note(&self.standing, outcome, began.elapsed().as_millis() as u64)
+        {
+            look.notify_one();
+        }
     }
 
     /// Requests it has.
@@ -181,6 +227,11 @@ impl Server {
         let shards = self.resting.len();
         let free = (0..shards).find_map(|step| self.resting[(own + step) % shards].try_lock().ok());
         free.unwrap_or_else(|| lock(&self.resting[own % shards])).push(resting);
+    }
+
+    /// Closes what rests.
+    pub(super) fn close_resting(&self) {
+        self.resting.iter().for_each(|shard| lock(shard).clear());
     }
 
     /// Closes what rested too long or was closed by the server.
@@ -236,8 +287,10 @@ impl Lease {
 
     /// Counts an answer whose status is known now.
     pub(super) fn count(&mut self, status: u16) {
-        if std::mem::take(&mut self.uncounted) {
+        if let Some(uncounted) = self.uncounted.take() {
+            let Uncounted { took, passages } = *uncounted;
             self.server.metrics.ended(status);
+            passages.tell(Outcome::Answered { status, took });
         }
     }
 
@@ -263,21 +316,11 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         drop((self.conn.take(), self.seat.take()));
-        if self.uncounted {
+        if self.uncounted.is_some() {
             // Whoever asked has left.
             self.server.metrics.ended(499);
         }
         self.server.metrics.active.down();
         self.server.slots.add_permits(1);
-    }
-}
-
-impl Servers for [Arc<Server>] {
-    fn healthy(&self, server: usize) -> bool {
-        self[server].health.is_up()
-    }
-
-    fn in_flight(&self, server: usize) -> usize {
-        self[server].in_flight()
     }
 }

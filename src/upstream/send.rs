@@ -7,10 +7,12 @@
 
 use super::Upstream;
 use super::body::{Causes, Progress, RequestBody, Source, UpstreamBody};
+use super::circuits::Chosen;
 use super::client::{Purpose, connect};
 use super::meter::Meter;
 use super::outcome::Outcome;
-use super::pool::{Conn, Lease, Server};
+use super::pool::{Conn, Lease, Server, Uncounted};
+use super::retry::{Kept, Try};
 use crate::error::grpc;
 use crate::error::{BodyTimeout, GatewayError, Kind};
 use crate::exchange::Exchange;
@@ -29,6 +31,10 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// A caller's own deadline that ends a try sooner than this is no fault of the server's: else anybody could open a breaker,
+/// or have a server taken out, by giving calls no time.
+const HURRIED: Duration = Duration::from_secs(1);
+
 /// How to send.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SendOptions {
@@ -42,6 +48,9 @@ pub struct SendOptions {
     pub duplex: bool,
     /// When the whole exchange has to be over, instead of the upstream's `timeouts.total`; holds for streams too.
     pub until: Option<Instant>,
+    /// The conversation it belongs to, where the request itself does not say so: what
+    /// [`Upstream::session_key`] makes of it.
+    pub session: Option<u64>,
 }
 
 /// Why there is no response.
@@ -54,7 +63,23 @@ pub(super) enum Fail {
     Starved,
 }
 
+/// A request without a response.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    /// Why.
+    pub(super) error: GatewayError,
+    /// The request, where nothing of it has left.
+    pub(super) request: Option<Request<BoxBody<Bytes, io::Error>>>,
+}
+
+impl From<GatewayError> for Unanswered {
+    fn from(error: GatewayError) -> Self {
+        Unanswered { error, request: None }
+    }
+}
+
 /// When to give up waiting for a head.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Deadlines {
     pub(super) first_byte: Duration,
     /// `None` where the request's body may rest.
@@ -80,22 +105,13 @@ impl From<Overdue> for Fail {
 }
 
 impl Upstream {
-    /// Sends a request and waits for its response's head; the body follows as it comes.
-    ///
-    /// `request` has its path and headers as the server is to see them; `Host` is set here.
-    ///
-    /// # Errors
-    /// [`Kind::UpstreamUnreachable`] no connection; [`Kind::UpstreamSaturated`] no free connection within
-    /// `connect_timeout`; [`Kind::UpstreamReset`] it broke before an answer; [`Kind::UpstreamBadResponse`] the answer
-    /// is no acceptable HTTP; [`Kind::UpstreamTimeout`] no answer in time; [`Kind::RequestTimeout`] and
-    /// [`Kind::BadRequest`] the caller's own body stalled or broke off (or the error that its reader raised).
-    pub async fn send(
+    /// [`send`](Upstream::send), once it is let in.
+    pub(super) async fn send_admitted(
         self: &Arc<Self>,
         exchange: &Arc<Exchange>,
-        mut request: Request<BoxBody<Bytes, io::Error>>,
+        request: Request<BoxBody<Bytes, io::Error>>,
         options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, GatewayError> {
-        let began = Instant::now();
         let times = self.spec.timeouts();
         let total = (!options.stream).then(|| Instant::from_std(exchange.started) + times.total);
         let until = options.until.or(total);
@@ -104,25 +120,62 @@ impl Upstream {
             idle: (!options.duplex).then_some(times.idle),
             until,
         };
-        let server = self.choose();
-        exchange.sent_to(server.note.clone());
-        let (response, mut lease, progress, close_delimited) = match &server.links {
-            Some(links) => {
-                let (response, lease, progress) =
-                    self.call(exchange, server, links, request, &deadlines).await?;
-                (response, lease, progress, false)
-            }
-            None => {
-                *request.version_mut() = Version::HTTP_11;
-                request.headers_mut().insert(HOST, server.spec.authority.clone());
-                let (response, lease) =
-                    self.exchange_heads(exchange, server, request, &deadlines, began).await?;
-                match framing(&response) {
-                    Ok(close_delimited) => (response.map(Source::Http1), lease, None, close_delimited),
-                    Err(why) => {
-                        return Err(self.failed(exchange, server, Kind::UpstreamBadResponse, &why));
+        let plan = Try { exchange, options, deadlines, patience: self.spec.connect_timeout(), until };
+        let key = self.key(exchange, request.uri(), request.headers(), options);
+        if let Some(retry) = self.spec.retry() {
+            return Box::pin(self.send_again(retry, key, request, plan)).await;
+        }
+        let chosen = self.pick(key, &[])?;
+        exchange.sent_to(chosen.server.note.clone());
+        // Only for the case that its connection had been closed behind our back.
+        let kept = if is_idempotent(request.method()) { Kept::bodyless(&request) } else { None };
+        self.attempt(chosen, request, kept.as_ref(), &plan).await.map_err(|unanswered| unanswered.error)
+    }
+
+    /// One try at one server. `kept` is the request once more, where it may be said twice.
+    pub(super) async fn attempt(
+        self: &Arc<Self>,
+        chosen: Chosen,
+        mut request: Request<BoxBody<Bytes, io::Error>>,
+        kept: Option<&Kept>,
+        plan: &Try<'_>,
+    ) -> Result<Response<UpstreamBody>, Unanswered> {
+        let began = Instant::now();
+        let Chosen { server, mut passages } = chosen;
+        let (server, exchange) = (&server, plan.exchange);
+        exchange.tried();
+        let sent = async {
+            Ok::<_, Unanswered>(match &server.links {
+                Some(links) => {
+                    let (response, lease, progress) =
+                        self.call(exchange, server, links, request, plan).await?;
+                    (response, lease, progress, false)
+                }
+                None => {
+                    *request.version_mut() = Version::HTTP_11;
+                    request.headers_mut().insert(HOST, server.spec.authority.clone());
+                    let (response, lease) = self.exchange_heads(server, request, kept, plan, began).await?;
+                    match framing(&response) {
+                        Ok(close_delimited) => (response.map(Source::Http1), lease, None, close_delimited),
+                        Err(why) => {
+                            return Err(self
+                                .failed(exchange, server, Kind::UpstreamBadResponse, &why)
+                                .into());
+                        }
                     }
                 }
+            })
+        };
+        let (response, mut lease, progress, close_delimited) = match sent.await {
+            Ok(answered) => answered,
+            Err(unanswered) => {
+                let kind = unanswered.error.kind;
+                // A caller's deadline that leaves no time says nothing of the server.
+                let hurried = kind == Kind::UpstreamTimeout
+                    && plan.options.until.is_some_and(|until| until <= Instant::now())
+                    && began.elapsed() < HURRIED;
+                passages.tell(if hurried { Outcome::Abandoned } else { outcome_of(kind) });
+                return Err(unanswered);
             }
         };
         let took = began.elapsed();
@@ -132,16 +185,21 @@ impl Upstream {
             None => Some(response.status().as_u16()),
         };
         match status {
-            Some(status) => self.observe(server, Outcome::Answered { status, took }),
+            Some(status) => {
+                let outcome = Outcome::Answered { status, took };
+                self.observe(server, outcome);
+                passages.tell(outcome);
+            }
             None => {
                 server.metrics.took(took);
-                lease.uncounted = true;
+                passages.headed(took);
+                lease.uncounted = Some(Box::new(Uncounted { took, passages }));
             }
         }
+        let (idle, until) = ((!plan.options.stream).then_some(self.spec.timeouts().idle), plan.until);
         Ok(response.map(|incoming| {
             let (upstream, exchange) = (self.clone(), exchange.clone());
             let mut body = UpstreamBody::new(incoming, lease, upstream, exchange, progress, close_delimited);
-            let idle = (!options.stream).then_some(times.idle);
             if idle.is_some() || until.is_some() {
                 body.set_limits(idle, until);
             }
@@ -152,41 +210,50 @@ impl Upstream {
     /// Head out, head in; the lease holds the connection they went over.
     async fn exchange_heads(
         &self,
-        exchange: &Exchange,
         server: &Arc<Server>,
         request: Request<BoxBody<Bytes, io::Error>>,
-        deadlines: &Deadlines,
+        kept: Option<&Kept>,
+        plan: &Try<'_>,
         began: Instant,
-    ) -> Result<(Response<Incoming>, Lease), GatewayError> {
-        let patience = self.spec.connect_timeout();
+    ) -> Result<(Response<Incoming>, Lease), Unanswered> {
+        let (patience, exchange) = (plan.patience, plan.exchange);
         let Some(mut lease) = server.lease(patience).await else {
             let why = "every connection is in use";
-            return Err(self.failed(exchange, server, Kind::UpstreamSaturated, &why));
+            let error = self.failed(exchange, server, Kind::UpstreamSaturated, &why);
+            return Err(Unanswered { error, request: Some(request) });
         };
-        let progress = (!request.body().is_end_stream()).then(Progress::new);
-        let repeatable = progress.is_none() && is_idempotent(request.method());
-        let mut request = request.map(|body| RequestBody::new(body, progress.clone()));
         let mut conn = match server.take(began) {
             Some(conn) => {
                 Meter::add(&self.meter.reused);
                 conn
             }
-            None => self.open(exchange, server, patience, Purpose::Requests).await?,
+            None => match self.open(exchange, server, patience, Purpose::Requests).await {
+                Ok(conn) => conn,
+                Err(error) => return Err(Unanswered { error, request: Some(request) }),
+            },
         };
+        let progress = (!request.body().is_end_stream()).then(Progress::new);
+        // A request with a body may have been carried out before its connection died.
+        let repeatable = kept.filter(|_| progress.is_none() && is_idempotent(request.method()));
+        let mut request = request.map(|body| RequestBody::new(body, progress.clone()));
         loop {
             // Only a connection that was used before can have been closed behind our back; it is never used after
             // this loop has opened a new one, so nothing goes out a third time.
             let used = conn.used;
-            let mut copy = (used && repeatable).then(|| copy_of(&request));
-            let fail = match head(lease.conn.insert(conn), request, progress.as_deref(), deadlines).await {
+            let conn_of = lease.conn.insert(conn);
+            let fail = match head(conn_of, request, progress.as_deref(), &plan.deadlines).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(fail) => fail,
             };
             lease.conn = None;
-            request = match (fail, copy.take()) {
+            request = match (fail, repeatable) {
                 (Fail::Broke(_, Some(unsent)), _) if used => *unsent,
-                (Fail::Broke(error, None), Some(copy)) if !error.is_parse() => copy,
-                (fail, _) => return Err(self.explain(exchange, server, fail, progress.as_deref())),
+                (Fail::Broke(error, None), Some(kept)) if used && !error.is_parse() => {
+                    let mut again = kept.request().map(|body| RequestBody::new(body, None));
+                    again.headers_mut().insert(HOST, server.spec.authority.clone());
+                    again
+                }
+                (fail, _) => return Err(self.explain(exchange, server, fail, progress.as_deref()).into()),
             };
             Meter::add(&self.meter.resent);
             conn = self.open(exchange, server, patience, Purpose::Requests).await?;
@@ -221,14 +288,10 @@ impl Upstream {
         progress: Option<&Progress>,
     ) -> GatewayError {
         match fail {
-            Fail::Starved => {
-                self.observe(server, Outcome::Abandoned);
-                BodyTimeout.into()
-            }
+            Fail::Starved => BodyTimeout.into(),
             Fail::Late => self.failed(exchange, server, Kind::UpstreamTimeout, &"no answer in time"),
             Fail::Broke(error, _) => {
                 if let Some(failure) = progress.and_then(Progress::failure) {
-                    self.observe(server, Outcome::Abandoned);
                     return callers_fault(failure);
                 }
                 let kind = match error.is_parse() {
@@ -332,13 +395,16 @@ fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }
 
-/// A request without body once more.
-fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
+/// How a try without a response ended.
+pub(super) fn outcome_of(kind: Kind) -> Outcome {
+    match kind {
+        kind @ (Kind::UpstreamUnreachable
+        | Kind::UpstreamReset
+        | Kind::UpstreamBadResponse
+        | Kind::UpstreamTimeout) => Outcome::Failed(kind),
+        // Our own limits, and what callers do.
+        _ => Outcome::Abandoned,
+    }
 }
 
 /// Whether only the connection's end tells the body's; an error for framing that two parsers could read differently

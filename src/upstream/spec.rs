@@ -3,17 +3,26 @@
 //! Whatever the manifest says that this version cannot do is a fault here, never ignored. Values are not
 //! repeated in messages: they may come from a variable, and the excerpt shows them as written.
 
+mod balance;
+mod breaker;
+mod health;
+mod load;
+mod retry;
 mod source;
 
+pub use balance::{Choice, HashBy, OutlierSpec};
+pub use breaker::BreakerSpec;
+pub use health::{HealthSpec, Probe};
+pub use retry::RetrySpec;
+
 use super::tls::client_config;
-use crate::diag::milestone::UPSTREAMS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
-use crate::manifest::model::{self, Balance, Health, UpstreamProtocol};
+use crate::manifest::model::{self, UpstreamProtocol};
 use crate::manifest::node::Key;
 use crate::manifest::{Manifest, Spanned};
+use crate::shed::Caps;
 use crate::units::Dur;
 use http::HeaderValue;
-use http::uri::PathAndQuery;
 use rustls_pki_types::ServerName;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,9 +32,6 @@ use std::time::Duration;
 use tokio_rustls::rustls::ClientConfig;
 use url::{Host, Url};
 
-/// Methods that may be repeated (RFC 9110, section 9.2.2).
-const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
-
 /// An upstream that can be run.
 pub struct UpstreamSpec {
     name: Arc<str>,
@@ -33,11 +39,18 @@ pub struct UpstreamSpec {
     balance: Choice,
     connect_timeout: Duration,
     max_connections: u32,
+    caps: Caps,
     timeouts: Timeouts,
     health: Option<HealthSpec>,
+    outlier: Option<OutlierSpec>,
+    panic_threshold: f64,
+    slow_start: Duration,
+    resolve_every: Duration,
     tls: Option<Arc<ClientConfig>>,
     multiplexes: bool,
     reflection: bool,
+    breaker: Option<BreakerSpec>,
+    retry: Option<RetrySpec>,
     call_idle: Option<Duration>,
     call_total: Option<Duration>,
     fingerprint: u64,
@@ -54,23 +67,14 @@ pub struct ServerSpec {
     pub port: u16,
     /// The address itself, where the URL names one.
     pub literal: Option<SocketAddr>,
+    /// The addresses that lead to it, where its host is a name that was resolved; tried in this order.
+    pub resolved: Vec<SocketAddr>,
     /// Name that its certificate must carry; set where the URL is `https`.
     pub tls: Option<ServerName<'static>>,
     /// Value of `Host` (without the scheme's default port).
     pub authority: HeaderValue,
     /// Its share beside the others.
     pub weight: u32,
-}
-
-/// How a server is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Choice {
-    /// In turn, by weight.
-    RoundRobin,
-    /// The less busy of two drawn by weight.
-    LeastRequest,
-    /// By lot, by weight.
-    Random,
 }
 
 /// Deadlines of a request once connected.
@@ -84,21 +88,6 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
-/// Active health checks.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct HealthSpec {
-    /// Path asked with GET.
-    pub path: PathAndQuery,
-    /// Between two checks.
-    pub interval: Duration,
-    /// Until a check counts as failed.
-    pub timeout: Duration,
-    /// Failures in a row that make a server unhealthy.
-    pub unhealthy_after: u32,
-    /// Successes in a row that make it healthy again.
-    pub healthy_after: u32,
-}
-
 impl UpstreamSpec {
     /// Is it sound? Reports every fault; reads the file that `tls.ca` names. `name` is its key under
     /// `upstreams:`. `None` if there was any error.
@@ -109,7 +98,6 @@ impl UpstreamSpec {
         out: &mut Diagnostics,
     ) -> Option<UpstreamSpec> {
         let before = out.counts().0;
-        refuse_what_waits(decl, out);
         source::check(decl, out);
         let server_name = decl.tls.as_ref().and_then(|tls| tls.server_name.as_ref());
         let certified = server_name.and_then(|wanted| {
@@ -150,7 +138,8 @@ impl UpstreamSpec {
             true => client_config(decl.tls.as_ref(), manifest, multiplexes, &mut state, out),
             false => None,
         };
-        let balance = balance(decl.balance.as_ref(), out);
+        let balance = balance::check(decl.balance.as_ref(), out);
+        let outlier = balance::outlier(decl.outlier.as_ref(), balance.as_ref(), out);
         let max_connections = match &decl.max_connections {
             Some(max) if max.value == 0 => {
                 out.push(bad(max.span, "with no connection no request could be sent"));
@@ -159,7 +148,10 @@ impl UpstreamSpec {
             Some(max) => max.value,
             None => 1000,
         };
-        let health = decl.health.as_ref().and_then(|health| health_spec(health, out));
+        let caps = load::check(decl, out);
+        let health = decl.health.as_ref().and_then(|health| health::check(health, multiplexes, out));
+        let breaker = decl.breaker.as_ref().map(|breaker| BreakerSpec::check(breaker, out));
+        let retry = decl.retry.as_ref().map(|retry| RetrySpec::check(retry, out));
         let or = |given: Option<Dur>, default: u64| given.map_or(Duration::from_secs(default), |dur| dur.0);
         let times = decl.timeouts.clone().unwrap_or_default();
         let timeouts = Timeouts {
@@ -177,27 +169,42 @@ impl UpstreamSpec {
             times.total.is_some(),
             multiplexes,
             &name.text,
-            balance,
+            &balance,
             connect_timeout,
             max_connections,
+            caps,
             timeouts,
             &health,
+            &breaker,
+            &retry,
         )
             .hash(&mut state);
+        let panic_threshold = decl.panic_threshold.map_or(0.5, |share| share.0);
+        let slow_start = decl.slow_start.map_or(Duration::ZERO, |time| time.0);
+        let every = decl.resolve.as_ref().and_then(|resolve| resolve.every.as_ref());
+        let resolve_every = every.map_or(Duration::from_secs(30), |every| every.value.0);
+        (&outlier, panic_threshold.to_bits(), slow_start, resolve_every).hash(&mut state);
         for server in &servers {
             (&server.address, server.tls.is_some(), server.weight).hash(&mut state);
             server.tls.as_ref().map(ServerName::to_str).hash(&mut state);
         }
         Some(UpstreamSpec {
             name: name.text.as_str().into(),
-            servers,
             balance: balance?,
             connect_timeout,
             max_connections,
+            caps,
             timeouts,
             health,
+            outlier: outlier.filter(|_| servers.len() > 1 || servers.iter().any(|s| s.literal.is_none())),
+            servers,
+            panic_threshold,
+            slow_start,
+            resolve_every,
             tls,
             multiplexes,
+            breaker,
+            retry,
             reflection: decl.reflection.as_ref().is_some_and(|reflection| reflection.value),
             call_idle: times.idle.map(|idle| idle.0),
             call_total: times.total.map(|total| total.0),
@@ -216,8 +223,28 @@ impl UpstreamSpec {
     }
 
     /// How a server is chosen.
-    pub fn balance(&self) -> Choice {
-        self.balance
+    pub fn balance(&self) -> &Choice {
+        &self.balance
+    }
+
+    /// When servers are ejected for their traffic; none where there is only one, or it is switched off.
+    pub fn outlier(&self) -> Option<&OutlierSpec> {
+        self.outlier.as_ref()
+    }
+
+    /// When fewer than this share of the servers are up, health checks are disregarded.
+    pub fn panic_threshold(&self) -> f64 {
+        self.panic_threshold
+    }
+
+    /// Until a server that came up has its whole share; zero for at once.
+    pub fn slow_start(&self) -> Duration {
+        self.slow_start
+    }
+
+    /// Between two look-ups of its servers' names.
+    pub fn resolve_every(&self) -> Duration {
+        self.resolve_every
     }
 
     /// Until a connection stands, TLS included.
@@ -228,6 +255,11 @@ impl UpstreamSpec {
     /// Connections open to each server at a time; calls, where it speaks HTTP/2.
     pub fn max_connections(&self) -> u32 {
         self.max_connections
+    }
+
+    /// How much it is given at a time.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
     }
 
     /// Deadlines of a request once connected.
@@ -243,6 +275,16 @@ impl UpstreamSpec {
     /// Whether its servers are asked for their methods.
     pub fn reflection(&self) -> bool {
         self.reflection
+    }
+
+    /// When its breakers open, if it has any.
+    pub fn breaker(&self) -> Option<&BreakerSpec> {
+        self.breaker.as_ref()
+    }
+
+    /// What is tried again, if anything is.
+    pub fn retry(&self) -> Option<&RetrySpec> {
+        self.retry.as_ref()
     }
 
     /// How long an answer to a gRPC call may rest, where the manifest says so: calls have no default.
@@ -291,51 +333,6 @@ impl ServerSpec {
 
 fn bad(span: Span, message: impl Into<String>) -> Diagnostic {
     Diagnostic::error(Code::BAD_VALUE, span, message)
-}
-
-/// Faults for keys whose time has not come.
-fn refuse_what_waits(decl: &model::Upstream, out: &mut Diagnostics) {
-    let mut waits = |what: &str, span: Option<Span>, milestone: &str| {
-        if let Some(span) = span {
-            out.push(Diagnostic::not_available(span, what, milestone));
-        }
-    };
-    waits("`breaker`", decl.breaker.as_ref().map(|it| it.span), UPSTREAMS);
-    waits("`retry`", decl.retry.as_ref().map(|it| it.span), UPSTREAMS);
-    waits("`fallback`", decl.fallback.as_ref().map(|it| it.span), UPSTREAMS);
-    let grpc = decl.protocol.as_ref().is_some_and(|protocol| protocol.value == UpstreamProtocol::Grpc);
-    // What speaks gRPC has a health protocol of its own.
-    waits(
-        "`health` of a gRPC upstream",
-        decl.health.as_ref().filter(|_| grpc).map(|it| it.path.span),
-        UPSTREAMS,
-    );
-    let unsafe_methods =
-        decl.retry.iter().flat_map(|retry| &retry.methods.0).filter(|method| {
-            !IDEMPOTENT.iter().any(|idempotent| idempotent.eq_ignore_ascii_case(&method.value))
-        });
-    for method in unsafe_methods {
-        let message = format!("`retry` would repeat {}, which is not safe to repeat", method.value);
-        out.push(
-            Diagnostic::error(Code::UNSAFE_RETRY, method.span, message)
-                .help("name idempotent methods only: GET, HEAD, OPTIONS, PUT, DELETE"),
-        );
-    }
-}
-
-fn balance(decl: Option<&Spanned<Balance>>, out: &mut Diagnostics) -> Option<Choice> {
-    Some(match decl.map(|balance| (&balance.value, balance.span)) {
-        None | Some((Balance::RoundRobin, _)) => Choice::RoundRobin,
-        Some((Balance::LeastRequest, _)) => Choice::LeastRequest,
-        Some((Balance::Random, _)) => Choice::Random,
-        Some((Balance::Hash(_), span)) => {
-            out.push(
-                Diagnostic::not_available(span, "`balance: hash`", UPSTREAMS)
-                    .help("use round_robin, least_request or random until then"),
-            );
-            return None;
-        }
-    })
 }
 
 fn server(
@@ -391,43 +388,10 @@ fn server(
         host: plain,
         port,
         literal: ip.map(|ip| (ip, port).into()),
+        resolved: Vec::new(),
         tls: name,
         authority,
         weight: target.weight.as_ref().map_or(1, |weight| weight.value),
-    })
-}
-
-fn health_spec(health: &Health, out: &mut Diagnostics) -> Option<HealthSpec> {
-    let interval = health.interval.map_or(Duration::from_secs(30), |interval| interval.0);
-    let timeout = match &health.timeout {
-        Some(timeout) if timeout.0 >= interval => {
-            out.push(
-                Diagnostic::error(
-                    Code::DEADLINES,
-                    timeout.span,
-                    "a check may take as long as the time between two checks",
-                )
-                .help("make `timeout` shorter than `interval`"),
-            );
-            timeout.0
-        }
-        Some(timeout) => timeout.0,
-        None => Duration::from_secs(2).min(interval / 2),
-    };
-    let path = match PathAndQuery::try_from(health.path.value.as_str()) {
-        Ok(path) if path.as_str().starts_with('/') => path,
-        _ => {
-            out.push(bad(health.path.span, "expected a path, such as `/health`"));
-            return None;
-        }
-    };
-    let after = |given: Option<u32>, default: u32| given.unwrap_or(default).max(1);
-    Some(HealthSpec {
-        path,
-        interval,
-        timeout,
-        unhealthy_after: after(health.unhealthy_after, 3),
-        healthy_after: after(health.healthy_after, 1),
     })
 }
 

@@ -30,7 +30,15 @@ impl Scripted {
     where
         F: Future<Output = io::Result<()>> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Scripted::start_at("127.0.0.1:0", script).await
+    }
+
+    /// The same, there.
+    pub(crate) async fn start_at<F>(at: &str, script: impl Fn(Wire) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (open, accepted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (now_open, so_far) = (open.clone(), accepted.clone());

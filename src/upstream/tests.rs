@@ -221,7 +221,7 @@ async fn a_connection_that_closed_at_rest_harms_nobody() {
         server.until_open(0).await;
         // The close must have arrived here, too.
         eventually(|| {
-            upstream.servers.iter().all(|s| {
+            upstream.cluster.view().servers.iter().all(|s| {
                 s.sweep();
                 s.at_rest() == 0
             })
@@ -480,7 +480,7 @@ async fn requests_go_to_every_server_and_past_the_dead() {
         get(&upstream, "/echo").await.unwrap();
     }
     assert_eq!((one.stats().requests, two.stats().requests), (6, 2));
-    upstream.spawn_health();
+    upstream.spawn_upkeep();
     let condition = |server: usize| upstream.status().servers[server].condition;
     eventually(|| condition(0) == Condition::Up && condition(1) == Condition::Up).await;
     one.stop(Duration::ZERO).await;
@@ -512,8 +512,8 @@ async fn checks_follow_status_thresholds_and_the_upstreams_life() {
     let upstream =
         Upstream::new(spec(&format!("{{ targets: [{{ url: \"{}\" }}], {health} }}", server.url())), &shared);
     assert_eq!(upstream.status().servers[0].condition, Condition::Unknown);
-    upstream.spawn_health();
-    upstream.spawn_health();
+    upstream.spawn_upkeep();
+    upstream.spawn_upkeep();
     let condition = || upstream.status().servers[0].condition;
     eventually(|| condition() == Condition::Up).await;
     sick.store(true, std::sync::atomic::Ordering::SeqCst);
@@ -564,4 +564,19 @@ async fn tls_verifies_against_the_given_authority() {
     let misnamed = with(&format!("tls: {{ ca: \"{}\" }}", ca.display()));
     assert_eq!(fails(&misnamed).await.0, Kind::UpstreamUnreachable);
     assert_eq!(fails(&with("tls: { server_name: localhost }")).await.0, Kind::UpstreamUnreachable);
+}
+
+#[tokio::test]
+async fn callers_that_give_no_time_open_no_breaker() {
+    let server = Scripted::start(|mut wire| async move { wire.until_closed().await }).await;
+    let upstream = upstream(&server.url(), "breaker: { min_requests: 2 }");
+    let hurry = || async {
+        let until = Some(tokio::time::Instant::now() + Duration::from_millis(20));
+        let request = Request::builder().uri("/").body(full("")).unwrap();
+        let options = SendOptions { until, ..SendOptions::default() };
+        upstream.send(&exchange(Method::GET, "/"), request, &options).await.unwrap_err().kind
+    };
+    for _ in 0..6 {
+        assert_eq!(hurry().await, Kind::UpstreamTimeout, "not refused by a breaker");
+    }
 }

@@ -6,12 +6,14 @@
 
 use super::Upstream;
 use super::body::{RequestBody, Source, UpstreamBody};
+use super::circuits::Chosen;
 use super::client::Purpose;
 use super::outcome::Outcome;
-use super::pool::Lease;
-use super::send::{Deadlines, Fail, framing, head};
+use super::pool::{Lease, Server};
+use super::send::{Deadlines, Fail, SendOptions, framing, head, outcome_of};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
+use crate::shed::Pass;
 use http::header::HOST;
 use http::{Request, Response, StatusCode, Version, response};
 use hyper::upgrade::Upgraded;
@@ -34,21 +36,27 @@ pub enum Switch {
     Declined(Box<Response<UpstreamBody>>),
 }
 
+impl Switch {
+    fn status(&self) -> u16 {
+        match self {
+            Switch::Switched(head, _) => head.status.as_u16(),
+            Switch::Declined(response) => response.status().as_u16(),
+        }
+    }
+}
+
 /// A connection that speaks something else than HTTP now. Dropping it closes it and gives its slot back.
 pub struct UpstreamSocket {
     io: TokioIo<Upgraded>,
     _lease: Lease,
     _upstream: Arc<Upstream>,
+    /// Where the upstream counts what is under way.
+    pass: Option<Pass>,
 }
 
 impl Upstream {
-    /// Asks a server to switch protocols. `request` has its path and headers, `Connection` and `Upgrade` among them, as
-    /// the server is to see them; `Host` is set here. `probe` is how long the server may be silent before the kernel
-    /// asks whether it is still there.
-    ///
-    /// # Errors
-    /// As of [`send`](Upstream::send), but for what concerns a caller's body.
-    pub async fn switch(
+    /// [`switch`](Upstream::switch), once it is let in.
+    pub(super) async fn switch_admitted(
         self: &Arc<Self>,
         exchange: &Arc<Exchange>,
         request: Request<()>,
@@ -59,8 +67,27 @@ impl Upstream {
         let until = began + times.total;
         let deadlines =
             Deadlines { first_byte: times.first_byte, idle: Some(times.idle), until: Some(until) };
-        let server = self.choose();
+        let key = self.key(exchange, request.uri(), request.headers(), &SendOptions::default());
+        let Chosen { server, passages } = self.pick(key, &[])?;
         exchange.sent_to(server.note.clone());
+        exchange.tried();
+        let switched = self.switch_at(exchange, &server, request, probe, &deadlines).await;
+        match &switched {
+            Ok(switch) => passages.tell(Outcome::Answered { status: switch.status(), took: began.elapsed() }),
+            Err(error) => passages.tell(outcome_of(error.kind)),
+        }
+        switched
+    }
+
+    async fn switch_at(
+        self: &Arc<Self>,
+        exchange: &Arc<Exchange>,
+        server: &Arc<Server>,
+        request: Request<()>,
+        probe: Duration,
+        deadlines: &Deadlines,
+    ) -> Result<Switch, GatewayError> {
+        let (began, times) = (Instant::now(), self.spec.timeouts());
         let mut request = request.map(|()| RequestBody::empty());
         *request.version_mut() = Version::HTTP_11;
         request.headers_mut().insert(HOST, server.spec.authority.clone());
@@ -71,7 +98,7 @@ impl Upstream {
         };
         let conn = self.open(exchange, server, patience, Purpose::Upgrade { probe }).await?;
         let conn = lease.conn.insert(conn);
-        let answer = head(conn, request, None, &deadlines).await;
+        let answer = head(conn, request, None, deadlines).await;
         let mut response = answer.map_err(|fail| self.explain(exchange, server, fail, None))?;
         let took = began.elapsed();
         exchange.upstream_answered(took);
@@ -83,7 +110,7 @@ impl Upstream {
                 let (source, upstream) = (Source::Http1(incoming), self.clone());
                 let mut body =
                     UpstreamBody::new(source, lease, upstream, exchange.clone(), None, close_delimited);
-                body.set_limits(Some(times.idle), Some(until));
+                body.set_limits(Some(times.idle), deadlines.until);
                 body
             }))));
         }
@@ -94,19 +121,33 @@ impl Upstream {
         self.observe(server, Outcome::Answered { status: response.status().as_u16(), took });
         // Its driver is done; what is left of it is the slot.
         lease.conn = None;
-        let socket = UpstreamSocket { io: TokioIo::new(upgraded), _lease: lease, _upstream: self.clone() };
+        let socket =
+            UpstreamSocket { io: TokioIo::new(upgraded), _lease: lease, _upstream: self.clone(), pass: None };
         Ok(Switch::Switched(Box::new(response.into_parts().0), socket))
     }
 
     /// The error for a server whose 101 cannot be believed; `why` is for the log.
     pub fn misbehaved(&self, exchange: &Exchange, why: &'static str) -> GatewayError {
         let note = exchange.upstream();
-        let server =
-            self.servers.iter().find(|server| note.is_some_and(|note| note.target == server.note.target));
+        let view = self.cluster.view();
+        let same =
+            |server: &&Arc<Server>| note.as_ref().is_some_and(|note| note.target == server.note.target);
+        let server = view.servers.iter().find(same);
         match server {
-            Some(server) => self.failed(exchange, server, Kind::UpstreamBadResponse, &why),
+            Some(server) => {
+                server.judge(Outcome::Failed(Kind::UpstreamBadResponse));
+                self.failed(exchange, server, Kind::UpstreamBadResponse, &why)
+            }
             None => Kind::UpstreamBadResponse.into(),
         }
+    }
+}
+
+impl UpstreamSocket {
+    /// With the right to be under way, which it gives back at its end.
+    pub(super) fn holding(mut self, pass: Pass) -> Self {
+        self.pass = Some(pass);
+        self
     }
 }
 

@@ -10,7 +10,7 @@ const ROWS: &[&[&str]] = &[
     &["exchange", "settings"],
     &["telemetry"],
     &["manifest"],
-    &["stores", "shared", "sse", "ws", "multipart", "expr", "openapi"],
+    &["stores", "shared", "shed", "sse", "ws", "multipart", "expr", "openapi", "copies"],
     &["tokens"],
     &["accounts", "conversations"],
     &["state"],

@@ -161,6 +161,28 @@ async fn a_refused_manifest_keeps_the_old_table_and_says_why_everywhere() {
 }
 
 #[tokio::test]
+async fn a_test_that_fails_refuses_a_manifest() {
+    let tested = |text: &str, status: u16| {
+        format!(
+            "tests: [{{ request: GET /a, expect: {{ status: {status} }} }}]\n\
+             routes: [{{ route: GET /a, public: true, respond: {{ text: {text} }} }}]"
+        )
+    };
+    let gateway = Gateway::with(&tested("one", 200)).start().await;
+    gateway.rewrite(&tested("two", 404));
+    refused(&gateway).await;
+    assert_eq!(gateway.client.get("/a").await.text(), "one");
+    let ready = verbose(&gateway).await;
+    let report = ready["last_reload_failure"]["report"].as_str().unwrap();
+    let message = "this test fails: it expects 404, and it would pass every stage and be answered 200";
+    assert!(report.contains(message) && report.contains("routes.yaml:2:"), "{report}");
+    gateway.rewrite(&tested("three", 200));
+    says(&gateway, "/a", "three").await;
+    let unsound = Gateway::with(&tested("one", 201)).try_start().await;
+    assert!(unsound.err().is_some_and(|error| error.to_string().contains("VG114")), "nor does it start");
+}
+
+#[tokio::test]
 async fn undoing_a_refused_change_recovers() {
     let gateway = Gateway::with(&saying("one")).start().await;
     gateway.rewrite("routes: [{ route: GET /a }]");

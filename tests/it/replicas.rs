@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MANIFEST: &str = r#"
 auth: { password: { bcrypt_cost: 4 } }
@@ -327,4 +327,37 @@ async fn traffic_outlives_postgres_and_revocations_go_on_when_it_is_back() {
     })
     .await;
     logout_is_heard(&one, &other, "bob").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_both_stores_gone_what_needs_them_is_503_and_the_rest_goes_on() {
+    let mut stores = Stores { database: Database::alone().await, redis: RedisServer::start() };
+    let gateway = stores.replica().await;
+    let client = &gateway.client;
+    let ann = register(client, "ann").await;
+    let token = text(&ann, "access_token");
+    stores.redis.kill();
+    stores.database.stop();
+    let began = Instant::now();
+    assert_eq!(get(client, "/api/v01/counted", token).await.status, 200, "tokens and limits need neither");
+    assert_eq!(gateway.admin.get("/livez").await.status, 200, "nor does being alive");
+    assert!(began.elapsed() < Duration::from_secs(1), "nobody waits for them: {:?}", began.elapsed());
+    for answer in [
+        login(client, "ann", PASSWORD).await,
+        client
+            .post("/api/v01/auth/refresh", &json!({ "refresh_token": ann["refresh_token"] }).to_string())
+            .await,
+    ] {
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "store_unavailable"));
+        assert!(answer.header("retry-after").is_some());
+    }
+    // Two calls, each with its deadline of five seconds at most.
+    assert!(began.elapsed() < Duration::from_secs(13), "{:?}", began.elapsed());
+    stores.database.resume();
+    stores.redis.restart();
+    eventually("logins work again, without a restart", Duration::from_secs(20), async || {
+        login(client, "ann", PASSWORD).await.status == 200
+    })
+    .await;
+    assert_eq!(get(client, "/api/v01/counted", token).await.status, 200);
 }

@@ -5,10 +5,16 @@
 //! all the same, so that an editor knows them and the checks can say so.
 
 mod access;
+mod fallback;
+mod load;
+mod outlier;
 mod route;
 mod upstream;
 
 pub use access::*;
+pub use fallback::*;
+pub use load::*;
+pub use outlier::*;
 pub use route::*;
 pub use upstream::*;
 

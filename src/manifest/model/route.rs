@@ -1,6 +1,6 @@
 //! Routes: what a request must look like, the chain it passes, and the target it ends in.
 
-use super::{Mirror, Split, Wanted};
+use super::{Fallback, Maintenance, Mirror, Split, Wanted};
 use crate::diag::Span;
 use crate::manifest::decode::{nested, reported};
 use crate::manifest::node::{Key, Node, Value};
@@ -61,13 +61,15 @@ pub struct Route {
     /// Target: an upstream by name.
     pub upstream: Option<Spanned<String>>,
     /// Target: several upstreams by weight.
-    pub split: Option<Spanned<List<Split>>>,
+    pub split: Option<Spanned<Split>>,
     /// Target: a fixed answer.
     pub respond: Option<Spanned<Respond>>,
     /// Target: a redirect.
     pub redirect: Option<Spanned<Redirect>>,
     /// An upstream that gets copies.
     pub mirror: Option<Spanned<Mirror>>,
+    /// What callers get when the upstream can't answer, instead of what the upstream says of that.
+    pub fallback: Option<Spanned<Fallback>>,
     /// gRPC method `package.Service/Method` of the upstream that JSON is converted for; bare, or with how it is bound.
     pub grpc: Option<Spanned<GrpcCall>>,
     /// Path at the upstream; `{name}` takes a path parameter (default: the path as it came).
@@ -250,14 +252,6 @@ pub struct WebSocketLimits {
     pub takeover: Option<Spanned<bool>>,
 }
 
-/// Answers instead of a target while it is set.
-#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Maintenance {
-    /// The answer.
-    pub respond: Respond,
-}
-
 /// What the documentation says beyond what stages and target say themselves.
 #[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -277,32 +271,32 @@ pub struct Docs {
     pub hidden: bool,
 }
 
-/// A request and its expected outcome.
+/// A request and its expected outcome; run offline with every check, and before every reload.
 #[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteTest {
-    /// `METHOD /path`.
+    /// `METHOD /path`, the whole path with its query.
     pub request: Spanned<String>,
-    /// Role of the caller (default: nobody).
+    /// Role of the caller (default: nobody is logged in).
     #[serde(rename = "as")]
     pub role: Option<Spanned<String>>,
-    /// Headers of the request.
+    /// Headers of the request; `Host` too.
     #[serde(default)]
     pub headers: Table<String>,
     /// What must come of it.
-    pub expect: Expectation,
+    pub expect: Spanned<Expectation>,
 }
 
-/// The expected outcome of a request.
+/// The expected outcome of a request. With neither `status` nor `stage` it must reach where the route ends.
 #[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Expectation {
-    /// Status.
-    pub status: Option<u16>,
-    /// The route that takes it.
-    pub route: Option<String>,
-    /// The stage that refuses it.
-    pub stage: Option<String>,
+    /// Status, where a stage, the gateway or the manifest answers; an upstream's is not known offline.
+    pub status: Option<Spanned<u16>>,
+    /// The route that takes it, `METHOD /pattern` with its version's prefix (default on a route: that one).
+    pub route: Option<Spanned<String>>,
+    /// The stage that refuses or answers it.
+    pub stage: Option<Spanned<String>>,
 }
 
 /// A chain: one by name, or stages listed on the spot.

@@ -181,7 +181,7 @@ async fn create_key(accounts: &Accounts, by: &str, body: &[u8]) -> Result<Answer
     Ok(json_answer(StatusCode::CREATED, &shown))
 }
 
-async fn read(body: Incoming) -> Result<Vec<u8>, GatewayError> {
+pub(super) async fn read(body: Incoming) -> Result<Vec<u8>, GatewayError> {
     match Limited::new(body, MAX_BODY).collect().await {
         Ok(collected) => Ok(collected.to_bytes().to_vec()),
         Err(error) if error.is::<LengthLimitError>() => Err(Kind::PayloadTooLarge.into()),

@@ -79,6 +79,7 @@ fn around(stage: &str, answer: fn() -> Response, environment: &str) -> (Next, Ar
     let (operation, info) = (operation(DOCUMENT), Arc::new(route()));
     let cx = BuildCx {
         route: &info,
+        identity: 0,
         streams: false,
         websocket: false,
         operation: None,

@@ -15,7 +15,7 @@ use crate::targets::forward;
 use crate::targets::notice::Notice;
 use crate::targets::sse::{EventStream, Words};
 use crate::telemetry::{StreamMetrics, Throttle};
-use crate::upstream::{SendOptions, Upstream, UpstreamBody};
+use crate::upstream::{Pieces, Primed, SendOptions, Upstream, UpstreamBody};
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TE, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
@@ -45,6 +45,8 @@ pub(super) struct Running {
     pub(super) times: Option<StreamTimes>,
     pub(super) metrics: Option<Arc<StreamMetrics>>,
     pub(super) failures: Throttle,
+    /// Whether a stream is held back until its first message has come.
+    pub(super) held: bool,
 }
 
 impl Endpoint for Running {
@@ -69,10 +71,21 @@ impl Endpoint for Running {
         match self.times.zip(self.metrics.as_ref()) {
             None => self.one(&exchange, &call, response).await,
             Some((times, metrics)) => {
+                let body = match self.held {
+                    true => {
+                        let until = began + times.first_event;
+                        Primed::wait(response.into_body(), Pieces::Any, until)
+                            .await
+                            .map_err(GatewayError::from)?
+                    }
+                    false => response.into_body().into(),
+                };
+                if let Some(Err(failure)) = body.trailers().and_then(ended) {
+                    return Ok(self.refused(&exchange, &call, &failure));
+                }
                 let notice = Notice::new(&self.shared, exchange.identity().map(AsRef::as_ref));
                 let words = if lines { Words::Lines } else { Words::Events };
-                let messages =
-                    Messages::new(response.into_body(), call, self.form.clone(), exchange.clone(), words);
+                let messages = Messages::new(body, call, self.form.clone(), exchange.clone(), words);
                 let stream = EventStream::new(messages, exchange, metrics.open(), times, began, notice)
                     .in_words(words);
                 let mut response =

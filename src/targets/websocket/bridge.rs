@@ -250,7 +250,10 @@ impl Asker {
             Err(error) => error.into_response(),
         };
         if let Some(note) = exchange.upstream() {
-            self.exchange.sent_to(note.clone());
+            self.exchange.sent_to(note);
+        }
+        if let Some(kind) = exchange.degraded() {
+            self.exchange.set_degraded(kind);
         }
         let body: BoxBody<Bytes, io::Error> = response.take_body().into();
         if !is_event_stream(response.status(), response.headers()) {

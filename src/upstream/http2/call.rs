@@ -14,7 +14,8 @@ use crate::upstream::Upstream;
 use crate::upstream::body::{Causes, Progress, RequestBody, Source};
 use crate::upstream::meter::Meter;
 use crate::upstream::pool::{Lease, Server};
-use crate::upstream::send::{Deadlines, Overdue, callers_fault};
+use crate::upstream::retry::Try;
+use crate::upstream::send::{Deadlines, Overdue, Unanswered, callers_fault};
 use ::h2::Reason;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
@@ -59,12 +60,17 @@ impl Upstream {
         server: &Arc<Server>,
         links: &Links,
         request: Request<BoxBody<Bytes, io::Error>>,
-        deadlines: &Deadlines,
-    ) -> Result<(Response<Source>, Lease, Option<Arc<Progress>>), GatewayError> {
-        let patience = self.spec.connect_timeout();
+        plan: &Try<'_>,
+    ) -> Result<(Response<Source>, Lease, Option<Arc<Progress>>), Unanswered> {
+        let (patience, deadlines) = (plan.patience, &plan.deadlines);
         let Some(mut lease) = server.lease(patience).await else {
             let why = "every slot for a call is in use";
-            return Err(self.failed(exchange, server, Kind::UpstreamSaturated, &why));
+            let error = self.failed(exchange, server, Kind::UpstreamSaturated, &why);
+            return Err(Unanswered { error, request: Some(request) });
+        };
+        let mut first = match self.sit(exchange, server, links, patience).await {
+            Ok(seat) => Some(seat),
+            Err(error) => return Err(Unanswered { error, request: Some(request) }),
         };
         let (parts, body) = request.into_parts();
         let progress = (!body.is_end_stream()).then(Progress::new);
@@ -72,7 +78,10 @@ impl Upstream {
         let head = head_of(parts, server);
         let (mut again, mut unsent) = (true, 0);
         loop {
-            let mut seat = self.sit(exchange, server, links, patience).await?;
+            let mut seat = match first.take() {
+                Some(seat) => seat,
+                None => self.sit(exchange, server, links, patience).await?,
+            };
             let ends = progress.is_none();
             let (mut answer, stream) = match seat.begin(head.clone(), ends) {
                 Ok(begun) => begun,
@@ -83,7 +92,7 @@ impl Upstream {
                     continue;
                 }
                 Err(error) => {
-                    return Err(self.failed(exchange, server, Kind::UpstreamReset, &Causes(&error)));
+                    return Err(self.failed(exchange, server, Kind::UpstreamReset, &Causes(&error)).into());
                 }
             };
             let seat = lease.seat.insert(seat);
@@ -111,7 +120,7 @@ impl Upstream {
                     again = false;
                     Meter::add(&self.meter.resent);
                 }
-                fail => return Err(self.explain_call(exchange, server, fail, progress.as_deref())),
+                fail => return Err(self.explain_call(exchange, server, fail, progress.as_deref()).into()),
             }
         }
     }

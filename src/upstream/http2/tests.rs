@@ -82,7 +82,8 @@ async fn send(
     timeout(PATIENCE, sent).await.expect("an outcome in time")
 }
 
-const DUPLEX: SendOptions = SendOptions { first_byte: None, stream: true, duplex: true, until: None };
+const DUPLEX: SendOptions =
+    SendOptions { first_byte: None, stream: true, duplex: true, until: None, session: None };
 
 async fn read(mut stream: RecvStream) -> Vec<u8> {
     let mut all = Vec::new();

@@ -38,7 +38,7 @@ fn defaults_are_those_of_the_contract() {
     assert!(spec.servers()[0].tls.is_none() && spec.servers()[1].tls.is_some() && spec.tls().is_some());
     assert_eq!((spec.connect_timeout(), spec.max_connections()), (Duration::from_secs(1), 1000));
     assert_eq!(spec.timeouts().total, Duration::from_secs(300));
-    assert_eq!(spec.balance(), Choice::RoundRobin);
+    assert_eq!(*spec.balance(), Choice::RoundRobin);
     assert!(spec.health().is_none());
 }
 
@@ -59,14 +59,14 @@ fn urls_are_servers_and_nothing_else() {
 #[test]
 fn what_is_not_built_is_refused_all_at_once() {
     let (_, faults) = read(
-        "{ targets: [{ url: \"http://h\" }], protocol: grpc, balance: { hash: user }, breaker: {}, \
+        "{ targets: [{ url: \"http://h\" }], protocol: grpc, \
          retry: { methods: [GET, POST] }, fallback: { stale: 60s }, protos: [a.proto], descriptors: x, \
          reflection: true }",
     );
     let unavailable = faults.iter().filter(|(code, _)| *code == Code::NOT_AVAILABLE).count();
-    assert_eq!((unavailable, faults.len()), (4, 6), "{faults:?}");
+    assert_eq!((unavailable, faults.len()), (1, 3), "{faults:?}");
     assert!(faults.iter().any(|(code, text)| *code == Code::UNSAFE_RETRY && text.contains("POST")));
-    assert!(faults.iter().any(|(_, text)| text == "`breaker` is not available yet"));
+    assert!(faults.iter().any(|(_, text)| text == "`fallback` is not available yet"));
 }
 
 #[test]
@@ -82,7 +82,38 @@ fn contradictions_are_found() {
     assert_eq!(with("tls: { ca: x.pem }"), [Code::MISPLACED]);
     assert_eq!(codes("{ targets: [{ url: \"https://h\" }], tls: { ca: none.pem } }"), [Code::UNREADABLE]);
     assert_eq!(with("health: { path: /h, interval: 1s }"), []);
-    assert_eq!(with("protocol: grpc, health: { path: /h }"), [Code::NOT_AVAILABLE]);
+    assert_eq!(with("protocol: grpc, health: { path: /h }"), [Code::MISPLACED]);
+    assert_eq!(with("health: { grpc: a.B }"), [Code::MISPLACED]);
+    assert_eq!(with("health: { interval: 5s }"), [Code::HEALTH_CHECK]);
+    assert_eq!(with("health: { path: /h, tcp: true }"), [Code::HEALTH_CHECK]);
+    assert_eq!(with("protocol: grpc, health: { grpc: a.B, tcp: true }"), [Code::HEALTH_CHECK]);
+    assert_eq!(with("health: { path: /h, tcp: false }"), []);
+    assert_eq!(with("health: { tcp: true }"), []);
+    assert_eq!(with("protocol: grpc, health: {}"), []);
+    for by in ["user", "session", "ip", "header.X-Device"] {
+        assert_eq!(with(&format!("balance: {{ hash: {by} }}")), [], "{by}");
+    }
+    assert_eq!(with("balance: { hash: cookie.a }"), [Code::HASH_KEY]);
+    assert_eq!(with("balance: { hash: 'header.a b' }"), [Code::HASH_KEY]);
+    assert_eq!(
+        with("outlier: { consecutive_failures: 0, min_requests: 0, failure_ratio: 1.5, slow_factor: 0.5 }"),
+        [Code::OUTLIER; 4]
+    );
+    assert_eq!(with("outlier: { slow_ratio: 0.5 }"), [Code::OUTLIER]);
+    assert_eq!(with("outlier: { interval: 50ms }"), [Code::BAD_VALUE]);
+    assert_eq!(with("outlier: { eject_for: 1m, max_eject_for: 30s }"), [Code::DEADLINES]);
+}
+
+#[test]
+fn servers_are_ejected_where_there_is_another() {
+    let on =
+        |targets: &str, more: &str| spec(&format!("{{ targets: [{targets}], {more} }}")).outlier().is_some();
+    let (one, two) = ("{ url: \"http://10.0.0.1\" }", "{ url: \"http://10.0.0.2\" }");
+    assert!(!on(one, "") && on(&format!("{one}, {two}"), ""));
+    assert!(on("{ url: \"http://name\" }", ""), "a name may have several addresses");
+    assert!(!on(&format!("{one}, {two}"), "outlier: { enabled: false }"));
+    let by_hash = spec(&format!("{{ targets: [{one}, {two}], balance: {{ hash: ip }} }}"));
+    assert_eq!(by_hash.outlier().unwrap().slow_factor, None, "their callers differ");
 }
 
 #[test]
@@ -94,6 +125,11 @@ fn fingerprints_follow_content() {
         "targets: [{ url: \"http://h:81\" }]",
         "targets: [{ url: \"http://h\", weight: 2 }]",
         "{ targets: [{ url: \"http://h\" }], balance: random }",
+        "{ targets: [{ url: \"http://h\" }], balance: { hash: ip } }",
+        "{ targets: [{ url: \"http://h\" }], outlier: { consecutive_failures: 6 } }",
+        "{ targets: [{ url: \"http://h\" }], panic_threshold: 0% }",
+        "{ targets: [{ url: \"http://h\" }], slow_start: 1s }",
+        "{ targets: [{ url: \"http://h\" }], resolve: { every: 1s } }",
         "{ targets: [{ url: \"http://h\" }], timeouts: { idle: 1s } }",
         "{ targets: [{ url: \"http://h\" }], health: { path: / } }",
         "targets: [{ url: \"https://h:80\" }]",
@@ -101,4 +137,24 @@ fn fingerprints_follow_content() {
     ] {
         assert_ne!(plain, print(other), "{other}");
     }
+}
+
+#[test]
+fn breakers_and_retries_have_defaults() {
+    let (spec, _) = read("{ targets: [{ url: \"http://h\" }], breaker: {}, retry: {} }");
+    let spec = spec.unwrap();
+    let breaker = spec.breaker().unwrap();
+    assert_eq!((breaker.min_requests, breaker.failure_ratio, breaker.slow_call), (20, 0.5, None));
+    let retry = spec.retry().unwrap();
+    assert_eq!((retry.attempts, retry.connect, retry.reset, retry.budget), (2, true, true, 0.2));
+    assert_eq!(retry.statuses, [502, 503, 504]);
+    let (spec, _) = read(
+        "{ targets: [{ url: \"http://h\" }], retry: { attempts: 3, on: [connect, 500], backoff: { base: 1s }, \
+         hedge: { after: 50ms } } }",
+    );
+    let spec = spec.unwrap();
+    let retry = spec.retry().unwrap();
+    assert!(retry.connect && !retry.reset && retry.statuses == [500]);
+    assert_eq!(retry.backoff_max, Duration::from_secs(1), "never below the base");
+    assert_eq!(retry.hedge, Some(Duration::from_millis(50)));
 }

@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod fault;
 pub mod gateway;
 pub mod kept;
 pub mod load;
@@ -16,6 +17,7 @@ pub mod wire;
 
 pub use browser::Browser;
 pub use client::{Answer, Client};
+pub use fault::{Fault, Faulty};
 pub use gateway::Gateway;
 pub use kept::Kept;
 pub use load::Load;

@@ -51,8 +51,29 @@ impl Process {
 
     /// Serves `routes.yaml` of `folder` on free ports in this environment, logs as JSON; returns once it listens.
     pub async fn serve_in(folder: tempfile::TempDir, more: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start(command(folder.path()), folder, more, environment).await
+    }
+
+    /// The same with so many files at most.
+    pub async fn serve_with_files(files: u32, manifest: &str, more: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("routes.yaml"), format!("version: 1\n{manifest}")).unwrap();
+        let plain = command(folder.path());
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]).arg(plain.get_program());
+        limited.current_dir(folder.path()).env_clear();
+        limited.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Self::start(limited, folder, more, &[]).await
+    }
+
+    async fn start(
+        mut command: Command,
+        folder: tempfile::TempDir,
+        more: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let addresses = ["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--admin-token=admin-secret"];
-        let mut child = command(folder.path())
+        let mut child = command
             .env("LOG_FORMAT", "json")
             .envs(environment.iter().copied())
             .arg("serve")
@@ -83,6 +104,13 @@ impl Process {
         let at = |name: &str| -> SocketAddr { line[name].as_str().unwrap().parse().unwrap() };
         (process.client, process.admin) = (Client::new(at("address")), Client::new(at("admin")));
         process
+    }
+
+    /// Its resident memory, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
     /// Sends a signal by its name, such as `TERM`.

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,7 @@ pub struct Scripted {
     pub address: SocketAddr,
     heads: Arc<Mutex<Vec<http::request::Parts>>>,
     connections: Arc<AtomicUsize>,
+    given_up: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -41,25 +43,51 @@ impl Scripted {
     where
         F: Fn(&http::request::Parts, Bytes) -> Response<Body> + Send + Sync + 'static,
     {
+        Self::serve(move |head, body| std::future::ready(answer(head, body)), false).await
+    }
+
+    /// Answers every request when `answer` has made something of its head. Heads are noted as they come, and who leaves
+    /// before the answer is counted.
+    pub async fn start_slowly<F, Fut>(answer: F) -> Self
+    where
+        F: Fn(&http::request::Parts) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::serve(move |head, _| answer(head), true).await
+    }
+
+    /// `early`: heads are noted before they are answered.
+    async fn serve<F, Fut>(answer: F, early: bool) -> Self
+    where
+        F: Fn(&http::request::Parts, Bytes) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Response<Body>> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let heads: Arc<Mutex<Vec<http::request::Parts>>> = Arc::default();
-        let connections = Arc::new(AtomicUsize::new(0));
+        let (connections, given_up) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let answer = Arc::new(answer);
         let task = tokio::spawn({
-            let (heads, connections) = (heads.clone(), connections.clone());
+            let (heads, connections, given_up) = (heads.clone(), connections.clone(), given_up.clone());
             async move {
                 loop {
                     let Ok((stream, _)) = listener.accept().await else { return };
                     connections.fetch_add(1, Ordering::SeqCst);
-                    let (heads, answer) = (heads.clone(), answer.clone());
+                    let (heads, answer, given_up) = (heads.clone(), answer.clone(), given_up.clone());
                     let service = service_fn(move |request: Request<Incoming>| {
                         let (heads, answer) = (heads.clone(), answer.clone());
+                        let waiting = Waiting(Some(given_up.clone()));
                         async move {
                             let (parts, body) = request.into_parts();
                             let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-                            let response = answer(&parts, body);
-                            heads.lock().unwrap().push(parts);
+                            if early {
+                                heads.lock().unwrap().push(parts.clone());
+                            }
+                            let response = answer(&parts, body).await;
+                            waiting.answered();
+                            if !early {
+                                heads.lock().unwrap().push(parts);
+                            }
                             Ok::<_, Infallible>(response)
                         }
                     });
@@ -70,7 +98,7 @@ impl Scripted {
                 }
             }
         });
-        Scripted { address, heads, connections, task }
+        Scripted { address, heads, connections, given_up, task }
     }
 
     /// Answers 200 with this text.
@@ -90,5 +118,27 @@ impl Scripted {
     /// Connections so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Requests that were left before they were answered.
+    pub fn given_up(&self) -> usize {
+        self.given_up.load(Ordering::SeqCst)
+    }
+}
+
+/// Counts a request that is dropped while it waits.
+struct Waiting(Option<Arc<AtomicUsize>>);
+
+impl Waiting {
+    fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(count) = &self.0 {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }

@@ -68,6 +68,24 @@ impl Wire {
         self.stream.write_all(bytes).await.is_ok()
     }
 
+    /// Reads a byte of what is there, if anything is.
+    pub async fn sip(&mut self) {
+        let _ = self.stream.try_read(&mut [0]);
+    }
+
+    /// Whether the other end has ended the connection; what it said before is passed over.
+    pub async fn is_over(&mut self) -> bool {
+        tokio::task::yield_now().await;
+        let mut said = [0; 4096];
+        loop {
+            match self.stream.try_read(&mut said) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+
     /// Reads once; `Err` at the end of the connection.
     async fn more(&mut self) -> Result<usize, Finish> {
         let reading = self.stream.read_buf(&mut self.read);

@@ -1,9 +1,8 @@
 //! What an upstream is told of a request, and callers of an answer: paths, identities, hops, traces.
 
 use super::{passing, through};
-use crate::harness::scripted::body;
 use crate::harness::{Gateway, Scripted, Sockets, Wire};
-use http::{HeaderMap, Response};
+use http::HeaderMap;
 
 /// What arrived of a request with these headers, by a caller that the gateway trusts or not.
 async fn arriving(headers: &[(&str, &str)], trusted: bool) -> HeaderMap {
@@ -208,23 +207,6 @@ async fn a_trace_that_cannot_be_continued_is_begun_anew_without_its_state() {
         assert_ne!(arrived["traceparent"], bad);
         assert!(!arrived.contains_key("tracestate"), "it belongs to the trace that was dropped");
     }
-}
-
-#[tokio::test]
-async fn a_redirect_is_the_callers_to_follow() {
-    let upstream = Scripted::start(|_, _| {
-        Response::builder()
-            .status(302)
-            .header("location", "http://127.0.0.1:1/inside")
-            .body(body(""))
-            .unwrap()
-    })
-    .await;
-    let gateway = passing(&upstream.url()).await;
-    let answer = gateway.client.get("/").await;
-    assert_eq!(answer.status, 302);
-    assert_eq!(answer.header("location"), Some("http://127.0.0.1:1/inside"));
-    assert_eq!(upstream.heads().len(), 1);
 }
 
 #[tokio::test]

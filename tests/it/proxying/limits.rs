@@ -107,7 +107,11 @@ async fn a_body_that_stops_coming_is_a_408_and_the_end_of_the_connection() {
 #[tokio::test]
 async fn a_body_that_comes_slowly_but_steadily_is_taken() {
     let upstream = echo().await;
-    let gateway = through("", &upstream.url(), "").flag("--body-timeout", "800ms").start().await;
+    let gateway = through("", &upstream.url(), "")
+        .flag("--body-timeout", "800ms")
+        .flag("--min-body-rate", "2B")
+        .start()
+        .await;
     let mut caller = Wire::connect(gateway.client.address()).await;
     caller.send("POST /up HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n").await;
     for _ in 0..10 {
