@@ -61,7 +61,8 @@ impl Native {
 
     /// Says what its limits and its bridge do.
     pub fn document(&self, op: &mut OperationDoc) {
-        if let Some(times) = self.behind.as_ref().and_then(|behind| behind.stream).map(|stream| stream.times) {
+        if let Some(times) = self.behind.as_ref().and_then(|behind| behind.stream).map(|stream| stream.times)
+        {
             op.extension("x-stream", times.document());
         }
         if let Some(bridge) = &self.bridge {

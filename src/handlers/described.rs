@@ -71,7 +71,9 @@ fn responses(
                 merged.insert(status, said);
             }
             Some(known) => {
-                if let (Value::Object(known), Value::Object(new)) = (&mut known["content"], said["content"].take()) {
+                if let (Value::Object(known), Value::Object(new)) =
+                    (&mut known["content"], said["content"].take())
+                {
                     known.extend(new);
                 }
             }
@@ -84,9 +86,9 @@ fn responses(
 fn essences(content: &mut Value) {
     if let Value::Object(content) = content {
         let kinds = std::mem::take(content).into_iter();
-        content.extend(kinds.map(|(kind, media)| {
-            (kind.split(';').next().unwrap_or(&kind).trim().to_owned(), media)
-        }));
+        content.extend(
+            kinds.map(|(kind, media)| (kind.split(';').next().unwrap_or(&kind).trim().to_owned(), media)),
+        );
     }
 }
 

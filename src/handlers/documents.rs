@@ -1,15 +1,15 @@
 //! `gateway.openapi`: the API's own description, of the revision that serves now.
 
+use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::openapi::Rendering;
-use crate::error::{GatewayError, Kind};
 use crate::state::Shared;
+use bytes::Bytes;
 use http::header::IF_NONE_MATCH;
 use poem::Request;
 use poem_openapi::param::Query;
 use poem_openapi::payload::Binary;
 use poem_openapi::{ApiResponse, Enum, OpenApi};
-use bytes::Bytes;
 use std::sync::Arc;
 
 /// Name of the document where the route has no `:document`.

@@ -101,8 +101,5 @@ fn object<'m>(gathered: &mut Gathered<'m, '_>, place: Place<'m>) -> Value {
 /// The name of a schema that stands under `components/schemas` of its document.
 fn name_of(place: Place<'_>) -> Option<String> {
     let named = place.at(&place.document.root).get("components")?.get("schemas")?;
-    named
-        .entries()
-        .find(|(_, known)| std::ptr::eq(known.node, place.node))
-        .map(|(name, _)| name.to_owned())
+    named.entries().find(|(_, known)| std::ptr::eq(known.node, place.node)).map(|(name, _)| name.to_owned())
 }

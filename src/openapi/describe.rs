@@ -271,7 +271,10 @@ impl OperationDoc {
                     let own = known["description"].as_str().unwrap_or_default().to_owned();
                     let by_gateway = refused["description"].as_str().unwrap_or_default();
                     known["description"] = format!("{own} Or, by the gateway: {by_gateway}").into();
-                    known["content"][PROBLEM] = refused["content"][PROBLEM].clone();
+                    // One that has the common form already may say more than the gateway's own codes.
+                    if known["content"].get(PROBLEM).is_none() {
+                        known["content"][PROBLEM] = refused["content"][PROBLEM].clone();
+                    }
                 }
                 None => {
                     all.insert(status.to_string(), refused);

@@ -11,12 +11,12 @@
 //! The header is taken off the request: upstreams learn who calls, not by which key.
 
 use super::{Body, BuildCx, Facts, Layer, Next, Probe, Stage, StageCx, StageDecl, Verdict, sealed};
-use crate::openapi::{Alternative, OperationDoc};
 use crate::diag::{Code, Diagnostic};
 use crate::error::Kind;
 use crate::exchange::Exchange;
 use crate::identity::{Identity, Proof};
 use crate::manifest::Spanned;
+use crate::openapi::{Alternative, OperationDoc};
 use crate::state::Shared;
 use crate::stores::{ApiKey as Row, StoreError};
 use crate::tokens::cache::Cache;

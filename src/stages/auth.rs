@@ -94,8 +94,13 @@ impl Stage for Checked {
                 TokenSource::Header => {
                     way("bearer", json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT" }));
                 }
-                TokenSource::Query => way("query_token", key("query", TOKEN, "The same token, where no header can be set.")),
-                TokenSource::Cookie => way("cookie_token", key("cookie", COOKIES[0], "The same token in a cookie, also called `token`.")),
+                TokenSource::Query => {
+                    way("query_token", key("query", TOKEN, "The same token, where no header can be set."))
+                }
+                TokenSource::Cookie => way(
+                    "cookie_token",
+                    key("cookie", COOKIES[0], "The same token in a cookie, also called `token`."),
+                ),
             }
         }
         op.requires(ways);

@@ -9,9 +9,9 @@
 
 use super::{Body as Form, BuildCx, Hook, Layer, Probe, Stage, StageCx, StageDecl, Stop, Verdict};
 use crate::error::Kind;
-use crate::openapi::OperationDoc;
 use crate::error::{BodyTooLarge, GatewayError};
 use crate::exchange::Exchange;
+use crate::openapi::OperationDoc;
 use crate::units::Size;
 use bytes::Bytes;
 use http::Version;

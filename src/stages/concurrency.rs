@@ -7,11 +7,11 @@
 
 use super::caller::{Callers, Keys, Read, read_body};
 use super::{Body, BuildCx, Facts, Layer, Next, Probe, Stage, StageCx, StageDecl, Verdict, sealed};
-use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::{Exchange, Observer};
 use crate::manifest::{List, Spanned};
+use crate::openapi::OperationDoc;
 use crate::shared::{AnyShared, Slot};
 use poem::{Endpoint, Request, Response};
 use schemars::JsonSchema;

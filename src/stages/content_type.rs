@@ -5,11 +5,11 @@
 
 use super::media::MediaTypes;
 use super::{Body, BuildCx, Hook, Layer, Probe, Stage, StageCx, StageDecl, Stop, Verdict};
-use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::manifest::List;
+use crate::openapi::OperationDoc;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Version};
 use http_body::Body as _;

@@ -24,12 +24,12 @@ use super::validate::bounds;
 use super::{
     Body as Form, BuildCx, Fit, Layer, Misfit, Next, Probe, Stage, StageCx, StageDecl, Verdict, sealed,
 };
-use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::manifest::model::Protocol;
 use crate::manifest::{List, Spanned};
+use crate::openapi::OperationDoc;
 use crate::telemetry::{InspectMetrics, Throttle};
 use crate::units::Size;
 use bytes::Bytes;

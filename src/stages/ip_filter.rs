@@ -5,11 +5,11 @@
 //! leaving it out.
 
 use super::{Body, BuildCx, Hook, Layer, Probe, Stage, StageCx, StageDecl, Stop, Verdict};
-use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::error::Kind;
 use crate::exchange::Exchange;
 use crate::manifest::List;
+use crate::openapi::OperationDoc;
 use ipnet::{IpNet, Ipv4Net};
 use poem::Request;
 use schemars::JsonSchema;

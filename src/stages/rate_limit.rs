@@ -193,7 +193,12 @@ impl Stage for Compiled {
         op.header(On::Every, "X-RateLimit-Remaining", "Requests left in it.", number());
         op.header(On::Every, "X-RateLimit-Reset", "Seconds until one more is allowed.", number());
         let text = || json!({ "type": "string" });
-        op.header(On::Every, "RateLimit-Policy", "The limits (draft-ietf-httpapi-ratelimit-headers).", text());
+        op.header(
+            On::Every,
+            "RateLimit-Policy",
+            "The limits (draft-ietf-httpapi-ratelimit-headers).",
+            text(),
+        );
         op.header(On::Every, "RateLimit", "Where the caller stands in them.", text());
     }
 

@@ -6,9 +6,9 @@
 //! identity, where it asks the store.
 
 use super::{Body, BuildCx, Hook, Layer, Stage, StageCx, StageDecl, Stop};
-use crate::openapi::OperationDoc;
 use crate::error::Kind;
 use crate::exchange::Exchange;
+use crate::openapi::OperationDoc;
 use http::HeaderName;
 use poem::Request;
 use schemars::JsonSchema;

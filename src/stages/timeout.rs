@@ -8,9 +8,9 @@
 //! Off by leaving it out; upstreams have their own `timeouts`.
 
 use super::{Body as Form, BuildCx, Facts, Layer, Next, Stage, StageCx, StageDecl, is_event_stream, sealed};
-use crate::openapi::OperationDoc;
 use crate::error::Kind;
 use crate::exchange::{End, Exchange};
+use crate::openapi::OperationDoc;
 use crate::units::Dur;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};

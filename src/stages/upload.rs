@@ -10,12 +10,12 @@ use super::media::MediaTypes;
 use super::{
     Body as Form, BuildCx, Fit, Hook, Layer, Misfit, Probe, Stage, StageCx, StageDecl, Stop, Verdict,
 };
-use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::manifest::{List, Spanned, Table};
 use crate::multipart::{Event, Head, Malformed, Scanner};
+use crate::openapi::OperationDoc;
 use bytes::Bytes;
 use http::Version;
 use http::header::CONTENT_TYPE;

@@ -20,11 +20,11 @@ use super::json_body::{Bounds, DEEPEST};
 use super::{
     Body as Form, BuildCx, Facts, Fit, Layer, Misfit, Probe, Stage, StageCx, StageDecl, Verdict, sealed,
 };
-use crate::error::Kind;
-use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic};
+use crate::error::Kind;
 use crate::manifest::Spanned;
 use crate::manifest::model::Protocol;
+use crate::openapi::OperationDoc;
 use crate::openapi::{Operation, Schema};
 use crate::settings::Environment;
 use crate::telemetry::Throttle;

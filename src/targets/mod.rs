@@ -20,10 +20,10 @@ mod websocket;
 pub use respond::Answer;
 pub use websocket::{WebSocketBridge, bridge};
 
-use crate::error::Kind;
 use crate::diag::milestone::UPSTREAMS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::endpoint::Next;
+use crate::error::Kind;
 use crate::exchange::RouteInfo;
 use crate::manifest::model::{Bridge, Protocol, Route};
 use crate::manifest::{Manifest, Spanned};

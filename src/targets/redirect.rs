@@ -5,13 +5,13 @@
 
 use super::template::{Template, without_secrets};
 use super::{Target, TargetCx};
-use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::endpoint::{Next, sealed};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::manifest::Spanned;
 use crate::manifest::model::Redirect;
+use crate::openapi::OperationDoc;
 use http::header::LOCATION;
 use http::{HeaderValue, StatusCode};
 use poem::{Endpoint, Request, Response};

@@ -1,11 +1,11 @@
 //! `respond:`, a fixed answer, made once at load.
 
 use super::{Target, TargetCx};
-use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::endpoint::{Next, sealed};
 use crate::manifest::Spanned;
 use crate::manifest::model::Respond;
+use crate::openapi::OperationDoc;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};

@@ -19,7 +19,8 @@ pub fn asyncapi(checked: &Checked) -> Value {
         }
         let id = super::unique(operation::id(checked, route, &Method::GET), &mut ids);
         // The handshake says who may connect, and within which limits.
-        let handshake = operation::describe(route, &Method::GET, &route.info.params, &mut Components::default());
+        let handshake =
+            operation::describe(route, &Method::GET, &route.info.params, &mut Components::default());
         let mut channel = json!({
             "address": super::template(route),
             "title": handshake["summary"],

@@ -121,7 +121,9 @@ fn predicates(route: &CheckedRoute, doc: &mut OperationDoc) {
         Want::Present => json!({ "type": "string" }),
     };
     for (name, want) in &route.predicates.headers {
-        doc.parameter(json!({ "name": name.as_str(), "in": "header", "required": true, "schema": schema(want) }));
+        doc.parameter(
+            json!({ "name": name.as_str(), "in": "header", "required": true, "schema": schema(want) }),
+        );
     }
     for (name, want) in &route.predicates.query {
         doc.parameter(json!({ "name": name, "in": "query", "required": true, "schema": schema(want) }));
@@ -134,7 +136,8 @@ fn predicates(route: &CheckedRoute, doc: &mut OperationDoc) {
 /// Parameters of the path: all of them, under the names that the document's path has.
 fn parameters(route: &CheckedRoute, names: &[String], doc: &mut OperationDoc) {
     for (own, name) in route.info.params.iter().zip(names) {
-        let rest = route.pattern.segments.iter().any(|segment| matches!(segment, Segment::Rest(n) if n == own));
+        let rest =
+            route.pattern.segments.iter().any(|segment| matches!(segment, Segment::Rest(n) if n == own));
         doc.path_parameter(own, name, rest);
     }
 }

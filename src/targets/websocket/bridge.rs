@@ -11,10 +11,10 @@
 
 use super::origins::Origins;
 use super::{Door, Entered};
-use crate::openapi::OperationDoc;
 use crate::endpoint::Next;
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
+use crate::openapi::OperationDoc;
 use crate::sse::{Splitter, fields, is_event_stream};
 use crate::targets::{Target, TargetCx};
 use crate::ws::frame::{self, CloseCode};

@@ -10,13 +10,13 @@
 //! held by a task ([`converse`]) that says Close when nobody reads any more. One event is ahead of the caller, no more.
 
 use super::Asked;
-use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::endpoint::{Next, sealed};
 use crate::error::{BodyTooLarge, GatewayError, Kind};
 use crate::exchange::{End, Exchange};
 use crate::manifest::Spanned;
 use crate::manifest::model::{Route, WebSocketLimits};
+use crate::openapi::OperationDoc;
 use crate::sse::{StreamTimes, set_headers};
 use crate::state::Shared;
 use crate::targets::notice::Notice;

@@ -26,13 +26,13 @@ use super::notice::{Either, Notice, leave};
 use super::proxy::{self, Decl};
 use super::template::Template;
 use super::{Presence, Target, TargetCx, forward};
-use crate::openapi::OperationDoc;
 use crate::diag::{Code, Diagnostic, Diagnostics, did_you_mean};
 use crate::endpoint::{Next, sealed};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::manifest::model::Route;
 use crate::manifest::{Manifest, Spanned};
+use crate::openapi::OperationDoc;
 use crate::state::Shared;
 use crate::telemetry::SocketMetrics;
 use crate::upstream::{Switch, Upstream};
@@ -167,7 +167,9 @@ fn document(limits: &SocketLimits, bridge: bool, op: &mut OperationDoc) {
         crate::units::Dur(limits.idle),
     ));
     op.answers("101", json!({ "description": "The WebSocket is open." }));
-    for (name, value) in [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")] {
+    for (name, value) in
+        [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
+    {
         let schema = json!({ "type": "string", "const": value });
         op.parameter(json!({ "name": name, "in": "header", "required": true, "schema": schema }));
     }
