@@ -10,6 +10,7 @@ mod access;
 mod accounts;
 mod chat;
 mod cli;
+mod documents;
 mod edge;
 mod goldens;
 mod grpc;
