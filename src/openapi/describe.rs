@@ -277,6 +277,16 @@ impl OperationDoc {
                     }
                 }
                 None => {
+                    let mut refused = refused;
+                    // A range the target answers with includes this one.
+                    let range = all.get(&format!("{}XX", status / 100));
+                    for (kind, media) in
+                        range.and_then(|range| range["content"].as_object()).into_iter().flatten()
+                    {
+                        if refused["content"].get(kind).is_none() {
+                            refused["content"][kind] = media.clone();
+                        }
+                    }
                     all.insert(status.to_string(), refused);
                 }
             }

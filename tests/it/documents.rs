@@ -142,7 +142,8 @@ async fn every_shipped_route_is_described_and_nothing_else_and_nobody_behind_is_
 #[test]
 fn shipped_documents_are_valid_by_the_published_schemas() {
     let schema = |name: &str| -> Value {
-        serde_json::from_str(&std::fs::read_to_string(root().join("tests/schemas").join(name)).unwrap()).unwrap()
+        serde_json::from_str(&std::fs::read_to_string(root().join("tests/schemas").join(name)).unwrap())
+            .unwrap()
     };
     for (document, schema) in [
         ("all", schema("openapi-3.1.json")),
@@ -152,8 +153,10 @@ fn shipped_documents_are_valid_by_the_published_schemas() {
         let output = run(&root(), &["openapi", "--document", document]);
         let said: Value = serde_json::from_slice(&output.stdout).unwrap();
         let validator = jsonschema::options().build(&schema).unwrap();
-        let faults: Vec<_> =
-            validator.iter_errors(&said).map(|fault| format!("{}: {fault:.300}", fault.instance_path())).collect();
+        let faults: Vec<_> = validator
+            .iter_errors(&said)
+            .map(|fault| format!("{}: {fault:.300}", fault.instance_path()))
+            .collect();
         assert!(faults.is_empty(), "{document}: {faults:#?}");
         assert!(validator.iter_errors(&serde_json::json!({ "openapi": "3.1.0" })).next().is_some());
         references(&said, &said);

@@ -94,7 +94,8 @@ fn text(kind: &Kind) -> Value {
         Kind::Bool => json!({ "type": "boolean" }),
         Kind::Enum(kind) => {
             let names: Vec<String> = kind.values().map(|value| value.name().to_owned()).collect();
-            json!({ "type": "string", "enum": names })
+            // By name or by number.
+            json!({ "anyOf": [{ "type": "string", "enum": names }, { "type": "integer" }] })
         }
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
             json!({ "type": "integer", "minimum": i32::MIN, "maximum": i32::MAX })
