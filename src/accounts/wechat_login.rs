@@ -17,6 +17,10 @@ impl Accounts {
     /// 401 where WeChat does not accept the code, 403 for a disabled account and for a new user of a tenant that takes
     /// none, 502 and 503 where WeChat does not answer.
     pub async fn wechat_login(&self, code: &str, tenant_id: Option<&str>) -> Result<Session, GatewayError> {
+        // No code and no tenant has a NUL in it, and no store keeps one.
+        if code.contains('\0') || tenant_id.is_some_and(|tenant| tenant.contains('\0')) {
+            return Err(Kind::WechatRefused.into());
+        }
         let tenant = tenant_id.unwrap_or(DEFAULT_TENANT);
         let openid = self.wechat.openid(code).await?;
         let user = match self.store.user_by_openid(tenant, &openid).await {

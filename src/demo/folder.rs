@@ -20,6 +20,7 @@ const SHIPPED: &[(&str, &str)] = &[
     ("policies/cors.yaml", include_str!("../../policies/cors.yaml")),
     ("policies/rate-limits.yaml", include_str!("../../policies/rate-limits.yaml")),
     ("openapi/upstreams/algo.yaml", include_str!("../../openapi/upstreams/algo.yaml")),
+    ("openapi/upstreams/voice.yaml", include_str!("../../openapi/upstreams/voice.yaml")),
     ("openapi/protos/documents.proto", include_str!("../../openapi/protos/documents.proto")),
 ];
 

@@ -67,6 +67,11 @@ impl FieldPath {
         Err(NoField::NotText { name: path.to_owned(), what: "not a name" })
     }
 
+    /// The field itself.
+    pub(super) fn leaf(&self) -> &FieldDescriptor {
+        &self.leaf
+    }
+
     /// Whether it takes several values.
     pub(super) fn is_list(&self) -> bool {
         self.leaf.is_list()

@@ -6,6 +6,7 @@
 //! Without one, parameters take the fields of their names, and the body the whole message. What the route says itself
 //! goes before either. Where the body takes the whole message, the query takes nothing.
 
+mod document;
 mod rule;
 
 use super::bind::{FieldPath, unescape};

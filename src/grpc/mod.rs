@@ -8,6 +8,7 @@ mod bind;
 mod call;
 pub mod frame;
 pub mod json;
+pub mod schema;
 pub mod split;
 pub mod status;
 #[cfg(test)]

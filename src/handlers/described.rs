@@ -42,7 +42,8 @@ pub fn described() -> &'static Described {
             operations.insert(name, Value::Object(said));
         }
         let schemas = registry.schemas.iter();
-        let schemas = schemas.map(|(name, schema)| (name.clone(), json(serde_json::to_value(schema))));
+        let schemas =
+            schemas.map(|(name, schema)| (name.clone(), optional(json(serde_json::to_value(schema)))));
         Described { operations, schemas: schemas.collect() }
     })
 }
@@ -80,6 +81,26 @@ fn responses(
         }
     }
     merged.into()
+}
+
+/// A field that need not be there may be null too, and is so in answers: poem-openapi does not say that.
+fn optional(mut schema: Value) -> Value {
+    let required: Vec<String> = schema["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect();
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        for (_, property) in properties.iter_mut().filter(|(name, _)| !required.contains(name)) {
+            if property.get("$ref").is_some() {
+                *property = json!({ "anyOf": [property.take(), { "type": "null" }] });
+            } else if let Some(kind @ Value::String(_)) = property.get_mut("type") {
+                *kind = json!([kind.take(), "null"]);
+            }
+        }
+    }
+    schema
 }
 
 /// Media types without `charset`: JSON has none (RFC 8259, section 11).
@@ -199,7 +220,7 @@ pub fn refusals(name: &str) -> &'static [Kind] {
             StoreUnavailable,
             UpstreamTimeout,
         ],
-        "chat.cancel" => &[Invalid, UnsupportedMediaType, Forbidden, NotRunning, StoreUnavailable],
+        "chat.cancel" => &[Invalid, UnsupportedMediaType, Forbidden, NotFound, NotRunning, StoreUnavailable],
         "gateway.openapi" => &[Invalid, NotFound],
         _ => &[],
     }

@@ -101,8 +101,10 @@ pub(crate) fn read<T: ParseFromJSON>(text: &[u8], strict: bool) -> Result<T, Gat
             "请求体必须是 JSON 对象",
         )));
     };
-    if strict {
-        let faults = faults::<T>(&fields, true);
+    // poem-openapi reads `false` and `1` as texts; what the description calls a text is one.
+    let coerced = || fields.values().any(|value| value.is_boolean() || value.is_number());
+    if strict || coerced() {
+        let faults = faults::<T>(&fields, strict);
         if !faults.is_empty() {
             return Err(GatewayError::invalid(faults));
         }

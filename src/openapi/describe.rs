@@ -271,9 +271,22 @@ impl OperationDoc {
                     let own = known["description"].as_str().unwrap_or_default().to_owned();
                     let by_gateway = refused["description"].as_str().unwrap_or_default();
                     known["description"] = format!("{own} Or, by the gateway: {by_gateway}").into();
-                    known["content"][PROBLEM] = refused["content"][PROBLEM].clone();
+                    // One that has the common form already may say more than the gateway's own codes.
+                    if known["content"].get(PROBLEM).is_none() {
+                        known["content"][PROBLEM] = refused["content"][PROBLEM].clone();
+                    }
                 }
                 None => {
+                    let mut refused = refused;
+                    // A range the target answers with includes this one.
+                    let range = all.get(&format!("{}XX", status / 100));
+                    for (kind, media) in
+                        range.and_then(|range| range["content"].as_object()).into_iter().flatten()
+                    {
+                        if refused["content"].get(kind).is_none() {
+                            refused["content"][kind] = media.clone();
+                        }
+                    }
                     all.insert(status.to_string(), refused);
                 }
             }

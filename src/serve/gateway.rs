@@ -6,7 +6,7 @@ use super::client::caller;
 use super::intake::{IntakeLimits, Refusal, admit};
 use super::live::Live;
 use crate::error::grpc::Form;
-use crate::error::{GatewayError, Lang};
+use crate::error::{GatewayError, Kind, Lang};
 use crate::exchange::{Arrival, Exchange};
 use crate::telemetry::trace::TRACESTATE;
 use http::header::{CONNECTION, HeaderValue};
@@ -110,7 +110,12 @@ impl Service for Gateway {
 }
 
 fn error_of(refusal: &Refusal) -> GatewayError {
-    GatewayError::new(refusal.kind, refusal.detail)
+    let mut error = GatewayError::new(refusal.kind, refusal.detail);
+    if refusal.kind == Kind::MethodNotAllowed {
+        // A 405 names what is served (RFC 9110, section 15.5.6); of which path nobody has asked yet.
+        error.allow = Some(HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    }
+    error
 }
 
 /// Puts the path's one spelling into the URI, so that nothing further in sees another.

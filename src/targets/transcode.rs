@@ -18,10 +18,12 @@ use super::proxy::Decl;
 use super::{Target, TargetCx};
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::endpoint::{Next, sealed};
+use crate::error::Kind;
 use crate::grpc::json::Style;
 use crate::grpc::{At, Call, Problem, Wanted};
 use crate::manifest::model::{FieldNames, Route, UpstreamProtocol};
 use crate::manifest::{Manifest, Spanned};
+use crate::openapi::OperationDoc;
 use crate::sse::StreamTimes;
 use crate::telemetry::Throttle;
 use http::{Method, StatusCode};
@@ -190,6 +192,22 @@ fn fault(problem: Problem, route: &Route) -> Diagnostic {
 }
 
 impl Target for Transcode {
+    fn document(&self, op: &mut OperationDoc) {
+        super::behind_an_upstream(op);
+        match &self.call {
+            Some(call) => call.document(self.form.proto_names, self.form.status, op),
+            None => op.note("What it takes and gives is known once the service has said so (reflection)."),
+        }
+        if let Some(times) = &self.times {
+            op.extension("x-stream", times.document());
+        }
+        if op.has_body() {
+            op.refuses(&[Kind::Invalid, Kind::UnsupportedMediaType, Kind::PayloadTooLarge], "");
+        } else {
+            op.refuses(&[Kind::Invalid], "");
+        }
+    }
+
     fn build(&self, cx: &TargetCx<'_>) -> Next {
         let upstream = cx.upstreams.get(&self.upstream).cloned();
         let calls = match &self.call {

@@ -15,6 +15,7 @@ mod cli;
 mod codes;
 mod degraded;
 mod docs_page;
+mod documents;
 mod edge;
 mod faults;
 mod floods;

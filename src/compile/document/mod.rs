@@ -13,8 +13,6 @@ pub mod asyncapi;
 mod components;
 mod newer;
 mod operation;
-#[cfg(test)]
-mod tests;
 
 pub use newer::newer;
 
