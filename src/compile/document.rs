@@ -3,6 +3,7 @@
 use crate::check::Checked;
 use crate::check::pattern::Segment;
 use crate::check::routes::{CheckedRoute, Ending};
+use crate::handlers::described;
 use crate::openapi::{Described, Documents, OperationDoc, upgraded};
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -25,6 +26,19 @@ pub(super) fn documents(checked: &Checked, native: &Value) -> Documents {
         documents.add(version, &document(checked, native, Some(version), &versions));
     }
     documents
+}
+
+/// The document of a sound manifest: of everything (`all`) or of one version. None if there is no such version.
+pub fn api(checked: &Checked, name: &str) -> Option<Value> {
+    let version = Some(name).filter(|name| *name != "all");
+    let mut versions: Vec<&str> = Vec::new();
+    for known in checked.routes().iter().filter_map(|route| route.info.version.as_deref()) {
+        if !versions.contains(&known) {
+            versions.push(known);
+        }
+    }
+    let known = version.is_none_or(|version| versions.contains(&version));
+    known.then(|| document(checked, &modern(described()), version, &versions))
 }
 
 fn document(checked: &Checked, native: &Value, version: Option<&str>, versions: &[&str]) -> Value {

@@ -5,7 +5,7 @@
 
 mod catalogue;
 pub mod diff;
-mod document;
+pub mod document;
 pub mod router;
 pub mod schema;
 
@@ -14,7 +14,7 @@ use crate::check::routes::{CheckedRoute, Ending};
 use crate::endpoint::{Next, sealed};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::{Exchange, Params};
-use crate::handlers::Handlers;
+use crate::handlers::{self, Handlers};
 use crate::stages::body_limit::limit_body;
 use crate::stages::{BuildCx, Hook, Layer, fold};
 use crate::state::Shared;
@@ -97,7 +97,7 @@ pub fn compile(checked: Arc<Checked>, parts: &Parts, before: Option<&RoutingTabl
     }
     let refuse = refusing_endpoint(&checked, &parts.shared);
     parts.upstreams.commit(upstreams);
-    let documents = document::documents(&checked, &document::modern(parts.handlers.described()));
+    let documents = document::documents(&checked, &document::modern(handlers::described()));
     parts.shared.documents.store(Arc::new(documents));
     parts.shared.tokens.adopt(checked.auth().clone());
     let catalogue = catalogue::place(&checked);

@@ -7,6 +7,7 @@
 
 mod auth;
 mod chat;
+mod described;
 pub mod docs;
 mod gateway;
 mod input;
@@ -16,6 +17,7 @@ mod sessions;
 
 pub use auth::AuthApi;
 pub use chat::ChatApi;
+pub use described::described;
 pub use gateway::GatewayApi;
 pub(crate) use input::read as read_json;
 pub use planned::PLANNED;
@@ -101,7 +103,6 @@ pub fn find(name: &str) -> Option<&'static Operation> {
 /// All groups, ready to run.
 pub struct Handlers {
     service: Arc<BoxEndpoint<'static, Response>>,
-    described: serde_json::Value,
 }
 
 impl Handlers {
@@ -118,14 +119,7 @@ impl Handlers {
             docs::DocsApi::new(shared.clone()),
         );
         let service = OpenApiService::new(groups, "voicegate", env!("CARGO_PKG_VERSION"));
-        // Its own writer's text; were it none of JSON, the operations would be there and undescribed.
-        let described = serde_json::from_str(&service.spec()).unwrap_or_default();
-        Handlers { service: Arc::new(service.into_endpoint()), described }
-    }
-
-    /// What all operations say of themselves: an OpenAPI 3.0 document with their private paths.
-    pub fn described(&self) -> &serde_json::Value {
-        &self.described
+        Handlers { service: Arc::new(service.into_endpoint()) }
     }
 
     /// An operation as the target of a route, with what is behind it; its errors are not finished yet.
