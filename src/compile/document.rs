@@ -149,6 +149,10 @@ fn operation(route: &CheckedRoute, method: &Method, native: &Value) -> Described
             json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }),
         );
     }
+    if let Some(Segment::Rest(name)) = route.pattern.segments.last() {
+        // It holds slashes, which OpenAPI has no words for.
+        doc.extension("x-rest-parameter", name.as_str().into());
+    }
     if let Ending::Native(ending) = &route.ending {
         doc.handler = Some(ending.operation.name);
         doc.summary(ending.operation.summary);

@@ -39,6 +39,8 @@ pub(super) enum Answer {
     Text,
     Bytes,
     Events(String),
+    /// Nobody says what it is.
+    Any,
     /// What comes and what is sent.
     Socket(String, String),
 }
@@ -55,6 +57,8 @@ enum BodyKind {
     Json,
     Form,
     Raw,
+    /// Nobody says what it is.
+    Any,
 }
 
 /// Named parameters, by name: type and whether it is required.
@@ -139,6 +143,11 @@ fn one<'d>(
     let required = body.and_then(|body| required_fields(types, body));
     let body = body.and_then(|body| body_of(types, body));
     let (answer, gives_tokens) = answer_of(types, operation);
+    // An operation of which nothing is known may take a body.
+    let sends = ["post", "put", "patch"].contains(&method) && answer == Answer::Any;
+    let unknown =
+        || Body { kind: BodyKind::Any, media: String::new(), schema: "unknown".to_owned(), required: false };
+    let body = body.or_else(|| sends.then(unknown));
     let security = operation.get("security").or(document.get("security")).and_then(Value::as_array);
     Operation {
         answer,
@@ -245,7 +254,8 @@ fn is_reserved(name: &str) -> bool {
 }
 
 fn required_fields<'d>(types: &Types<'d>, body: &'d Value) -> Option<Vec<&'d str>> {
-    let schema = types.resolved(body["content"].get("application/json")?.get("schema")?)?;
+    let (_, content) = body["content"].as_object()?.iter().find(|(media, _)| is_json(media))?;
+    let schema = types.resolved(content.get("schema")?)?;
     Some(schema["required"].as_array()?.iter().filter_map(Value::as_str).collect())
 }
 
@@ -337,6 +347,7 @@ fn answer_of<'d>(types: &mut Types<'d>, operation: &'d Value) -> (Answer, bool) 
     }
     match contents.first() {
         None => (Answer::Nothing, false),
+        Some((media, _)) if *media == "*/*" => (Answer::Any, false),
         Some((media, _)) if media.starts_with("text/") => (Answer::Text, false),
         Some(_) => (Answer::Bytes, false),
     }
@@ -345,10 +356,9 @@ fn answer_of<'d>(types: &mut Types<'d>, operation: &'d Value) -> (Answer, bool) 
 /// The type of an event's `data`: the schema may describe the event (`{event, data, id}`) or its data alone.
 fn event_data<'d>(types: &mut Types<'d>, schema: &'d Value) -> String {
     let Some(resolved) = types.resolved(schema) else { return "any".to_owned() };
-    let resolved = match resolved["type"].as_str() {
-        Some("array") => resolved.get("items").and_then(|items| types.resolved(items)).unwrap_or(resolved),
-        _ => resolved,
-    };
+    if let Some(items) = resolved.get("items") {
+        return event_data(types, items);
+    }
     for key in ["oneOf", "anyOf"] {
         if let Some(choices) = resolved[key].as_array() {
             return union(choices.iter().map(|choice| event_data(types, choice)).collect());
@@ -359,7 +369,7 @@ fn event_data<'d>(types: &mut Types<'d>, schema: &'d Value) -> String {
         resolved["properties"].get("event").is_some() || resolved["properties"].get("type").is_none()
     }) {
         Some(data) => data.get("contentSchema").unwrap_or(data),
-        None => resolved,
+        None => schema,
     };
     match types.of(data) {
         kind if kind == "unknown" || kind == "string" => "any".to_owned(),
@@ -368,8 +378,10 @@ fn event_data<'d>(types: &mut Types<'d>, schema: &'d Value) -> String {
 }
 
 fn deprecation(operation: &Value) -> String {
-    let sunset =
-        operation["x-sunset"].as_str().map(|date| format!(" It goes away on {date}.")).unwrap_or_default();
+    let sunset = operation["x-sunset"]
+        .as_str()
+        .map(|date| format!(" It may be gone from {date} on."))
+        .unwrap_or_default();
     names::comment(&format!("@deprecated{sunset}"))
 }
 
@@ -431,6 +443,7 @@ impl Operation {
             Answer::Json(kind) => format!("Promise<{kind}>"),
             Answer::Text => "Promise<string>".to_owned(),
             Answer::Bytes => "Promise<Blob>".to_owned(),
+            Answer::Any => "Promise<any>".to_owned(),
             Answer::Events(data) => format!("Events<{data}>"),
             Answer::Socket(receive, send) => format!("Promise<Socket<{receive}, {send}>>"),
         };
@@ -446,12 +459,14 @@ impl Operation {
             ('b', body(BodyKind::Json)),
             ('f', body(BodyKind::Form)),
             ('r', body(BodyKind::Raw)),
+            ('u', body(BodyKind::Any)),
             ('k', header("Idempotency-Key")),
             ('l', header("Last-Event-ID") && matches!(self.answer, Answer::Events(_))),
             ('s', matches!(self.answer, Answer::Events(_))),
             ('w', matches!(self.answer, Answer::Socket(..))),
             ('B', self.answer == Answer::Bytes),
             ('T', self.answer == Answer::Text),
+            ('U', self.answer == Answer::Any),
             ('t', self.gives_tokens),
             ('x', self.takes_refresh_token),
             ('o', self.is("auth.logout")),

@@ -130,6 +130,20 @@ fn operations_are_methods() {
             r#"["GET", "/e", "s"]"#,
         ),
         (
+            "/any",
+            "post",
+            json!({ "operationId": "any", "responses": { "200": { "content": { "*/*": {} } } } }),
+            "any(body?: unknown, options?: CallOptions): Promise<any>;",
+            r#"["POST", "/any", "uU"]"#,
+        ),
+        (
+            "/rest/{path}",
+            "get",
+            json!({ "operationId": "rest", "x-rest-parameter": "path", "responses": ok }),
+            "rest(path: string, options?: CallOptions): Promise<void>;",
+            r#"["GET", "/rest/{+path}", ""]"#,
+        ),
+        (
             "/files/{path*}",
             "get",
             json!({ "responses": { "200": { "content": { "image/png": {} } } }, "deprecated": true, "x-sunset": "2027-01-01" }),
