@@ -111,24 +111,23 @@ fn methods(route: &CheckedRoute) -> Vec<Method> {
 
 /// A name that stays the same while the route does: of the operation, or of its path.
 fn id(route: &CheckedRoute, method: &Method) -> String {
-    let name = match &route.ending {
+    let version = route.info.version.as_deref().unwrap_or_default();
+    let own = match &route.ending {
         Ending::Native(native) => native.operation.name.to_owned(),
         Ending::Target(_) => {
-            let words = route.pattern.segments.iter().filter_map(|segment| match segment {
-                Segment::Static(text) => Some(text.replace(|c: char| !c.is_ascii_alphanumeric(), "_")),
-                Segment::Param(name) | Segment::Rest(name) => Some(format!("by_{name}")),
+            let words = route.pattern.segments.iter().map(|segment| match segment {
+                Segment::Static(text) => text.as_str(),
+                Segment::Param(name) | Segment::Rest(name) => name,
             });
-            let words: Vec<String> = words.collect();
+            let words: Vec<&str> = words.collect();
             // What the version's prefix says is said by its name.
-            let own = words.iter().position(|word| Some(word.as_str()) == route.info.version.as_deref());
-            let own = &words[own.map_or(0, |at| at + 1)..];
-            format!("{}.{}", own.join("."), method.as_str().to_ascii_lowercase())
+            let prefix = words.iter().position(|word| *word == version).map_or(0, |at| at + 1);
+            format!("{} {}", method.as_str().to_ascii_lowercase(), words[prefix..].join(" "))
         }
     };
-    match &route.info.version {
-        Some(version) => format!("{version}.{name}"),
-        None => name,
-    }
+    let text = format!("{version} {own}");
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("_")
 }
 
 fn unique(ids: &mut BTreeSet<String>, id: String) -> String {

@@ -77,7 +77,7 @@ pub(super) fn all<'d>(document: &'d Value, types: &mut Types<'d>) -> Vec<Operati
             }
         }
     }
-    without_version(document, &mut all);
+    without_version(&mut all);
     // A method cannot be a group as well: `a` beside `a.b`.
     let groups: BTreeSet<String> = all
         .iter()
@@ -94,14 +94,37 @@ pub(super) fn all<'d>(document: &'d Value, types: &mut Types<'d>) -> Vec<Operati
 }
 
 /// In a document of one version its name says nothing: `v01.auth.login` is `auth.login`.
-fn without_version(document: &Value, all: &mut [Operation]) {
-    let versions = document["x-versions"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    for version in versions {
-        let prefix = format!("{}.", names::member_name(version));
-        if all.iter().all(|operation| operation.name.starts_with(&prefix)) {
-            all.iter_mut().for_each(|operation| drop(operation.name.drain(..prefix.len())));
-            return;
-        }
+fn without_version(all: &mut [Operation]) {
+    let is_version = |tag: &str| tag.starts_with('v') && tag[1..].starts_with(|c: char| c.is_ascii_digit());
+    let first = all.first().and_then(|operation| operation.name.split_once('.'));
+    let Some(prefix) = first.map(|(first, _)| format!("{first}.")).filter(|first| is_version(first)) else {
+        return;
+    };
+    if all.iter().all(|operation| operation.name.starts_with(&prefix)) {
+        all.iter_mut().for_each(|operation| drop(operation.name.drain(..prefix.len())));
+    }
+}
+
+/// The dotted name of an operation. What the gateway answers itself is called as its handler is, below its version; what
+/// an upstream answers as its path is: `v2_get_voice_stream` is `v2.voice.getStream`.
+fn name_of(operation: &Value, path: &str, method: &str) -> String {
+    let id = operation["operationId"].as_str().unwrap_or_default();
+    let tag = operation["tags"][0].as_str().unwrap_or_default();
+    if let Some(handler) = operation["x-handler"].as_str() {
+        let outside = tag.is_empty() || handler.starts_with(&format!("{tag}."));
+        return if outside { handler.to_owned() } else { format!("{tag}.{handler}") };
+    }
+    if id.is_empty() {
+        return format!("{method}_{path}");
+    }
+    let own = id.strip_prefix(tag).and_then(|rest| rest.strip_prefix('_')).filter(|_| !tag.is_empty());
+    let (prefix, own) = own.map_or(("", id), |own| (tag, own));
+    let words =
+        own.strip_prefix(method).and_then(|rest| rest.strip_prefix('_')).filter(|_| !prefix.is_empty());
+    match words.map(|words| words.split_once('_').unwrap_or((words, ""))) {
+        Some((group, rest)) => format!("{prefix}.{group}.{method}_{rest}"),
+        None if prefix.is_empty() => own.to_owned(),
+        None => format!("{prefix}.{}", own.replacen('_', ".", 1)),
     }
 }
 
@@ -113,11 +136,7 @@ fn one<'d>(
     operation: &'d Value,
     taken: &mut BTreeSet<String>,
 ) -> Operation {
-    let id = operation["operationId"].as_str().unwrap_or_default();
-    let mut name = match id {
-        "" => format!("{method}_{path}"),
-        id => id.to_owned(),
-    };
+    let mut name = name_of(operation, path, method);
     name = name.split('.').map(names::member_name).collect::<Vec<_>>().join(".");
     while !taken.insert(name.clone()) {
         name.push('_');
@@ -134,6 +153,9 @@ fn one<'d>(
         match parameter["in"].as_str() {
             Some("path") => drop(named.insert(text, schema)),
             Some("query") => drop(query.insert(text, (schema, required))),
+            // Those that open a WebSocket are the browser's.
+            Some("header") if ["connection", "upgrade"].contains(&text.to_ascii_lowercase().as_str()) => {}
+            Some("header") if text.to_ascii_lowercase().starts_with("sec-websocket-") => {}
             Some("header") => drop(headers.insert(text, (schema, required))),
             _ => {}
         }
@@ -309,7 +331,8 @@ fn answer_of<'d>(types: &mut Types<'d>, operation: &'d Value) -> (Answer, bool) 
         return (Answer::Socket(frames(types, "receive"), frames(types, "send")), false);
     }
     let mut statuses: Vec<&String> = responses.keys().filter(|status| status.starts_with('2')).collect();
-    if statuses.is_empty() {
+    let described = !statuses.is_empty();
+    if !described {
         statuses = responses.keys().filter(|status| *status == "default").collect();
     }
     let mut contents = Vec::new();
@@ -346,6 +369,7 @@ fn answer_of<'d>(types: &mut Types<'d>, operation: &'d Value) -> (Answer, bool) 
         return (Answer::Json(union(kinds)), tokens);
     }
     match contents.first() {
+        None if !described => (Answer::Any, false),
         None => (Answer::Nothing, false),
         Some((media, _)) if *media == "*/*" => (Answer::Any, false),
         Some((media, _)) if media.starts_with("text/") => (Answer::Text, false),

@@ -61,7 +61,7 @@ export async function run(baseUrl: string, name: string): Promise<Told> {
   const renewedBy401 = login() !== "no.such.token";
 
   const socket: string[] = [];
-  const voice = await client.v2.voice.stream.get();
+  const voice = await client.v2.voice.getStream();
   voice.send({ type: "voice_start", session_id: session.session_id });
   for await (const frame of voice) {
     socket.push((frame as { type: string }).type);
