@@ -3,14 +3,14 @@
 use crate::accounts::{Accounts, SetupError};
 use crate::contract::changelog::Changelog;
 use crate::conversations::Turns;
-use crate::openapi::Documents;
+use crate::openapi::Published;
 use crate::settings::Settings;
 use crate::shared::AnyShared;
 use crate::stores::AnyStore;
 use crate::telemetry::Telemetry;
 use crate::tokens::Tokens;
 use crate::tokens::keys::Keys;
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -33,12 +33,12 @@ pub struct Shared {
     pub accounts: Arc<Accounts>,
     /// Answers that are being written.
     pub turns: Arc<Turns>,
-    /// Documents of the API that the manifest serves.
-    pub documents: ArcSwap<Documents>,
     /// Whether traffic should come here, and why not.
     pub readiness: Readiness,
     /// Who can say how the things behind the gateway are.
     pub health: HealthBoard,
+    /// The API's descriptions, of the revision that serves; none before there is one.
+    pub documents: ArcSwapOption<Published>,
     /// What callers saw change between the revisions that were served.
     pub changelog: Changelog,
     /// Turns true when streams must end: the last part of a shutdown.
@@ -95,9 +95,9 @@ impl Shared {
             tokens,
             accounts,
             turns,
-            documents: ArcSwap::default(),
             readiness: Readiness::default(),
             health: HealthBoard::default(),
+            documents: ArcSwapOption::empty(),
             changelog: Changelog::default(),
             closing,
         })

@@ -68,7 +68,8 @@ export function example(document, schema, depth = 0) {
 
 /** An example of an operation's JSON body, if it takes one. */
 export function exampleBody(document, operation) {
-  const content = resolved(document, operation.requestBody)?.content?.["application/json"];
+  const kinds = Object.entries(resolved(document, operation.requestBody)?.content ?? {});
+  const content = kinds.find(([kind]) => kind.startsWith("application/json"))?.[1];
   if (!content) return undefined;
   return content.example ?? example(document, content.schema);
 }

@@ -24,6 +24,7 @@ function configuration() {
     defaultHttpClient: { targetKey: "shell", clientKey: "curl" },
     operationTitleSource: "summary",
     documentDownloadType: "none",
+    defaultOpenAllTags: true,
     hideClientButton: true,
     showDeveloperTools: "never",
     withDefaultFonts: false,

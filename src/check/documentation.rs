@@ -4,7 +4,7 @@
 //! are a route of their own (`GET /docs/*page`), which `voicegate routes` shows like any other.
 
 use super::pattern::{Pattern, Segment};
-use super::routes::{CheckedRoute, Ending};
+use super::routes::{CheckedRoute, Ending, RouteDocs};
 use crate::exchange::RouteInfo;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -57,9 +57,10 @@ fn beneath(home: &CheckedRoute) -> Option<CheckedRoute> {
         links: home.links.clone(),
         ending: home.ending.clone(),
         described: None,
+        // One entry is enough: it says what is below.
+        docs: RouteDocs { hidden: true, ..home.docs.clone() },
         deprecation: home.deprecation.clone(),
         public: home.public,
-        summary: home.summary.clone(),
         fingerprint: state.finish(),
         span: home.span,
     })

@@ -26,13 +26,62 @@ use std::sync::Arc;
 pub struct Checked {
     api_version: String,
     title: String,
-    description: Option<String>,
+    about: About,
     hash: String,
     upstreams: Vec<Arc<UpstreamSpec>>,
     routes: Vec<Arc<CheckedRoute>>,
     auth: Arc<AuthPolicy>,
     roles: Vec<String>,
     counts: Counts,
+}
+
+/// What a manifest says of the API as a whole.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// A few sentences (CommonMark).
+    pub description: Option<String>,
+    /// Public addresses, and what each is for.
+    pub servers: Vec<(String, Option<String>)>,
+    /// Its versions, in order.
+    pub versions: Vec<VersionDocs>,
+}
+
+/// What a manifest says of a version.
+#[derive(Debug, Clone)]
+pub struct VersionDocs {
+    /// Its name.
+    pub name: String,
+    /// Path before its routes.
+    pub prefix: String,
+    /// Since when it is deprecated, if it is.
+    pub deprecated: Option<String>,
+    /// When it goes, if that is said.
+    pub sunset: Option<String>,
+    /// The version that replaces it, if that is said.
+    pub successor: Option<String>,
+}
+
+impl About {
+    fn of(manifest: &crate::manifest::Manifest) -> Self {
+        let info = manifest.info.as_ref();
+        let servers = info.map(|info| info.servers.0.iter()).into_iter().flatten();
+        let versions = manifest.versions.iter().map(|version| {
+            let deprecated = version.deprecated.as_ref();
+            let text = |part: Option<&crate::manifest::Spanned<String>>| part.map(|part| part.value.clone());
+            VersionDocs {
+                name: version.name.value.clone(),
+                prefix: version.prefix.value.clone(),
+                deprecated: deprecated.map(|declared| declared.since.value.clone()),
+                sunset: deprecated.and_then(|declared| text(declared.sunset.as_ref())),
+                successor: deprecated.and_then(|declared| text(declared.successor.as_ref())),
+            }
+        });
+        About {
+            description: info.and_then(|info| info.description.clone()),
+            servers: servers.map(|server| (server.url.clone(), server.description.clone())).collect(),
+            versions: versions.collect(),
+        }
+    }
 }
 
 /// How much a manifest holds.
@@ -71,9 +120,9 @@ impl Checked {
         &self.title
     }
 
-    /// What the API is, if the manifest says so.
-    pub fn description(&self) -> Option<&str> {
-        self.description.as_deref()
+    /// What is said of the API as a whole.
+    pub fn about(&self) -> &About {
+        &self.about
     }
 
     /// Hash over all files.
@@ -162,12 +211,13 @@ pub fn check(loaded: Loaded, strict: bool) -> Outcome {
         upstreams: upstreams.len(),
         chains: manifest.chains.0.len(),
     };
+    let about = About::of(&manifest);
     let roles = manifest.roles.names().map(str::to_owned).collect();
     let info = manifest.info;
     let checked = (!out.has_errors()).then(|| Checked {
         api_version: info.as_ref().map(|info| info.version.clone()).unwrap_or_default(),
-        description: info.as_ref().and_then(|info| info.description.clone()),
         title: info.map(|info| info.title).unwrap_or_default(),
+        about,
         hash: content_hash,
         upstreams,
         routes,

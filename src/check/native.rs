@@ -4,6 +4,7 @@ use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::handlers::{self, Behind, ChatLimits, Operation, PLANNED, Uses};
 use crate::manifest::model::{Protocol, Route};
 use crate::manifest::{Manifest, Spanned};
+use crate::openapi::OperationDoc;
 use crate::path::normalise_path;
 use crate::sse::StreamTimes;
 use crate::targets::{self, TargetCx, WebSocketBridge};
@@ -56,6 +57,17 @@ impl Native {
             return Some(Duration::MAX);
         }
         Some(self.behind.as_ref()?.stream?.times.max)
+    }
+
+    /// Says what its limits and its bridge do.
+    pub fn document(&self, op: &mut OperationDoc) {
+        if let Some(times) = self.behind.as_ref().and_then(|behind| behind.stream).map(|stream| stream.times)
+        {
+            op.extension("x-stream", times.document());
+        }
+        if let Some(bridge) = &self.bridge {
+            bridge.document(op);
+        }
     }
 
     /// What runs behind it, for a table.

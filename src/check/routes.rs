@@ -9,7 +9,7 @@ use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::exchange::RouteInfo;
 use crate::manifest::model::{Bridge, ChainRef, Protocol, Route, Version};
 use crate::manifest::{Manifest, Spanned};
-use crate::openapi::Operation;
+use crate::openapi::{Bundle, Operation};
 use crate::stages::Fit;
 use crate::targets::{self, Found, Target, WebSocketBridge};
 use http::{HeaderName, HeaderValue};
@@ -43,12 +43,41 @@ pub struct CheckedRoute {
     pub deprecation: Option<Arc<[(HeaderName, HeaderValue)]>>,
     /// Whether it says that anybody may call it.
     pub public: bool,
-    /// One line from the documentation.
-    pub summary: Option<String>,
+    /// What `docs:` says.
+    pub docs: RouteDocs,
     /// Hash of everything that makes it what it is: equal means nothing about it changed.
     pub fingerprint: u64,
     /// Where it was written.
     pub span: Span,
+}
+
+/// What a route says of itself.
+#[derive(Debug, Clone, Default)]
+pub struct RouteDocs {
+    /// One line.
+    pub summary: Option<String>,
+    /// More (CommonMark).
+    pub description: Option<String>,
+    /// Groups it belongs to.
+    pub tags: Vec<String>,
+    /// Whether it stays out of the documentation.
+    pub hidden: bool,
+    /// What the upstream says of the call.
+    pub bundle: Option<Arc<Bundle>>,
+}
+
+impl RouteDocs {
+    fn of(route: &Route, described: bool, manifest: &Manifest) -> Self {
+        let Some(docs) = &route.docs else { return RouteDocs::default() };
+        let bundle = docs.openapi.as_ref().filter(|_| described);
+        RouteDocs {
+            summary: docs.summary.clone(),
+            description: docs.description.clone(),
+            tags: docs.tags.0.iter().map(|tag| tag.value.clone()).collect(),
+            hidden: docs.hidden,
+            bundle: bundle.and_then(|reference| Bundle::of(reference, manifest)).map(Arc::new),
+        }
+    }
 }
 
 /// Where a route ends.
@@ -262,10 +291,10 @@ impl<'a> RouteChecker<'a> {
             predicates,
             links,
             ending,
+            docs: RouteDocs::of(route, described.is_some(), self.manifest),
             described,
             deprecation: group.deprecation.clone(),
             public: route.public,
-            summary: route.docs.as_ref().and_then(|docs| docs.summary.clone()),
             fingerprint: state.finish(),
             span: route.route.span,
         })

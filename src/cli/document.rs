@@ -1,7 +1,8 @@
 //! OpenAPI documents for commands that read them: from a file, as JSON or YAML, or of what a manifest serves.
 
 use super::{ConfigArg, USAGE, say, sound};
-use crate::compile::document::api;
+use crate::check::Checked;
+use crate::compile::document::openapi;
 use clap::Args;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,12 @@ pub(super) fn any(path: &Path) -> Result<Value, u8> {
     }
     let checked = sound(path).map_err(|_| USAGE)?;
     Ok(api(&checked, "all").unwrap_or_default())
+}
+
+/// The document of everything (`all`) or of one version; none if there is no such version.
+fn api(checked: &Checked, name: &str) -> Option<Value> {
+    let known = name == "all" || checked.about().versions.iter().any(|version| version.name == name);
+    known.then(|| openapi(checked, Some(name).filter(|name| *name != "all")))
 }
 
 /// What a file holds, which may be JSON or YAML.

@@ -9,6 +9,7 @@ mod database;
 mod diff;
 mod document;
 mod explain;
+mod openapi;
 mod routes;
 mod schema;
 mod serve;
@@ -47,6 +48,8 @@ enum Command {
     Schema,
     /// Prints all error codes or all diagnostic codes, as Markdown
     Catalogue(catalogue::Catalogue),
+    /// Prints the API's description: OpenAPI, or AsyncAPI for WebSockets
+    Openapi(openapi::OpenApi),
     /// Brings the database's schema up to date; `serve` does so by itself
     Migrate(database::DatabaseArgs),
     /// Makes the first administrator, unlocks names, gives roles, exports and deletes users
@@ -82,6 +85,7 @@ pub fn run() -> ExitCode {
         Command::Client(command) => client::run(&command),
         Command::Schema => schema::run(),
         Command::Catalogue(command) => catalogue::run(&command),
+        Command::Openapi(command) => openapi::run(&command),
         Command::Migrate(command) => database::migrate(&command),
         Command::Admin(command) => admin::run(command),
         Command::Completions(command) => completions::run(&command),

@@ -14,7 +14,8 @@ use crate::check::routes::{CheckedRoute, Ending};
 use crate::endpoint::{Next, sealed};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::{Exchange, Params};
-use crate::handlers::{self, Handlers};
+use crate::handlers::Handlers;
+use crate::openapi::Published;
 use crate::stages::body_limit::limit_body;
 use crate::stages::{BuildCx, Hook, Layer, fold};
 use crate::state::Shared;
@@ -53,6 +54,8 @@ pub struct RoutingTable {
     checked: Arc<Checked>,
     /// Where error codes are described, up to a code.
     catalogue: Option<&'static str>,
+    /// Its description, where some route serves it.
+    documents: Option<Arc<Published>>,
 }
 
 /// A route as it runs.
@@ -97,11 +100,10 @@ pub fn compile(checked: Arc<Checked>, parts: &Parts, before: Option<&RoutingTabl
     }
     let refuse = refusing_endpoint(&checked, &parts.shared);
     parts.upstreams.commit(upstreams);
-    let documents = document::documents(&checked, &document::modern(handlers::described()));
-    parts.shared.documents.store(Arc::new(documents));
     parts.shared.tokens.adopt(checked.auth().clone());
     let catalogue = catalogue::place(&checked);
-    RoutingTable { router, routes, refuse, checked, catalogue }
+    let documents = document::is_served(&checked).then(|| Arc::new(document::publish(&checked)));
+    RoutingTable { router, routes, refuse, checked, catalogue, documents }
 }
 
 /// Where a route goes in the index.
@@ -233,6 +235,11 @@ impl RoutingTable {
     /// Where error codes are described, up to a code (`/docs/errors#`), if they are.
     pub fn catalogue(&self) -> Option<&'static str> {
         self.catalogue
+    }
+
+    /// Its description, where some route serves it.
+    pub fn documents(&self) -> Option<&Arc<Published>> {
+        self.documents.as_ref()
     }
 
     /// Routes whose compiled form is the same one in both tables.

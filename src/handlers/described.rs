@@ -1,48 +1,206 @@
-//! What the native operations say of themselves, without the operations: for whoever only describes a manifest.
+//! What poem-openapi knows of native operations, in the words of OpenAPI 3.1.
 
 use super::Groups;
-use http::Method;
-use poem::endpoint::BoxEndpoint;
-use poem_openapi::registry::{MetaApi, Registry};
-use poem_openapi::{OpenApi, OpenApiService};
-use serde_json::Value;
-use std::collections::HashMap;
+use crate::error::Kind;
+use crate::openapi::upgraded;
+use poem_openapi::OpenApi as _;
+use poem_openapi::registry::Registry;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-/// Every group's description; nothing in it can be called.
-struct Descriptions;
-
-impl OpenApi for Descriptions {
-    fn meta() -> Vec<MetaApi> {
-        Groups::meta()
-    }
-
-    fn register(registry: &mut Registry) {
-        Groups::register(registry);
-    }
-
-    fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
+/// Everything that is known.
+pub struct Described {
+    /// Operation objects by name; without operation ids, with answers of success only.
+    pub operations: BTreeMap<&'static str, Value>,
+    /// Schemas that they refer to, as `#/components/schemas/NAME`.
+    pub schemas: BTreeMap<String, Value>,
 }
 
-/// What all operations say of themselves: an OpenAPI 3.0 document with their private paths.
-pub fn described() -> &'static Value {
-    static ALL: OnceLock<Value> = OnceLock::new();
+/// Every native operation.
+pub fn described() -> &'static Described {
+    static ALL: OnceLock<Described> = OnceLock::new();
     ALL.get_or_init(|| {
-        let service = OpenApiService::new(Descriptions, "voicegate", env!("CARGO_PKG_VERSION"));
-        // Its own writer's text; were it none of JSON, the operations would be there and undescribed.
-        serde_json::from_str(&service.spec()).unwrap_or_default()
+        let mut registry = Registry::new();
+        Groups::register(&mut registry);
+        let json = |value: Result<Value, serde_json::Error>| upgraded(value.unwrap_or_default());
+        let mut operations = BTreeMap::new();
+        for operation in Groups::meta().into_iter().flat_map(|group| group.paths).flat_map(|p| p.operations) {
+            let Some(name) = operation.operation_id else { continue };
+            let mut said = match json(serde_json::to_value(&operation)) {
+                Value::Object(said) => said,
+                _ => Map::new(),
+            };
+            said.remove("operationId");
+            said.insert("responses".to_owned(), responses(&operation.responses.responses, &json));
+            if let Some(content) = said.get_mut("requestBody").and_then(|body| body.get_mut("content")) {
+                essences(content);
+            }
+            if let Some(Value::Array(parameters)) = said.get_mut("parameters") {
+                parameters.iter_mut().for_each(plain);
+            }
+            operations.insert(name, Value::Object(said));
+        }
+        let schemas = registry.schemas.iter();
+        let schemas = schemas.map(|(name, schema)| (name.clone(), json(serde_json::to_value(schema))));
+        Described { operations, schemas: schemas.collect() }
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_operation_is_described() {
-        let said = described()["paths"].to_string();
-        for operation in super::super::operations() {
-            assert!(said.contains(&format!("\"operationId\":\"{}\"", operation.name)), "{}", operation.name);
+/// Answers by status; two of one status (JSON and YAML) become one.
+fn responses(
+    all: &[poem_openapi::registry::MetaResponse],
+    json: &impl Fn(Result<Value, serde_json::Error>) -> Value,
+) -> Value {
+    let mut merged = Map::new();
+    for response in all {
+        let status = response.status.map_or_else(|| "default".to_owned(), |status| status.to_string());
+        let mut said = json(serde_json::to_value(response));
+        if let Some(Value::Object(headers)) = said.get_mut("headers") {
+            let named = std::mem::take(headers).into_iter();
+            headers.extend(named.map(|(name, mut header)| {
+                plain(&mut header);
+                (spelled(&name), header)
+            }));
         }
+        if let Some(content) = said.get_mut("content") {
+            essences(content);
+        }
+        match merged.get_mut(&status) {
+            None => {
+                merged.insert(status, said);
+            }
+            Some(known) => {
+                if let (Value::Object(known), Value::Object(new)) =
+                    (&mut known["content"], said["content"].take())
+                {
+                    known.extend(new);
+                }
+            }
+        }
+    }
+    merged.into()
+}
+
+/// Media types without `charset`: JSON has none (RFC 8259, section 11).
+fn essences(content: &mut Value) {
+    if let Value::Object(content) = content {
+        let kinds = std::mem::take(content).into_iter();
+        content.extend(
+            kinds.map(|(kind, media)| (kind.split(';').next().unwrap_or(&kind).trim().to_owned(), media)),
+        );
+    }
+}
+
+/// A header's name as people write it; poem-openapi shouts.
+fn spelled(name: &str) -> String {
+    let words = name.split('-').map(|word| match word {
+        "ETAG" => "ETag".to_owned(),
+        "ID" => "ID".to_owned(),
+        word => {
+            let mut letters = word.chars();
+            let first: String = letters.next().into_iter().collect();
+            first + &letters.as_str().to_ascii_lowercase()
+        }
+    });
+    words.collect::<Vec<_>>().join("-")
+}
+
+/// Without flags that say what is so anyway.
+fn plain(object: &mut Value) {
+    if let Value::Object(map) = object {
+        map.retain(|key, value| match key.as_str() {
+            "deprecated" => *value == json!(true),
+            "explode" => false,
+            _ => true,
+        });
+    }
+}
+
+/// What an operation refuses with beside what its chain does: its rules are in [`crate::accounts`] and
+/// [`crate::conversations`], whose errors are named here once. The tests hold the shipped ones against what happens.
+pub fn refusals(name: &str) -> &'static [Kind] {
+    use Kind::{
+        AccountDisabled, AccountExists, AccountLocked, Forbidden, IdempotencyKeyReused, Invalid, LinkSpent,
+        MailUnavailable, NotFound, NotRunning, Overloaded, RefreshRefused, StillRunning, StoreUnavailable,
+        StreamGone, TurnCancelled, Unavailable, UnsupportedMediaType, UpstreamBadResponse, UpstreamReset,
+        UpstreamSaturated, UpstreamTimeout, UpstreamUnreachable, WechatRefused, WechatUnreachable,
+        WrongCredentials,
+    };
+    match name {
+        "auth.register" => &[Invalid, UnsupportedMediaType, AccountExists, StoreUnavailable, Overloaded],
+        "auth.login" => &[
+            Invalid,
+            UnsupportedMediaType,
+            WrongCredentials,
+            AccountDisabled,
+            AccountLocked,
+            StoreUnavailable,
+            Overloaded,
+        ],
+        "auth.refresh" => &[Invalid, UnsupportedMediaType, RefreshRefused, AccountDisabled, StoreUnavailable],
+        "auth.logout" => &[Invalid, UnsupportedMediaType, StoreUnavailable],
+        "auth.me" => &[Forbidden, NotFound, StoreUnavailable],
+        "auth.delete" => &[
+            Invalid,
+            UnsupportedMediaType,
+            WrongCredentials,
+            Forbidden,
+            NotFound,
+            AccountLocked,
+            StoreUnavailable,
+            Overloaded,
+        ],
+        "auth.password_change" => &[
+            Invalid,
+            UnsupportedMediaType,
+            WrongCredentials,
+            Forbidden,
+            NotFound,
+            AccountLocked,
+            StoreUnavailable,
+            Overloaded,
+        ],
+        "auth.password_forgot" => {
+            &[Invalid, UnsupportedMediaType, StoreUnavailable, MailUnavailable, Overloaded]
+        }
+        "auth.password_reset" => &[Invalid, UnsupportedMediaType, LinkSpent, StoreUnavailable, Overloaded],
+        "auth.ticket" => &[StoreUnavailable],
+        "auth.wechat_login" => &[
+            Invalid,
+            UnsupportedMediaType,
+            WechatRefused,
+            AccountDisabled,
+            WechatUnreachable,
+            StoreUnavailable,
+            Unavailable,
+        ],
+        "sessions.create" => {
+            &[Invalid, UnsupportedMediaType, Forbidden, IdempotencyKeyReused, StillRunning, StoreUnavailable]
+        }
+        "sessions.list" => &[Invalid, Forbidden, StoreUnavailable],
+        "sessions.get" | "sessions.delete" => &[Forbidden, NotFound, StoreUnavailable],
+        "sessions.update" => &[Invalid, UnsupportedMediaType, Forbidden, NotFound, StoreUnavailable],
+        "sessions.messages" => &[Invalid, Forbidden, NotFound, StoreUnavailable],
+        "sessions.export" => &[Forbidden, NotFound, StoreUnavailable],
+        "chat.stream" => &[
+            Invalid,
+            UnsupportedMediaType,
+            Forbidden,
+            NotFound,
+            StillRunning,
+            TurnCancelled,
+            StreamGone,
+            IdempotencyKeyReused,
+            UpstreamUnreachable,
+            UpstreamReset,
+            UpstreamBadResponse,
+            UpstreamSaturated,
+            StoreUnavailable,
+            UpstreamTimeout,
+        ],
+        "chat.cancel" => &[Invalid, UnsupportedMediaType, Forbidden, NotRunning, StoreUnavailable],
+        "gateway.openapi" => &[Invalid, NotFound],
+        _ => &[],
     }
 }

@@ -14,7 +14,7 @@ use crate::state::Shared;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, IF_NONE_MATCH, REFERRER_POLICY};
 use http::header::{X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use http::{HeaderName, HeaderValue, StatusCode};
-use poem::{IntoResponse, Request, Response};
+use poem::{Body, IntoResponse, Request, Response};
 use poem_openapi::payload::Payload;
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
 use poem_openapi::{ApiResponse, OpenApi};
@@ -83,7 +83,7 @@ impl DocsApi {
             return Ok(DocsResponse::Page(Page(file.ok_or(GatewayError::from(Kind::NotFound))?)));
         }
         if let Some(name) = page.strip_prefix("openapi/") {
-            let document = Page(super::openapi::document(&self.shared, name, request.headers())?);
+            let document = Page(document(&self.shared, name, request)?);
             return Ok(match document.0.status() {
                 StatusCode::NOT_MODIFIED => DocsResponse::Known(document),
                 _ => DocsResponse::Page(document),
@@ -130,6 +130,23 @@ fn place(exchange: &Exchange) -> (&str, &str) {
         Some(page) => (path.strip_suffix(page).unwrap_or(path).trim_end_matches('/'), page),
         None => (path, ""),
     }
+}
+
+/// A document of the revision that serves, beside the pages that show it.
+fn document(shared: &Shared, name: &str, request: &Request) -> Result<Response, GatewayError> {
+    let published = shared.documents.load();
+    let rendering = published.as_ref().and_then(|published| published.get(name, false));
+    let rendering = rendering.ok_or(GatewayError::from(Kind::NotFound))?;
+    let known = request.headers().get(IF_NONE_MATCH).is_some_and(|known| known == rendering.etag.as_str());
+    let kind = if name.ends_with(".yaml") { "application/yaml" } else { "application/json" };
+    let mut response = match known {
+        true => Response::builder().status(StatusCode::NOT_MODIFIED).finish(),
+        false => Response::builder().content_type(kind).body(Body::from(rendering.body.clone())),
+    };
+    let headers = response.headers_mut();
+    headers.extend(HeaderValue::try_from(&rendering.etag).ok().map(|etag| (ETAG, etag)));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Ok(response)
 }
 
 /// A page, with what browsers shall hold it to.

@@ -9,15 +9,16 @@ mod auth;
 mod chat;
 mod described;
 pub mod docs;
+mod documents;
 mod gateway;
 mod input;
-mod openapi;
 mod planned;
 mod sessions;
 
 pub use auth::AuthApi;
 pub use chat::ChatApi;
-pub use described::described;
+pub use described::{Described, described, refusals};
+pub use documents::DocumentsApi;
 pub use gateway::GatewayApi;
 pub(crate) use input::read as read_json;
 pub use planned::PLANNED;
@@ -37,7 +38,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 /// Every group. The type of the one service.
-type Groups = (GatewayApi, AuthApi, SessionsApi, ChatApi, openapi::OpenApiApi, docs::DocsApi);
+type Groups = (GatewayApi, AuthApi, SessionsApi, ChatApi, DocumentsApi, docs::DocsApi);
 
 /// One native operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +116,7 @@ impl Handlers {
             AuthApi::new(accounts.clone(), shared.tokens.clone()),
             SessionsApi::new(store.clone(), accounts.clone(), &settings.conversations, clock),
             ChatApi::new(shared.clone()),
-            openapi::OpenApiApi::new(shared.clone()),
+            DocumentsApi::new(shared.clone()),
             docs::DocsApi::new(shared.clone()),
         );
         let service = OpenApiService::new(groups, "voicegate", env!("CARGO_PKG_VERSION"));

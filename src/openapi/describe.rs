@@ -31,11 +31,14 @@ pub struct OperationDoc {
     body: Option<Value>,
     answers: BTreeMap<String, Value>,
     refusals: BTreeMap<u16, Vec<Refusal>>,
-    headers: Vec<(On, &'static str, Value)>,
+    /// Where, name, header, and whether all operations have it alike.
+    headers: Vec<(On, &'static str, Value, bool)>,
     security: Vec<Vec<Alternative>>,
     extensions: BTreeMap<&'static str, Value>,
     deprecated: bool,
     condition: Option<String>,
+    /// Schemas for `components/schemas`, by name.
+    pub schemas: BTreeMap<String, Value>,
 }
 
 /// Why a request is refused.
@@ -70,6 +73,8 @@ pub struct Described {
     pub operation: Value,
     /// Security schemes that it names.
     pub schemes: Vec<(&'static str, Value)>,
+    /// Headers that it refers to as `#/components/headers/NAME`.
+    pub headers: Vec<(&'static str, Value)>,
 }
 
 impl OperationDoc {
@@ -92,6 +97,7 @@ impl OperationDoc {
             extensions: BTreeMap::new(),
             deprecated: false,
             condition: None,
+            schemas: BTreeMap::new(),
         }
     }
 
@@ -114,6 +120,25 @@ impl OperationDoc {
         match self.parameters.iter_mut().find(|known| same(known)) {
             Some(known) => *known = parameter,
             None => self.parameters.push(parameter),
+        }
+    }
+
+    /// A parameter of the path, under the name that the document's path has; one that nobody described is a text.
+    pub fn path_parameter(&mut self, own: &str, name: &str, rest: bool) {
+        let known = self.parameters.iter_mut().find(|known| known["in"] == "path" && known["name"] == own);
+        let parameter = match known {
+            Some(known) => known,
+            None => {
+                let new = json!({ "name": own, "in": "path", "schema": { "type": "string" } });
+                self.parameters.push(new);
+                let last = self.parameters.len() - 1;
+                &mut self.parameters[last]
+            }
+        };
+        parameter["name"] = name.into();
+        parameter["required"] = true.into();
+        if rest {
+            parameter["description"] = "The rest of the path, slashes included; may be empty.".into();
         }
     }
 
@@ -160,8 +185,9 @@ impl OperationDoc {
 
     /// Answers carry a header.
     pub fn header(&mut self, on: On, name: &'static str, about: &str, schema: Value) {
+        let shared = self.condition.is_none() && schema.get("examples").is_none();
         let about = self.conditioned(about.to_owned());
-        self.headers.push((on, name, json!({ "description": about, "schema": schema })));
+        self.headers.push((on, name, json!({ "description": about, "schema": schema }), shared));
     }
 
     /// Who is calling must be said in one of these ways, beside what was required before.
@@ -226,7 +252,10 @@ impl OperationDoc {
         let (security, schemes) = security(&self.security);
         operation.insert("security".to_owned(), security);
         operation.extend(self.extensions.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        Described { operation: operation.into(), schemes }
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.retain(|(_, _, _, shared)| *shared);
+        let headers = headers.into_iter().map(|(_, name, header, _)| (name, header)).collect();
+        Described { operation: operation.into(), schemes, headers }
     }
 
     /// The target's answers and the gateway's refusals, by status.
@@ -249,7 +278,7 @@ impl OperationDoc {
                 }
             }
         }
-        for (on, name, header) in &self.headers {
+        for (on, name, header, shared) in &self.headers {
             for (status, response) in &mut all {
                 let refusal = status.parse().is_ok_and(|status| told.contains(&status) && status >= 400);
                 let wanted = match on {
@@ -258,7 +287,10 @@ impl OperationDoc {
                     On::Status(only) => status == &only.to_string(),
                 };
                 if wanted && response.get("$ref").is_none() {
-                    response["headers"][*name] = header.clone();
+                    response["headers"][*name] = match shared {
+                        true => json!({ "$ref": format!("#/components/headers/{name}") }),
+                        false => header.clone(),
+                    };
                 }
             }
         }
@@ -372,7 +404,7 @@ mod tests {
             doc.note("It is asked.");
             doc.extension("x-permission", "a:b".into());
         });
-        let Described { operation, schemes } = doc.finish();
+        let Described { operation, schemes, .. } = doc.finish();
         assert_eq!(operation["security"], json!([{ "bearer": [] }, {}]));
         assert_eq!(operation["description"], "Where `request.path == '/x'`: It is asked.");
         assert_eq!(operation["x-permission"], json!({ "when": "request.path == '/x'", "value": "a:b" }));

@@ -5,21 +5,23 @@
 //! `docs.openapi` names, [`Schema`] compiles a JSON Schema with everything it refers to. Documents are OpenAPI 3.1 (3.2
 //! reads the same here) and JSON Schema 2020-12; they were read with the manifest, and nothing is ever fetched.
 
+mod bundle;
 mod describe;
 mod faults;
-mod inline;
 mod operation;
+mod published;
 mod schema;
-mod served;
 mod upgrade;
 mod values;
 mod yaml;
 
+pub use bundle::{Bundle, Bundled};
 pub use describe::{Alternative, Described, On, OperationDoc};
 pub use operation::{Answered, Broken, Operation, Parameter, Source};
+pub use published::{Published, Rendering};
 pub use schema::Schema;
-pub use served::{Document as ServedDocument, Documents};
 pub use upgrade::upgraded;
+pub use yaml::yaml;
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::manifest::documents::{Document, Found, beside, is_remote, parts};

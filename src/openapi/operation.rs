@@ -5,7 +5,6 @@
 //! nor the headers that OpenAPI tells to ignore. Bodies and answers that are not JSON are not looked into. Longer than most:
 //! what one object of the specification says is read in one place.
 
-use super::inline::inlined;
 use super::schema::Schema;
 use super::{Place, dereferenced, find};
 use crate::diag::{Code, Diagnostic, Diagnostics, did_you_mean};
@@ -31,8 +30,6 @@ pub struct Operation {
     pub parameters: Vec<Parameter>,
     /// The body, if it describes one.
     pub body: Option<Content>,
-    /// The whole operation object as JSON, with everything it refers to in its place.
-    pub said: Value,
     answers: Vec<(Statuses, Content)>,
     digest: u64,
 }
@@ -160,8 +157,7 @@ impl Operation {
         for (kind, schema) in contents.flat_map(|content| &content.kinds) {
             (kind, schema.as_ref().map(Schema::digest)).hash(&mut state);
         }
-        let said = inlined(manifest, operation);
-        Some(Arc::new(Operation { said, parameters, body, answers, digest: state.finish() }))
+        Some(Arc::new(Operation { parameters, body, answers, digest: state.finish() }))
     }
 
     /// What it says of an answer with a status and a media type (without parameters).

@@ -55,7 +55,7 @@ impl Schema {
         out: &mut Diagnostics,
     ) -> Option<Schema> {
         let before = out.counts().0;
-        let mut gathered = Gathered { manifest, out, parts: Vec::new(), index: HashMap::new() };
+        let mut gathered = Gathered::new(manifest, out);
         gathered.number(place);
         let mut definitions = Map::new();
         let mut state = DefaultHasher::new();
@@ -149,14 +149,29 @@ const NAMED: [&str; 5] = ["properties", "patternProperties", "$defs", "definitio
 const DATA: [&str; 5] = ["const", "enum", "default", "example", "examples"];
 
 /// The schemas on the way, each once.
-struct Gathered<'m, 'o> {
+pub(super) struct Gathered<'m, 'o> {
     manifest: &'m Manifest,
     out: &'o mut Diagnostics,
-    parts: Vec<Place<'m>>,
+    pub(super) parts: Vec<Place<'m>>,
     index: HashMap<*const Node, usize>,
 }
 
-impl<'m> Gathered<'m, '_> {
+impl<'m, 'o> Gathered<'m, 'o> {
+    /// None yet.
+    pub(super) fn new(manifest: &'m Manifest, out: &'o mut Diagnostics) -> Self {
+        Gathered { manifest, out, parts: Vec::new(), index: HashMap::new() }
+    }
+
+    /// A schema's value, with its references changed to `#/$defs/N`, N being the place in `parts`.
+    pub(super) fn schema(&mut self, place: Place<'m>) -> Value {
+        self.rewritten(place, Position::Schema)
+    }
+
+    /// What a value is, or what its `$ref` leads to.
+    pub(super) fn dereferenced(&mut self, place: Place<'m>) -> Option<Place<'m>> {
+        super::dereferenced(self.manifest, place, self.out)
+    }
+
     fn number(&mut self, place: Place<'m>) -> usize {
         let parts = &mut self.parts;
         *self.index.entry(std::ptr::from_ref(place.node)).or_insert_with(|| {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::fmt::Write as _;
 
 /// A value as a YAML document.
-pub(super) fn yaml(value: &Value) -> String {
+pub fn yaml(value: &Value) -> String {
     let mut out = String::new();
     block(value, 0, &mut out);
     if !out.ends_with('\n') {
@@ -22,14 +22,14 @@ fn block(value: &Value, depth: usize, out: &mut String) {
                 indent(depth, out);
                 out.push_str(&text(key));
                 out.push(':');
-                behind(value, depth + 1, out);
+                block(value, depth + 1, out);
             }
         }
         Value::Array(items) if !items.is_empty() => {
             for item in items {
                 indent(depth, out);
                 out.push('-');
-                behind(item, depth + 1, out);
+                block(item, depth + 1, out);
             }
         }
         Value::String(string) => {
@@ -39,10 +39,6 @@ fn block(value: &Value, depth: usize, out: &mut String) {
             let _ = write!(out, " {other}");
         }
     }
-}
-
-fn behind(value: &Value, depth: usize, out: &mut String) {
-    block(value, depth, out);
 }
 
 fn indent(depth: usize, out: &mut String) {
@@ -58,7 +54,6 @@ fn text(text: &str) -> String {
     let plain = (first.is_ascii_alphabetic() || matches!(first, b'/' | b'$' | b'_'))
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b" _-./$(){},'=+@;".contains(&b))
         && !text.ends_with(' ')
-        && !text.contains(['{', '}', ',']) | text.starts_with('/')
         && !RESERVED.contains(&text.to_ascii_lowercase().as_str());
     match plain {
         true => text.to_owned(),

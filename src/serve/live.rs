@@ -118,6 +118,7 @@ impl Live {
         shared.health.add(upstreams.clone());
         let parts = Parts { shared: shared.clone(), handlers: Handlers::new(shared), upstreams };
         let table = compile(Arc::new(checked), &parts, None);
+        shared.documents.store(table.documents().cloned());
         let live = Live {
             table: ArcSwap::from_pointee(table),
             parts,
@@ -240,6 +241,7 @@ impl Live {
     fn put_up(&self, table: RoutingTable) {
         let table = Arc::new(table);
         let before = self.table.swap(table.clone());
+        self.shared().documents.store(table.documents().cloned());
         before.retire(&table);
     }
 
@@ -275,7 +277,7 @@ impl Live {
     /// Writes into the changelog what callers see change; says it in short.
     fn note(&self, revision: &Revision) -> String {
         // It has every version that there is.
-        let document = document::api(self.table.load().checked(), "all").unwrap_or_default();
+        let document = document::openapi(self.table.load().checked(), None);
         let entry = self.shared().changelog.record(revision.number, document.into(), revision.since);
         report::summary(&entry.changes)
     }

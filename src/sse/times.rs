@@ -20,6 +20,16 @@ pub struct StreamTimes {
 }
 
 impl StreamTimes {
+    /// As `x-stream` of the documentation says them.
+    pub fn document(&self) -> serde_json::Value {
+        serde_json::json!({
+            "first_event": Dur(self.first_event).to_string(),
+            "idle": Dur(self.idle).to_string(),
+            "max": Dur(self.max).to_string(),
+            "heartbeat": Dur(self.heartbeat).to_string(),
+        })
+    }
+
     /// Defaults filled in; contradictions are faults. A default gives way to what is written.
     pub fn check(limits: Option<&Spanned<StreamLimits>>, out: &mut Diagnostics) -> StreamTimes {
         let none = StreamLimits::default();

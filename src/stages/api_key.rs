@@ -24,7 +24,6 @@ use http::HeaderName;
 use poem::{Endpoint, Request, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -81,16 +80,6 @@ impl Stage for Checked {
         ApiKey::NAME
     }
 
-    fn document(&self, doc: &mut OperationDoc) {
-        let scheme = json!({ "type": "apiKey", "in": "header", "name": self.header.as_str() });
-        let mut ways = vec![Alternative { name: "api_key", scheme: Some(scheme) }];
-        if self.optional {
-            ways.push(Alternative { name: "", scheme: None });
-        }
-        doc.requires(ways);
-        doc.refuses(&[Kind::InvalidApiKey], "");
-    }
-
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {
         let (header, optional) = (self.header.clone(), self.optional);
         let shared = cx.shared.clone();
@@ -101,6 +90,16 @@ impl Stage for Checked {
 
     fn facts(&self) -> Facts {
         Facts { lets_strangers_pass: self.optional, ..Facts::default() }
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        let scheme = serde_json::json!({ "type": "apiKey", "in": "header", "name": self.header.as_str() });
+        let mut ways = vec![Alternative { name: "api_key", scheme: Some(scheme) }];
+        if self.optional {
+            ways.push(Alternative { name: "", scheme: None });
+        }
+        op.requires(ways);
+        op.refuses(&[Kind::InvalidApiKey, Kind::StoreUnavailable], "");
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {

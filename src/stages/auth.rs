@@ -26,7 +26,7 @@ use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::identity::Identity;
 use crate::manifest::model::TokenSource;
-use crate::openapi::{Alternative, OperationDoc};
+use crate::openapi::{Alternative, On, OperationDoc};
 use crate::tokens::policy::AuthPolicy;
 use crate::tokens::{TicketError, TokenError, Tokens};
 use crate::ws::Offer;
@@ -73,18 +73,43 @@ impl Stage for Checked {
         Auth::NAME
     }
 
-    fn document(&self, doc: &mut OperationDoc) {
-        let bearer = json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT" });
-        doc.requires(vec![Alternative { name: "bearer", scheme: Some(bearer) }]);
-        doc.refuses(&[Kind::NoToken, Kind::InvalidToken, Kind::TokenExpired, Kind::TokenRevoked], "");
-    }
-
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {
         let (policy, tokens) = (self.policy.clone(), cx.shared.tokens.clone());
         let gate = Gate { policy, tokens, websocket: cx.websocket };
         match gate.policy.providers.is_empty() && !gate.websocket {
             true => Layer::Hook(Box::new(gate)),
             false => Layer::Around(Box::new(move |next| sealed(Patient { gate, next }))),
+        }
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        let key = |within: &str, name: &str, about: &str| json!({ "type": "apiKey", "in": within, "name": name, "description": about });
+        let mut ways = Vec::new();
+        let mut way = |name, scheme| ways.push(Alternative { name, scheme: Some(scheme) });
+        if op.websocket {
+            way("ticket", key("query", TICKET, "A ticket from `auth.ticket`; opens one WebSocket."));
+        }
+        for source in self.policy.token_from.iter() {
+            match source {
+                TokenSource::Header => {
+                    way("bearer", json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT" }));
+                }
+                TokenSource::Query => {
+                    way("query_token", key("query", TOKEN, "The same token, where no header can be set."))
+                }
+                TokenSource::Cookie => way(
+                    "cookie_token",
+                    key("cookie", COOKIES[0], "The same token in a cookie, also called `token`."),
+                ),
+            }
+        }
+        op.requires(ways);
+        op.refuses(&[Kind::NoToken, Kind::InvalidToken, Kind::TokenExpired, Kind::TokenRevoked], "");
+        if op.websocket {
+            op.refuses(&[Kind::InvalidTicket, Kind::StoreUnavailable], "");
+        } else {
+            let about = "Another access token, where the one that was sent ends soon.";
+            op.header(On::Success, "X-New-Token", about, json!({ "type": "string" }));
         }
     }
 

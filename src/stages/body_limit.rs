@@ -8,7 +8,8 @@
 //! Routes without it take what the door takes (setting `--max-body-size`, default 10MiB); see [`limit_body`].
 
 use super::{Body as Form, BuildCx, Hook, Layer, Probe, Stage, StageCx, StageDecl, Stop, Verdict};
-use crate::error::{BodyTooLarge, GatewayError, Kind};
+use crate::error::Kind;
+use crate::error::{BodyTooLarge, GatewayError};
 use crate::exchange::Exchange;
 use crate::openapi::OperationDoc;
 use crate::units::Size;
@@ -53,14 +54,15 @@ impl Stage for BodyLimit {
         Self::NAME
     }
 
-    fn document(&self, doc: &mut OperationDoc) {
-        if doc.has_body() {
-            doc.refuses(&[Kind::PayloadTooLarge], &format!("{} at most", self.max));
-        }
-    }
-
     fn layer(&self, _: &BuildCx<'_>) -> Layer {
         limit_body(self.max)
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        if op.has_body() {
+            op.refuses(&[Kind::PayloadTooLarge], &format!("more than {}", self.max));
+            op.extension("x-max-body", self.max.to_string().into());
+        }
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {

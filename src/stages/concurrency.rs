@@ -16,6 +16,7 @@ use crate::shared::{AnyShared, Slot};
 use poem::{Endpoint, Request, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,10 +63,6 @@ impl Stage for Compiled {
         Concurrency::NAME
     }
 
-    fn document(&self, doc: &mut OperationDoc) {
-        doc.refuses(&[Kind::TooManyConcurrent], &format!("{} by {}", self.slots, self.callers.words()));
-    }
-
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {
         let route = cx.route;
         let host = route.host.as_deref().unwrap_or_default();
@@ -81,6 +78,12 @@ impl Stage for Compiled {
 
     fn facts(&self) -> Facts {
         Facts { needs_identity: self.callers.need_identity(), ..Facts::default() }
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        let text = format!("{} at a time by {}", self.slots, self.callers.words());
+        op.refuses(&[Kind::TooManyConcurrent], &text);
+        op.extension("x-concurrency", json!([{ "limit": self.slots, "by": self.callers.words() }]));
     }
 
     fn explain(&self, _: &Probe<'_>) -> Verdict {

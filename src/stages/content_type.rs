@@ -9,6 +9,7 @@ use crate::diag::{Code, Diagnostic};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::manifest::List;
+use crate::openapi::OperationDoc;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Version};
 use http_body::Body as _;
@@ -62,6 +63,12 @@ impl Stage for Checked {
 
     fn layer(&self, _: &BuildCx<'_>) -> Layer {
         Layer::Hook(Box::new(Checked(self.0.clone())))
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        if op.has_body() {
+            op.refuses(&[Kind::UnsupportedMediaType], &format!("reads {}", self.0.words()));
+        }
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {

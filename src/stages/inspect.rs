@@ -29,6 +29,7 @@ use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::manifest::model::Protocol;
 use crate::manifest::{List, Spanned};
+use crate::openapi::OperationDoc;
 use crate::telemetry::{InspectMetrics, Throttle};
 use crate::units::Size;
 use bytes::Bytes;
@@ -143,6 +144,12 @@ impl Stage for Checked {
             message: "`inspect` reads JSON and forms, and this route has neither",
             help: "leave `sanitize`, `max_size` and `max_depth` out for this route: `with: { inspect: {} }`",
         })
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        if self.action == Action::Refuse {
+            op.refuses(&[Kind::Suspicious], "");
+        }
     }
 
     fn explain(&self, _: &Probe<'_>) -> Verdict {

@@ -9,6 +9,7 @@ use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::error::Kind;
 use crate::exchange::Exchange;
 use crate::manifest::List;
+use crate::openapi::OperationDoc;
 use ipnet::{IpNet, Ipv4Net};
 use poem::Request;
 use schemars::JsonSchema;
@@ -92,6 +93,10 @@ impl Stage for Filter {
 
     fn layer(&self, _: &BuildCx<'_>) -> Layer {
         Layer::Hook(Box::new(Filter(self.0.clone())))
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        op.refuses(&[Kind::AddressNotAllowed], "");
     }
 
     fn explain(&self, _: &Probe<'_>) -> Verdict {

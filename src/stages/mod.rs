@@ -140,8 +140,8 @@ pub trait Stage: Send + Sync {
         None
     }
 
-    /// Says what callers see of it: what it asks for, refuses, and puts into answers.
-    fn document(&self, _doc: &mut OperationDoc) {}
+    /// Says what callers of the route meet because of it: answers, headers, limits.
+    fn document(&self, _op: &mut OperationDoc) {}
 
     /// What it would do with a request, offline (`voicegate explain`).
     fn explain(&self, _probe: &Probe<'_>) -> Verdict {

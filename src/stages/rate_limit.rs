@@ -139,20 +139,6 @@ impl Stage for Compiled {
         RateLimit::NAME
     }
 
-    fn document(&self, doc: &mut OperationDoc) {
-        let Limit { limit, per } = self.limit;
-        let said = json!({ "limit": limit, "per": Dur(per).to_string(), "by": self.callers.words() });
-        doc.extension("x-rate-limit", said);
-        doc.refuses(&[Kind::RateLimited], &self.text());
-        for (name, about) in [
-            ("X-RateLimit-Limit", "Calls in a window."),
-            ("X-RateLimit-Remaining", "Calls that are left in it."),
-            ("X-RateLimit-Reset", "Seconds until it is whole again."),
-        ] {
-            doc.header(On::Success, name, about, json!({ "type": "integer" }));
-        }
-    }
-
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {
         let Limit { limit, per } = self.limit;
         let definition = format!("{limit}/{}", per.as_millis());
@@ -186,6 +172,34 @@ impl Stage for Compiled {
 
     fn facts(&self) -> Facts {
         Facts { needs_identity: self.callers.need_identity(), ..Facts::default() }
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        op.refuses(&[Kind::RateLimited], &self.text());
+        op.extension(
+            "x-rate-limit",
+            json!([{
+                "policy": self.name,
+                "limit": self.limit.limit,
+                "per": Dur(self.limit.per).to_string(),
+                "by": self.callers.words(),
+            }]),
+        );
+        if self.callers.words().contains("body.") {
+            op.refuses(&[Kind::PayloadTooLarge], "a body too long to be counted by");
+        }
+        let number = || json!({ "type": "integer", "minimum": 0 });
+        op.header(On::Every, "X-RateLimit-Limit", "Requests allowed in a window.", number());
+        op.header(On::Every, "X-RateLimit-Remaining", "Requests left in it.", number());
+        op.header(On::Every, "X-RateLimit-Reset", "Seconds until one more is allowed.", number());
+        let text = || json!({ "type": "string" });
+        op.header(
+            On::Every,
+            "RateLimit-Policy",
+            "The limits (draft-ietf-httpapi-ratelimit-headers).",
+            text(),
+        );
+        op.header(On::Every, "RateLimit", "Where the caller stands in them.", text());
     }
 
     fn explain(&self, _: &Probe<'_>) -> Verdict {

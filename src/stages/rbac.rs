@@ -21,7 +21,6 @@ use http::Method;
 use poem::Request;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::json;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -167,17 +166,6 @@ impl Stage for Checked {
         Rbac::NAME
     }
 
-    fn document(&self, doc: &mut OperationDoc) {
-        let doing = if doc.websocket && doc.handler.is_some() { &Method::POST } else { &doc.method };
-        let derived = || Some(format!("{}:{}", self.resource_of(&doc.route)?, action(doing)));
-        let Some(permission) = self.permission.clone().or_else(derived) else { return };
-        let holders = self.roles.holders(&permission);
-        let roles: Vec<&String> = self.roles.names.iter().filter(|name| holders.contains(name)).collect();
-        doc.extension("x-roles", json!(roles));
-        doc.refuses(&[Kind::Forbidden], &format!("it needs `{permission}`"));
-        doc.extension("x-permission", permission.into());
-    }
-
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {
         let demands = match &self.permission {
             Some(permission) => Demands::One(self.demand(permission.clone())),
@@ -203,6 +191,21 @@ impl Stage for Checked {
             message: "`rbac` cannot derive a permission from this path: it has no static segment",
             help: "name the permission, such as `with: { rbac: file:read }`",
         })
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        let derived = || {
+            let resource = self.resource_of(&op.route)?;
+            let action = if op.websocket && op.handler.is_some() { "write" } else { action(&op.method) };
+            Some(format!("{resource}:{action}"))
+        };
+        let Some(permission) = self.permission.clone().or_else(derived) else { return };
+        let holders = self.roles.holders(&permission);
+        let roles: Vec<&str> =
+            self.roles.names.iter().map(String::as_str).filter(|role| holders.contains(role)).collect();
+        op.refuses(&[Kind::Forbidden], &format!("needs `{permission}`"));
+        op.extension("x-permission", permission.into());
+        op.extension("x-roles", roles.into());
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {

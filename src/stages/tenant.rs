@@ -38,8 +38,8 @@ impl Stage for Tenant {
         Self::NAME
     }
 
-    fn document(&self, doc: &mut OperationDoc) {
-        doc.refuses(&[Kind::TenantMismatch], "");
+    fn document(&self, op: &mut OperationDoc) {
+        op.refuses(&[Kind::TenantMismatch], "`X-Tenant-ID` or `tenant_id` names another");
     }
 
     fn layer(&self, cx: &BuildCx<'_>) -> Layer {

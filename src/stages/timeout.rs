@@ -47,11 +47,6 @@ impl Stage for Timeout {
         Self::NAME
     }
 
-    fn document(&self, doc: &mut OperationDoc) {
-        doc.extension("x-timeout", self.after.to_string().into());
-        doc.refuses(&[Kind::DeadlineExceeded], "");
-    }
-
     fn layer(&self, _: &BuildCx<'_>) -> Layer {
         let after = self.after;
         Layer::Around(Box::new(move |next| sealed(Bounded { after, next })))
@@ -59,6 +54,11 @@ impl Stage for Timeout {
 
     fn facts(&self) -> Facts {
         Facts { deadline: Some(self.after.0), ..Facts::default() }
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        op.refuses(&[Kind::DeadlineExceeded], &format!("after {}", self.after));
+        op.extension("x-timeout", self.after.to_string().into());
     }
 
     fn explain(&self, _: &super::Probe<'_>) -> super::Verdict {

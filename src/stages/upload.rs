@@ -15,6 +15,7 @@ use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::manifest::{List, Spanned, Table};
 use crate::multipart::{Event, Head, Malformed, Scanner};
+use crate::openapi::OperationDoc;
 use bytes::Bytes;
 use http::Version;
 use http::header::CONTENT_TYPE;
@@ -113,6 +114,24 @@ impl Stage for Checked {
             message: "stage `upload` waits for a body that this method does not have",
             help: "use it on routes with POST, PUT or PATCH",
         })
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        op.refuses(&[Kind::UnsupportedMediaType], "a form, or a part of a type that may not come");
+        if op.described {
+            return;
+        }
+        let (mut properties, mut encoding) = (serde_json::Map::new(), serde_json::Map::new());
+        for (name, types) in &self.0.parts {
+            properties.insert(name.clone(), serde_json::json!({ "type": "string" }));
+            if !types.is_empty() {
+                encoding.insert(name.clone(), serde_json::json!({ "contentType": types.words() }));
+            }
+        }
+        op.body(serde_json::json!({ "required": true, "content": { "multipart/form-data": {
+            "schema": { "type": "object", "properties": properties, "additionalProperties": false },
+            "encoding": encoding,
+        } } }));
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {

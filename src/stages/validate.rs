@@ -21,8 +21,10 @@ use super::{
     Body as Form, BuildCx, Facts, Fit, Layer, Misfit, Probe, Stage, StageCx, StageDecl, Verdict, sealed,
 };
 use crate::diag::{Code, Diagnostic};
+use crate::error::Kind;
 use crate::manifest::Spanned;
 use crate::manifest::model::Protocol;
+use crate::openapi::OperationDoc;
 use crate::openapi::{Operation, Schema};
 use crate::settings::Environment;
 use crate::telemetry::Throttle;
@@ -215,6 +217,13 @@ impl Stage for Checked {
             },
             _ => return None,
         })
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        op.refuses(&[Kind::Invalid], "parameters and body are held against what is described here");
+        if op.has_body() {
+            op.refuses(&[Kind::UnsupportedMediaType, Kind::PayloadTooLarge], "");
+        }
     }
 
     fn explain(&self, _: &Probe<'_>) -> Verdict {

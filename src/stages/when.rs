@@ -98,8 +98,8 @@ impl Stage for Conditional {
         self.stage.misfit(fit)
     }
 
-    fn document(&self, doc: &mut OperationDoc) {
-        doc.only_where(self.condition.text(), |doc| self.stage.document(doc));
+    fn document(&self, op: &mut OperationDoc) {
+        op.only_where(self.condition.text(), |op| self.stage.document(op));
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {

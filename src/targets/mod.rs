@@ -23,9 +23,11 @@ pub use websocket::{WebSocketBridge, bridge};
 use crate::diag::milestone::UPSTREAMS;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::endpoint::Next;
+use crate::error::Kind;
 use crate::exchange::RouteInfo;
 use crate::manifest::model::{Bridge, Protocol, Route};
 use crate::manifest::{Manifest, Spanned};
+use crate::openapi::OperationDoc;
 use crate::state::Shared;
 use crate::upstream::Upstream;
 use std::collections::HashMap;
@@ -33,6 +35,13 @@ use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// What callers meet because something stands behind the gateway.
+fn behind_an_upstream(op: &mut OperationDoc) {
+    op.refuses(&[Kind::UpstreamUnreachable, Kind::UpstreamReset, Kind::UpstreamBadResponse], "");
+    op.refuses(&[Kind::UpstreamSaturated], "");
+    op.refuses(&[Kind::UpstreamTimeout], "");
+}
 
 /// A checked target.
 pub trait Target: Send + Sync {
@@ -78,6 +87,9 @@ pub trait Target: Send + Sync {
     fn upstream(&self) -> Option<&str> {
         None
     }
+
+    /// Says what callers get from it, beside what `docs.openapi` said already.
+    fn document(&self, _op: &mut OperationDoc) {}
 
     /// Where a request would end, as `explain` prints it: `http://host:port/path` for an upstream.
     ///

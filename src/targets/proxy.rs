@@ -10,6 +10,7 @@ use crate::error::GatewayError;
 use crate::exchange::Exchange;
 use crate::manifest::Spanned;
 use crate::manifest::model::{self, Protocol, Route, StreamLimits};
+use crate::openapi::OperationDoc;
 use crate::sse::{StreamTimes, set_headers};
 use crate::state::Shared;
 use crate::telemetry::StreamMetrics;
@@ -91,6 +92,18 @@ pub(super) fn for_chats_only(limits: &StreamLimits, out: &mut Diagnostics) {
 }
 
 impl Target for Proxy {
+    fn document(&self, op: &mut OperationDoc) {
+        super::behind_an_upstream(op);
+        if let Some(times) = &self.stream {
+            op.extension("x-stream", times.document());
+            if !op.described {
+                let content = serde_json::json!({ "text/event-stream": { "schema": { "type": "string" } } });
+                let about = "Server-sent events, as the service sends them.";
+                op.answers("200", serde_json::json!({ "description": about, "content": content }));
+            }
+        }
+    }
+
     fn build(&self, cx: &TargetCx<'_>) -> Next {
         let upstream = cx.upstreams.get(&self.upstream).cloned();
         let running = Running {

@@ -11,6 +11,7 @@ use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::manifest::Spanned;
 use crate::manifest::model::Redirect;
+use crate::openapi::OperationDoc;
 use http::header::LOCATION;
 use http::{HeaderValue, StatusCode};
 use poem::{Endpoint, Request, Response};
@@ -93,6 +94,13 @@ impl Move {
 }
 
 impl Target for Move {
+    fn document(&self, op: &mut OperationDoc) {
+        // Where it leads is in the header: the document names no other host.
+        let location = serde_json::json!({ "description": "Where to go.", "schema": { "type": "string" } });
+        let answer = serde_json::json!({ "description": "A redirect.", "headers": { "Location": location } });
+        op.answers(self.status.as_u16().to_string(), answer);
+    }
+
     fn build(&self, _: &TargetCx<'_>) -> Next {
         sealed(self.clone())
     }

@@ -5,6 +5,7 @@ use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::endpoint::{Next, sealed};
 use crate::manifest::Spanned;
 use crate::manifest::model::Respond;
+use crate::openapi::OperationDoc;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -93,6 +94,20 @@ impl Answer {
 }
 
 impl Target for Answer {
+    fn document(&self, op: &mut OperationDoc) {
+        let kind = self.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let mut answer = serde_json::json!({ "description": "A fixed answer." });
+        if let Some(kind) = kind.filter(|_| !self.body.is_empty()) {
+            let essence = kind.split(';').next().unwrap_or(kind).trim();
+            let example = match serde_json::from_slice(&self.body) {
+                Ok(json) if essence == "application/json" => json,
+                _ => serde_json::Value::from(String::from_utf8_lossy(&self.body)),
+            };
+            answer["content"] = serde_json::json!({ essence: { "example": example } });
+        }
+        op.answers(self.status.as_u16().to_string(), answer);
+    }
+
     fn build(&self, _: &TargetCx<'_>) -> Next {
         sealed(self.clone())
     }

@@ -164,6 +164,8 @@ async fn what_is_saved_shows_on_the_open_page() {
     let gateway = Gateway::with(&manifest("")).start().await;
     let browser = Browser::start().await;
     let page = browser.open(&format!("http://{}/api/docs", gateway.client.address())).await;
+    // What is far below the window is not rendered.
+    page.resize(1280, 3000, "light").await;
     page.until("document.documentElement.dataset.shows").await;
     page.eval("window.stayed = true").await;
     let shows = |text: &str| format!("document.getElementById('reference').innerText.includes('{text}')");
@@ -184,15 +186,15 @@ async fn what_is_saved_shows_on_the_open_page() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn descriptions_are_inert_in_both_references() {
-    let hostile = r#"<img src=x onerror="window.hacked = 1"><script>window.hacked = 1</script><svg onload="window.hacked = 1"></svg><iframe srcdoc="<script>parent.hacked = 1</script>"></iframe> [click](javascript:window.hacked=1) ![](https://evil.example/pixel.png)"#;
+    let hostile = r#"<img src=data:image/png;base64,AA onerror="window.hacked = 1"><script>window.hacked = 1</script><svg onload="window.hacked = 1"></svg><iframe srcdoc="<script>parent.hacked = 1</script>"></iframe> [click](javascript:window.hacked=1) ![](https://evil.example/pixel.png)"#;
     let hostile = serde_json::to_string(hostile).unwrap();
     let manifest = format!(
         "info: {{ title: Inert, version: '1', description: {hostile} }}\n{HOME}  - {{ route: GET /x, respond: {{ text: x }}, public: true, docs: {{ summary: {hostile} }} }}\n"
     );
     let gateway = Gateway::with(&manifest).start().await;
     let browser = Browser::start().await;
-    for page in ["", "/swagger"] {
-        let page = browser.open(&format!("http://{}/api/docs{page}", gateway.client.address())).await;
+    for name in ["", "/swagger"] {
+        let page = browser.open(&format!("http://{}/api/docs{name}", gateway.client.address())).await;
         page.until("document.documentElement.dataset.shows").await;
         page.until("document.getElementById('reference').innerText.includes('/x')").await;
         for link in ["a[href^=javascript]", "iframe", "[onerror]", "[onload]", "#reference script"] {
@@ -200,9 +202,14 @@ async fn descriptions_are_inert_in_both_references() {
             assert_eq!(found, 0, "{link}");
         }
         assert_eq!(page.eval("typeof window.hacked").await, "undefined");
-        // An image from elsewhere was named, and the policy kept it out.
-        let others: Vec<_> =
-            page.complaints().into_iter().filter(|said| !said.contains("evil.example")).collect();
+        // What the references did not take out, the policy kept out: an image from elsewhere, and handlers that
+        // Swagger UI makes elements of before it takes them out.
+        let kept_out = |said: &String| {
+            said.contains("Content Security Policy")
+                && (said.contains("evil.example")
+                    || name == "/swagger" && said.contains("inline event handler"))
+        };
+        let others: Vec<_> = page.complaints().into_iter().filter(|said| !kept_out(said)).collect();
         assert_eq!(others, Vec::<String>::new());
     }
 }

@@ -15,6 +15,7 @@ mod docs_page;
 mod edge;
 mod goldens;
 mod grpc;
+mod guides;
 mod harness;
 mod hostile;
 mod inspect;

@@ -272,6 +272,9 @@ pub struct Docs {
     /// What the upstream says of this call, an OpenAPI 3.1 operation: `file.yaml#/paths/~1a~1path/post`, the file relative to
     /// this one.
     pub openapi: Option<Spanned<String>>,
+    /// Stays out of the documentation; it is served all the same (default `false`).
+    #[serde(default)]
+    pub hidden: bool,
 }
 
 /// A request and its expected outcome.

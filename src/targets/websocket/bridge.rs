@@ -14,6 +14,7 @@ use super::{Door, Entered};
 use crate::endpoint::Next;
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
+use crate::openapi::OperationDoc;
 use crate::sse::{Splitter, fields, is_event_stream};
 use crate::targets::{Target, TargetCx};
 use crate::ws::frame::{self, CloseCode};
@@ -58,6 +59,11 @@ impl WebSocketBridge {
         crate::endpoint::sealed(Running { next: Arc::new(next), door })
     }
 
+    /// Says what the handshake is, and within which limits messages pass.
+    pub fn document(&self, op: &mut OperationDoc) {
+        super::document(&self.limits, true, op);
+    }
+
     /// Whether it bounds the sockets of a caller.
     pub fn counts_callers(&self) -> bool {
         self.limits.per_user.is_some()
@@ -76,6 +82,11 @@ pub(in crate::targets) struct Bridged {
 }
 
 impl Target for Bridged {
+    fn document(&self, op: &mut OperationDoc) {
+        self.bridge.document(op);
+        crate::targets::behind_an_upstream(op);
+    }
+
     fn build(&self, cx: &TargetCx<'_>) -> Next {
         self.bridge.before(self.inner.build(cx), cx)
     }

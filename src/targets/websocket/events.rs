@@ -16,6 +16,7 @@ use crate::error::{BodyTooLarge, GatewayError, Kind};
 use crate::exchange::{End, Exchange};
 use crate::manifest::Spanned;
 use crate::manifest::model::{Route, WebSocketLimits};
+use crate::openapi::OperationDoc;
 use crate::sse::{StreamTimes, set_headers};
 use crate::state::Shared;
 use crate::targets::notice::Notice;
@@ -124,6 +125,13 @@ fn of_callers(limits: &WebSocketLimits, out: &mut Diagnostics) {
 }
 
 impl Target for FromSocket {
+    fn document(&self, op: &mut OperationDoc) {
+        crate::targets::behind_an_upstream(op);
+        let content = serde_json::json!({ "text/event-stream": { "schema": { "type": "string" } } });
+        let about = "Each message of the service's is an event.";
+        op.answers("200", serde_json::json!({ "description": about, "content": content }));
+    }
+
     fn build(&self, cx: &TargetCx<'_>) -> Next {
         let upstream = cx.upstreams.get(&self.upstream).cloned();
         sealed(Running {

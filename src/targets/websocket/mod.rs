@@ -32,6 +32,7 @@ use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::manifest::model::Route;
 use crate::manifest::{Manifest, Spanned};
+use crate::openapi::OperationDoc;
 use crate::state::Shared;
 use crate::telemetry::SocketMetrics;
 use crate::upstream::{Switch, Upstream};
@@ -155,7 +156,51 @@ pub(super) fn check(
     })
 }
 
+/// Says what the handshake is, and within which limits messages pass.
+fn document(limits: &SocketLimits, bridge: bool, op: &mut OperationDoc) {
+    use serde_json::json;
+    op.note(format!(
+        "Opens a WebSocket (RFC 6455), over HTTP/1.1. What is said over it is in the AsyncAPI document. Pings after {} of \
+         silence; a caller silent for {} counts as gone. A token may also stand in `Sec-WebSocket-Protocol: {SUBPROTOCOL}, \
+         bearer.<token>`.",
+        crate::units::Dur(limits.ping),
+        crate::units::Dur(limits.idle),
+    ));
+    op.answers("101", json!({ "description": "The WebSocket is open." }));
+    for (name, value) in
+        [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
+    {
+        let schema = json!({ "type": "string", "const": value });
+        op.parameter(json!({ "name": name, "in": "header", "required": true, "schema": schema }));
+    }
+    let key = json!({ "type": "string", "description": "16 random bytes in base64." });
+    op.parameter(json!({ "name": "Sec-WebSocket-Key", "in": "header", "required": true, "schema": key }));
+    op.refuses(&[Kind::UpgradeRequired, Kind::OriginNotAllowed], "");
+    if let Some(seats) = limits.per_user.filter(|_| !limits.takeover) {
+        op.refuses(&[Kind::TooManyConcurrent], &format!("{seats} sockets a caller"));
+    }
+    op.extension(
+        "x-websocket",
+        json!({
+            "ping": crate::units::Dur(limits.ping).to_string(),
+            "idle": crate::units::Dur(limits.idle).to_string(),
+            "max_message": crate::units::Size(limits.max_message).to_string(),
+            "max_rate": limits.max_rate,
+            "max_bytes_rate": limits.max_bytes_rate,
+            "per_user": limits.per_user,
+            "takeover": limits.takeover,
+            "subprotocols": [SUBPROTOCOL],
+            "bridge": bridge,
+        }),
+    );
+}
+
 impl Target for WebSocket {
+    fn document(&self, op: &mut OperationDoc) {
+        document(&self.limits, false, op);
+        super::behind_an_upstream(op);
+    }
+
     fn build(&self, cx: &TargetCx<'_>) -> Next {
         let upstream = cx.upstreams.get(&self.upstream).cloned();
         sealed(Running {

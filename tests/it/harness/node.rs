@@ -32,6 +32,11 @@ fn packages() -> &'static Path {
     })
 }
 
+/// The folder of the packages, as `node_modules`.
+pub fn modules() -> PathBuf {
+    packages().join("node_modules")
+}
+
 /// What a program wrote to both of its streams.
 pub fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))

@@ -1,0 +1,174 @@
+//! What operations share: schemas under names that are unique and stay, the form of errors, ways of saying who is calling.
+
+use crate::error::Kind;
+use crate::handlers;
+use crate::openapi::Bundle;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// Where schemas are referred to.
+const SCHEMAS: &str = "#/components/schemas/";
+
+/// Gathered while operations are described.
+#[derive(Default)]
+pub(super) struct Components {
+    schemas: BTreeMap<String, Value>,
+    schemes: BTreeMap<&'static str, Value>,
+    headers: BTreeMap<&'static str, Value>,
+}
+
+impl Components {
+    /// Takes an upstream's operation in: its schemas get names of their own, which its references then say.
+    pub(super) fn adopt(&mut self, bundle: &Bundle) -> Value {
+        let mut names: Vec<String> = Vec::new();
+        for (at, schema) in bundle.schemas.iter().enumerate() {
+            let file = capital(&schema.file);
+            names.push(match schema.name.as_str() {
+                "" => format!("{file}Schema{at}"),
+                name => format!("{file}{}", capital(name)),
+            });
+        }
+        for (schema, name) in bundle.schemas.iter().zip(&names) {
+            if !self.schemas.contains_key(name) {
+                self.schemas.insert(name.clone(), referring(&schema.value, &names));
+            }
+        }
+        referring(&bundle.operation, &names)
+    }
+
+    /// Takes a schema in.
+    pub(super) fn schema(&mut self, name: String, schema: Value) {
+        self.schemas.insert(name, schema);
+    }
+
+    /// Takes a security scheme in.
+    pub(super) fn scheme(&mut self, name: &'static str, scheme: Value) {
+        self.schemes.insert(name, scheme);
+    }
+
+    /// Takes a header in that many answers have.
+    pub(super) fn header(&mut self, name: &'static str, header: Value) {
+        self.headers.insert(name, header);
+    }
+
+    /// The components object: of native schemas, those that something refers to.
+    pub(super) fn finish(mut self, paths: Option<&Value>) -> Value {
+        self.schemas.insert("Problem".to_owned(), problem());
+        let native = &handlers::described().schemas;
+        let mut wanted = Vec::new();
+        paths.into_iter().chain(self.schemas.values()).for_each(|value| references(value, &mut wanted));
+        while let Some(name) = wanted.pop() {
+            if let Some(schema) = native.get(&name).filter(|_| !self.schemas.contains_key(&name)) {
+                references(schema, &mut wanted);
+                self.schemas.insert(name, schema.clone());
+            }
+        }
+        let mut components = Map::new();
+        components.insert("schemas".to_owned(), self.schemas.into_iter().collect());
+        components.insert("responses".to_owned(), json!({ "Unexpected": unexpected() }));
+        if !self.headers.is_empty() {
+            let headers = self.headers.into_iter().map(|(name, header)| (name.to_owned(), header));
+            components.insert("headers".to_owned(), headers.collect());
+        }
+        if !self.schemes.is_empty() {
+            let schemes = self.schemes.into_iter().map(|(name, scheme)| (name.to_owned(), scheme));
+            components.insert("securitySchemes".to_owned(), schemes.collect());
+        }
+        components.into()
+    }
+}
+
+/// Names of the schemas that a value refers to.
+fn references(value: &Value, out: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            let own = map.get("$ref").and_then(Value::as_str).and_then(|text| text.strip_prefix(SCHEMAS));
+            out.extend(own.map(str::to_owned));
+            map.values().for_each(|value| references(value, out));
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(item, out)),
+        _ => {}
+    }
+}
+
+/// The value with `#/$defs/N` as the names of components.
+fn referring(value: &Value, names: &[String]) -> Value {
+    match value {
+        Value::Object(map) => {
+            let entries = map.iter().map(|(key, value)| {
+                let number =
+                    value.as_str().filter(|_| key == "$ref").and_then(|to| to.strip_prefix("#/$defs/"));
+                let name = number.and_then(|number| names.get(number.parse::<usize>().ok()?));
+                let value = match name {
+                    Some(name) => format!("{SCHEMAS}{name}").into(),
+                    None => referring(value, names),
+                };
+                (key.clone(), value)
+            });
+            Value::Object(entries.collect())
+        }
+        Value::Array(items) => items.iter().map(|item| referring(item, names)).collect(),
+        other => other.clone(),
+    }
+}
+
+/// A word as part of a name: `algo` becomes `Algo`; what names cannot hold is left out.
+fn capital(word: &str) -> String {
+    let parts = word.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+    parts.map(|part| format!("{}{}", part[..1].to_ascii_uppercase(), &part[1..])).collect()
+}
+
+/// The form of every error that the gateway itself makes (RFC 9457).
+fn problem() -> Value {
+    let codes: Vec<&str> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+    json!({
+        "type": "object",
+        "description": "An error of the gateway's own (RFC 9457).",
+        "required": ["error", "code", "request_id", "status", "type", "title"],
+        "properties": {
+            "error": { "type": "string", "description": "The text for people, by `Accept-Language` in English or Chinese." },
+            "code": { "type": "string", "description": "What happened; stable.", "enum": codes },
+            "request_id": { "type": "string", "description": "Names the request in logs; also in `X-Request-ID`." },
+            "status": { "type": "integer", "description": "The HTTP status.", "minimum": 400, "maximum": 599 },
+            "type": { "type": "string", "description": "A URI for the code." },
+            "title": { "type": "string", "description": "The same as `error`." },
+            "detail": { "type": "string", "description": "What is particular to this case." },
+            "retry_after": { "type": "integer", "description": "Seconds until it is worth trying again; also in `Retry-After`." },
+            "errors": {
+                "type": "array",
+                "description": "What is wrong with single fields or parameters.",
+                "items": {
+                    "type": "object",
+                    "required": ["pointer", "code", "detail"],
+                    "properties": {
+                        "parameter": { "type": "string", "description": "The parameter, such as `query.limit`; the body if none." },
+                        "pointer": { "type": "string", "description": "Where it stands (JSON Pointer); empty for the whole." },
+                        "code": { "type": "string", "description": "The broken rule; stable." },
+                        "detail": { "type": "string", "description": "The rule for people." },
+                    },
+                },
+            },
+        },
+    })
+}
+
+/// What any request may meet at the door.
+fn unexpected() -> Value {
+    let kinds = [
+        Kind::InvalidFraming,
+        Kind::InvalidTarget,
+        Kind::InvalidHost,
+        Kind::RequestTimeout,
+        Kind::UriTooLong,
+        Kind::HeadersTooLarge,
+        Kind::Internal,
+        Kind::Overloaded,
+        Kind::ShuttingDown,
+    ];
+    let codes: Vec<String> =
+        kinds.iter().map(|kind| format!("{} `{}`", kind.status().as_u16(), kind.code())).collect();
+    json!({
+        "description": format!("What any request may meet before it reaches its route: {}.", codes.join(", ")),
+        "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
+    })
+}
