@@ -1,6 +1,8 @@
-//! OpenAPI documents for commands that read them: from a file, as JSON or YAML.
+//! OpenAPI documents for commands that read them: from a file, as JSON or YAML, or of what a manifest serves.
 
-use super::{USAGE, say};
+use super::{ConfigArg, USAGE, say, sound};
+use crate::check::Checked;
+use crate::compile::document::openapi;
 use clap::Args;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -8,24 +10,44 @@ use std::path::{Path, PathBuf};
 /// Which document.
 #[derive(Debug, Args)]
 pub(super) struct DocumentArg {
-    /// An OpenAPI document, as JSON or YAML
+    #[command(flatten)]
+    config: ConfigArg,
+
+    /// An OpenAPI document, as JSON or YAML, instead of what a manifest serves
     #[arg(long, value_name = "FILE")]
-    from: PathBuf,
+    from: Option<PathBuf>,
+
+    /// What is described: `all`, or one version such as `v01`
+    #[arg(long, value_name = "NAME", default_value = "all", conflicts_with = "from")]
+    document: String,
 }
 
 /// The document; says on stderr why there is none.
 pub(super) fn read(argument: &DocumentArg) -> Result<Value, u8> {
-    file(&argument.from)
+    if let Some(from) = &argument.from {
+        return file(from);
+    }
+    let checked = sound(&argument.config.config)?;
+    api(&checked, &argument.document).ok_or_else(|| {
+        say(&format!("{}: has no version `{}`", argument.config.config.display(), argument.document));
+        USAGE
+    })
 }
 
-/// The API that a file describes.
+/// The API that a file describes: a document, or a manifest that must be sound.
 pub(super) fn any(path: &Path) -> Result<Value, u8> {
     let document = file(path)?;
     if document["openapi"].as_str().is_some_and(|version| version.starts_with("3.")) {
         return Ok(document);
     }
-    say(&format!("{}: is no OpenAPI document of version 3", path.display()));
-    Err(USAGE)
+    let checked = sound(path).map_err(|_| USAGE)?;
+    Ok(api(&checked, "all").unwrap_or_default())
+}
+
+/// The document of everything (`all`) or of one version; none if there is no such version.
+fn api(checked: &Checked, name: &str) -> Option<Value> {
+    let known = name == "all" || checked.about().versions.iter().any(|version| version.name == name);
+    known.then(|| openapi(checked, Some(name).filter(|name| *name != "all")))
 }
 
 /// What a file holds, which may be JSON or YAML.

@@ -12,6 +12,19 @@ fn is_limit(name: &str) -> bool {
     ["limit", "timeout", "concurrency", "max"].iter().any(|word| name.contains(word))
 }
 
+/// Fields of `x-stream` and `x-websocket` that limit callers.
+const LIMITS: [&str; 9] = [
+    "first_event",
+    "idle",
+    "max",
+    "max_size",
+    "resume_for",
+    "max_message",
+    "max_rate",
+    "max_bytes_rate",
+    "per_user",
+];
+
 /// What differs.
 pub(super) fn compare(old: &Operation<'_>, new: &Operation<'_>, out: &mut Findings) {
     security(old, new, out);
@@ -119,7 +132,11 @@ fn roles(old: &Operation<'_>, new: &Operation<'_>, out: &mut Findings) {
 fn limits_of<'d>(operation: &Operation<'d>) -> BTreeMap<String, &'d Value> {
     let mut all = BTreeMap::new();
     for (name, value) in operation.place.value.as_object().into_iter().flatten() {
-        if name.starts_with("x-") && is_limit(name) {
+        if ["x-stream", "x-websocket"].contains(&name.as_str()) {
+            for field in LIMITS {
+                named(&format!("{name} {field}"), &value[field], &mut all);
+            }
+        } else if name.starts_with("x-") && is_limit(name) {
             named(name, value, &mut all);
         }
     }

@@ -1,6 +1,6 @@
 //! What changed between two OpenAPI documents of an API, and whether callers that worked may fail.
 //!
-//! [`compare`] gives a [`Change`] for each difference: a rule with a name that stays, the operations it is about, a place in
+//! [`compare()`] gives a [`Change`] for each difference: a rule with a name that stays, the operations it is about, a place in
 //! the document and a sentence. What is allowed to be otherwise, texts and examples, is none. Documents that are equal have
 //! no changes, and a change in a component is one change, however many operations use it.
 

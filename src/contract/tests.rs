@@ -365,6 +365,16 @@ fn operations_and_what_is_around_schemas_are_judged() {
             with(json!({ "x-sunset": "Tue, 01 Dec 2026 00:00:00 GMT" })),
             "!sunset-sooner",
         ),
+        (
+            with(json!({ "x-websocket": { "max_rate": 200, "takeover": true, "max_bytes_rate": null } })),
+            with(json!({ "x-websocket": { "max_rate": 100, "takeover": false, "max_bytes_rate": null } })),
+            "!limit-lowered",
+        ),
+        (
+            with(json!({ "x-rate-limit": [{ "policy": "a", "limit": 10, "per": "1m" }] })),
+            with(json!({ "x-rate-limit": [{ "policy": "a", "limit": 20, "per": "1m" }] })),
+            "limit-raised",
+        ),
         // Neither names of parameters in paths nor texts are the contract.
         (
             document(

@@ -5,7 +5,8 @@
 
 use crate::check::{self, Checked, Outcome};
 use crate::compile::diff::Diff;
-use crate::compile::{Parts, RoutingTable, compile};
+use crate::compile::{Parts, RoutingTable, compile, document};
+use crate::contract::report;
 use crate::diag::{Format, Palette, render};
 use crate::handlers::Handlers;
 use crate::manifest::{self, Loaded};
@@ -128,6 +129,7 @@ impl Live {
             history: Mutex::default(),
         };
         let revision = live.announce(1, begun.elapsed());
+        live.note(&revision);
         let routes = revision.routes;
         tracing::info!(
             revision = 1,
@@ -228,9 +230,10 @@ impl Live {
         self.put_up(table);
         let took = begun.elapsed();
         let revision = self.announce(*number, took);
+        let api = self.note(&revision);
         let routes = revision.routes;
         let (hash, changes, ms) = (short(&revision.hash), diff.summary(), millis(took));
-        tracing::info!(why, revision = *number, hash, routes, changes, ms, "reloaded");
+        tracing::info!(why, revision = *number, hash, routes, changes, api, ms, "reloaded");
         Reloaded::Serves { revision, diff, took }
     }
 
@@ -258,7 +261,8 @@ impl Live {
             self.shared().readiness.recovered();
             self.shared().telemetry.reload_recovered();
         }
-        tracing::warn!(revision = revision.number, hash = short(&revision.hash), "rolled back");
+        let api = self.note(&revision);
+        tracing::warn!(revision = revision.number, hash = short(&revision.hash), api, "rolled back");
         Some(revision)
     }
 
@@ -268,6 +272,14 @@ impl Live {
         self.shared().readiness.serves(revision.clone());
         self.shared().telemetry.reload_succeeded(number, took);
         revision
+    }
+
+    /// Writes into the changelog what callers see change; says it in short.
+    fn note(&self, revision: &Revision) -> String {
+        // It has every version that there is.
+        let document = document::openapi(self.table.load().checked(), None);
+        let entry = self.shared().changelog.record(revision.number, document.into(), revision.since);
+        report::summary(&entry.changes)
     }
 
     /// The current table's, beginning now.

@@ -1,6 +1,6 @@
 //! A typed TypeScript client of an API, written from its OpenAPI document: one file, nothing needed at run time.
 //!
-//! The types are the document's ([`types`]), the methods its operations ([`operation`]), grouped as their ids are:
+//! The types are the document's (`types`), the methods its operations (`operation`), grouped as their ids are:
 //! `auth.login` is `client.auth.login(…)`. What a method does at run time is the same for all of them and is written by
 //! hand in `runtime.ts`; the file carries it, with one row a method. The same document always gives the same file.
 

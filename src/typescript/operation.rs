@@ -39,6 +39,8 @@ pub(super) enum Answer {
     Text,
     Bytes,
     Events(String),
+    /// Nobody says what it is.
+    Any,
     /// What comes and what is sent.
     Socket(String, String),
 }
@@ -55,6 +57,8 @@ enum BodyKind {
     Json,
     Form,
     Raw,
+    /// Nobody says what it is.
+    Any,
 }
 
 /// Named parameters, by name: type and whether it is required.
@@ -73,7 +77,7 @@ pub(super) fn all<'d>(document: &'d Value, types: &mut Types<'d>) -> Vec<Operati
             }
         }
     }
-    without_version(document, &mut all);
+    without_version(&mut all);
     // A method cannot be a group as well: `a` beside `a.b`.
     let groups: BTreeSet<String> = all
         .iter()
@@ -90,14 +94,37 @@ pub(super) fn all<'d>(document: &'d Value, types: &mut Types<'d>) -> Vec<Operati
 }
 
 /// In a document of one version its name says nothing: `v01.auth.login` is `auth.login`.
-fn without_version(document: &Value, all: &mut [Operation]) {
-    let versions = document["x-versions"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    for version in versions {
-        let prefix = format!("{}.", names::member_name(version));
-        if all.iter().all(|operation| operation.name.starts_with(&prefix)) {
-            all.iter_mut().for_each(|operation| drop(operation.name.drain(..prefix.len())));
-            return;
-        }
+fn without_version(all: &mut [Operation]) {
+    let is_version = |tag: &str| tag.starts_with('v') && tag[1..].starts_with(|c: char| c.is_ascii_digit());
+    let first = all.first().and_then(|operation| operation.name.split_once('.'));
+    let Some(prefix) = first.map(|(first, _)| format!("{first}.")).filter(|first| is_version(first)) else {
+        return;
+    };
+    if all.iter().all(|operation| operation.name.starts_with(&prefix)) {
+        all.iter_mut().for_each(|operation| drop(operation.name.drain(..prefix.len())));
+    }
+}
+
+/// The dotted name of an operation. What the gateway answers itself is called as its handler is, below its version; what
+/// an upstream answers as its path is: `v2_get_voice_stream` is `v2.voice.getStream`.
+fn name_of(operation: &Value, path: &str, method: &str) -> String {
+    let id = operation["operationId"].as_str().unwrap_or_default();
+    let tag = operation["tags"][0].as_str().unwrap_or_default();
+    if let Some(handler) = operation["x-handler"].as_str() {
+        let outside = tag.is_empty() || handler.starts_with(&format!("{tag}."));
+        return if outside { handler.to_owned() } else { format!("{tag}.{handler}") };
+    }
+    if id.is_empty() {
+        return format!("{method}_{path}");
+    }
+    let own = id.strip_prefix(tag).and_then(|rest| rest.strip_prefix('_')).filter(|_| !tag.is_empty());
+    let (prefix, own) = own.map_or(("", id), |own| (tag, own));
+    let words =
+        own.strip_prefix(method).and_then(|rest| rest.strip_prefix('_')).filter(|_| !prefix.is_empty());
+    match words.map(|words| words.split_once('_').unwrap_or((words, ""))) {
+        Some((group, rest)) => format!("{prefix}.{group}.{method}_{rest}"),
+        None if prefix.is_empty() => own.to_owned(),
+        None => format!("{prefix}.{}", own.replacen('_', ".", 1)),
     }
 }
 
@@ -109,11 +136,7 @@ fn one<'d>(
     operation: &'d Value,
     taken: &mut BTreeSet<String>,
 ) -> Operation {
-    let id = operation["operationId"].as_str().unwrap_or_default();
-    let mut name = match id {
-        "" => format!("{method}_{path}"),
-        id => id.to_owned(),
-    };
+    let mut name = name_of(operation, path, method);
     name = name.split('.').map(names::member_name).collect::<Vec<_>>().join(".");
     while !taken.insert(name.clone()) {
         name.push('_');
@@ -130,6 +153,9 @@ fn one<'d>(
         match parameter["in"].as_str() {
             Some("path") => drop(named.insert(text, schema)),
             Some("query") => drop(query.insert(text, (schema, required))),
+            // Those that open a WebSocket are the browser's.
+            Some("header") if ["connection", "upgrade"].contains(&text.to_ascii_lowercase().as_str()) => {}
+            Some("header") if text.to_ascii_lowercase().starts_with("sec-websocket-") => {}
             Some("header") => drop(headers.insert(text, (schema, required))),
             _ => {}
         }
@@ -139,6 +165,11 @@ fn one<'d>(
     let required = body.and_then(|body| required_fields(types, body));
     let body = body.and_then(|body| body_of(types, body));
     let (answer, gives_tokens) = answer_of(types, operation);
+    // An operation of which nothing is known may take a body.
+    let sends = ["post", "put", "patch"].contains(&method) && answer == Answer::Any;
+    let unknown =
+        || Body { kind: BodyKind::Any, media: String::new(), schema: "unknown".to_owned(), required: false };
+    let body = body.or_else(|| sends.then(unknown));
     let security = operation.get("security").or(document.get("security")).and_then(Value::as_array);
     Operation {
         answer,
@@ -245,7 +276,8 @@ fn is_reserved(name: &str) -> bool {
 }
 
 fn required_fields<'d>(types: &Types<'d>, body: &'d Value) -> Option<Vec<&'d str>> {
-    let schema = types.resolved(body["content"].get("application/json")?.get("schema")?)?;
+    let (_, content) = body["content"].as_object()?.iter().find(|(media, _)| is_json(media))?;
+    let schema = types.resolved(content.get("schema")?)?;
     Some(schema["required"].as_array()?.iter().filter_map(Value::as_str).collect())
 }
 
@@ -299,7 +331,8 @@ fn answer_of<'d>(types: &mut Types<'d>, operation: &'d Value) -> (Answer, bool) 
         return (Answer::Socket(frames(types, "receive"), frames(types, "send")), false);
     }
     let mut statuses: Vec<&String> = responses.keys().filter(|status| status.starts_with('2')).collect();
-    if statuses.is_empty() {
+    let described = !statuses.is_empty();
+    if !described {
         statuses = responses.keys().filter(|status| *status == "default").collect();
     }
     let mut contents = Vec::new();
@@ -336,7 +369,9 @@ fn answer_of<'d>(types: &mut Types<'d>, operation: &'d Value) -> (Answer, bool) 
         return (Answer::Json(union(kinds)), tokens);
     }
     match contents.first() {
+        None if !described => (Answer::Any, false),
         None => (Answer::Nothing, false),
+        Some((media, _)) if *media == "*/*" => (Answer::Any, false),
         Some((media, _)) if media.starts_with("text/") => (Answer::Text, false),
         Some(_) => (Answer::Bytes, false),
     }
@@ -345,10 +380,9 @@ fn answer_of<'d>(types: &mut Types<'d>, operation: &'d Value) -> (Answer, bool) 
 /// The type of an event's `data`: the schema may describe the event (`{event, data, id}`) or its data alone.
 fn event_data<'d>(types: &mut Types<'d>, schema: &'d Value) -> String {
     let Some(resolved) = types.resolved(schema) else { return "any".to_owned() };
-    let resolved = match resolved["type"].as_str() {
-        Some("array") => resolved.get("items").and_then(|items| types.resolved(items)).unwrap_or(resolved),
-        _ => resolved,
-    };
+    if let Some(items) = resolved.get("items") {
+        return event_data(types, items);
+    }
     for key in ["oneOf", "anyOf"] {
         if let Some(choices) = resolved[key].as_array() {
             return union(choices.iter().map(|choice| event_data(types, choice)).collect());
@@ -359,7 +393,7 @@ fn event_data<'d>(types: &mut Types<'d>, schema: &'d Value) -> String {
         resolved["properties"].get("event").is_some() || resolved["properties"].get("type").is_none()
     }) {
         Some(data) => data.get("contentSchema").unwrap_or(data),
-        None => resolved,
+        None => schema,
     };
     match types.of(data) {
         kind if kind == "unknown" || kind == "string" => "any".to_owned(),
@@ -368,8 +402,10 @@ fn event_data<'d>(types: &mut Types<'d>, schema: &'d Value) -> String {
 }
 
 fn deprecation(operation: &Value) -> String {
-    let sunset =
-        operation["x-sunset"].as_str().map(|date| format!(" It goes away on {date}.")).unwrap_or_default();
+    let sunset = operation["x-sunset"]
+        .as_str()
+        .map(|date| format!(" It may be gone from {date} on."))
+        .unwrap_or_default();
     names::comment(&format!("@deprecated{sunset}"))
 }
 
@@ -431,6 +467,7 @@ impl Operation {
             Answer::Json(kind) => format!("Promise<{kind}>"),
             Answer::Text => "Promise<string>".to_owned(),
             Answer::Bytes => "Promise<Blob>".to_owned(),
+            Answer::Any => "Promise<any>".to_owned(),
             Answer::Events(data) => format!("Events<{data}>"),
             Answer::Socket(receive, send) => format!("Promise<Socket<{receive}, {send}>>"),
         };
@@ -446,12 +483,14 @@ impl Operation {
             ('b', body(BodyKind::Json)),
             ('f', body(BodyKind::Form)),
             ('r', body(BodyKind::Raw)),
+            ('u', body(BodyKind::Any)),
             ('k', header("Idempotency-Key")),
             ('l', header("Last-Event-ID") && matches!(self.answer, Answer::Events(_))),
             ('s', matches!(self.answer, Answer::Events(_))),
             ('w', matches!(self.answer, Answer::Socket(..))),
             ('B', self.answer == Answer::Bytes),
             ('T', self.answer == Answer::Text),
+            ('U', self.answer == Answer::Any),
             ('t', self.gives_tokens),
             ('x', self.takes_refresh_token),
             ('o', self.is("auth.logout")),

@@ -240,7 +240,9 @@ export function createClient(options: ClientOptions = {}): Client {
     const has = (flag: string) => flags.includes(flag);
     const headers: Record<string, string> = { Accept: has("s") ? "text/event-stream" : "application/json, */*;q=0.5", ...options.headers };
     let payload: BodyInit | null = null;
+    const sent = has("u") && (body instanceof FormData || body instanceof Blob || typeof body === "string");
     if (has("f")) payload = formOf(body);
+    else if (sent) payload = body as BodyInit;
     else if (body !== undefined) {
       headers["Content-Type"] = type;
       payload = has("r") ? body as BodyInit : JSON.stringify(body);
@@ -315,7 +317,7 @@ export function createClient(options: ClientOptions = {}): Client {
     const [, template, flags] = op;
     const has = (flag: string) => flags.includes(flag);
     let path = template.replace(/\{(\+?)[^}]*\}/g, (_, many: string) => segment(args.shift(), !!many));
-    let body = has("b") || has("f") || has("r") ? args.shift() : undefined;
+    let body = /[bfru]/.test(flags) ? args.shift() : undefined;
     const o = args.shift() ?? {};
     path += queryOf(o.query);
     if (has("w")) return socket(op, path, o);
@@ -325,7 +327,7 @@ export function createClient(options: ClientOptions = {}): Client {
       const response = await call(op, path, body, o);
       if (has("o")) await store.set(null);
       if (response.status === 204) return undefined;
-      if (has("B")) return response.blob();
+      if (has("B") || has("U") && !/json/.test(response.headers.get("Content-Type") ?? "")) return response.blob();
       const text = await response.text();
       if (has("T")) return text;
       const result: any = text ? JSON.parse(text) : undefined;

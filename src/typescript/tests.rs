@@ -130,6 +130,20 @@ fn operations_are_methods() {
             r#"["GET", "/e", "s"]"#,
         ),
         (
+            "/any",
+            "post",
+            json!({ "operationId": "any", "responses": { "200": { "content": { "*/*": {} } } } }),
+            "any(body?: unknown, options?: CallOptions): Promise<any>;",
+            r#"["POST", "/any", "uU"]"#,
+        ),
+        (
+            "/rest/{path}",
+            "get",
+            json!({ "operationId": "rest", "x-rest-parameter": "path", "responses": ok }),
+            "rest(path: string, options?: CallOptions): Promise<void>;",
+            r#"["GET", "/rest/{+path}", ""]"#,
+        ),
+        (
             "/files/{path*}",
             "get",
             json!({ "responses": { "200": { "content": { "image/png": {} } } }, "deprecated": true, "x-sunset": "2027-01-01" }),
@@ -159,13 +173,29 @@ fn names_stay_apart() {
 }
 
 #[test]
-fn in_a_document_of_one_version_its_name_is_left_out() {
-    let operation = |id: &str| json!({ "operationId": id, "responses": {} });
-    let mut document = json!({ "openapi": "3.1.0", "x-versions": ["v01", "v2"], "paths": { "/a": { "get": operation("v01.auth.me") } } });
-    assert!(client(&document).unwrap().contains("  \"auth.me\": ["));
-    document["paths"]["/b"]["get"] = operation("v2.auth.me");
-    let both = client(&document).unwrap();
-    assert!(both.contains("  \"v01.auth.me\": [") && both.contains("  \"v2.auth.me\": ["));
+fn names_are_those_of_handlers_and_paths_below_their_version() {
+    let operation = |id: &str, tag: &str, handler: Option<&str>| {
+        let mut operation = json!({ "operationId": id, "tags": [tag], "responses": {} });
+        if let Some(handler) = handler {
+            operation["x-handler"] = handler.into();
+        }
+        operation
+    };
+    let mut document = json!({ "openapi": "3.1.0", "paths": { "/a": {
+        "get": operation("v2_auth_me", "v2", Some("auth.me")),
+        "put": operation("v2_put_health", "v2", None),
+        "post": operation("v2_post_voice_stream", "v2", None) } } });
+    // In a document of one version its name is left out.
+    let one = client(&document).unwrap();
+    for name in ["auth.me", "health.put", "voice.postStream"] {
+        assert!(one.contains(&format!("  \"{name}\": [")), "{name}: {one}");
+    }
+    document["paths"]["/b"]["get"] = operation("gateway_health", "gateway", Some("gateway.health"));
+    document["paths"]["/b"]["put"] = operation("things.make", "", None);
+    let all = client(&document).unwrap();
+    for name in ["v2.auth.me", "v2.health.put", "v2.voice.postStream", "gateway.health", "things.make"] {
+        assert!(all.contains(&format!("  \"{name}\": [")), "{name}: {all}");
+    }
 }
 
 #[test]

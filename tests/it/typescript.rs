@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 use voicegate::demo::Demo;
 
+const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/routes.yaml");
+
 /// A file of `tests/it/typescript`.
 fn ours(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/typescript").join(name);
@@ -52,6 +54,39 @@ fn the_same_document_gives_the_same_file_as_json_and_as_yaml() {
     assert_eq!(output.status.code(), Some(1), "{}", node::said(&output));
 }
 
+/// Largest client of what is shipped, in bytes, without types and comments; it is not even minified.
+const MAX_SIZE: u64 = 20_000;
+
+#[test]
+fn the_shipped_api_has_a_small_client_for_each_version_and_for_all() {
+    for (document, call) in
+        [("all", "\"v01.auth.login\""), ("v01", "\"auth.login\""), ("v2", "\"chat.postStream\"")]
+    {
+        let folder = folder(&["--config", SHIPPED, "--document", document], &[]);
+        node::compile(folder.path(), &["api.ts"]);
+        let text = std::fs::read_to_string(folder.path().join("api.js")).unwrap();
+        assert!(text.contains(call), "{text}");
+        assert!((text.len() as u64) < MAX_SIZE, "{document}: {} bytes", text.len());
+    }
+    let output = run(Path::new("."), &["client", "ts", "--config", SHIPPED, "--document", "v9"]);
+    assert_eq!(output.status.code(), Some(2), "{}", node::said(&output));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_served_document_passes_openapi_typescript() {
+    let demo = Demo::start().await.unwrap();
+    let gateway = crate::shipped::shipped(&demo).await;
+    let folder = tempfile::tempdir().unwrap();
+    for document in ["all", "v01", "v2"] {
+        let text = gateway.client.get(&format!("/openapi/{document}.json")).await;
+        assert_eq!(text.status, 200, "{}", text.text());
+        std::fs::write(folder.path().join("api.json"), text.text()).unwrap();
+        let output = node::tool("openapi-typescript", folder.path(), &["api.json", "-o", "schema.ts"]);
+        assert!(output.status.success(), "{document}: {}", node::said(&output));
+        node::compile(folder.path(), &["schema.ts"]);
+    }
+}
+
 #[test]
 fn breaking_changes_of_an_api_are_findings() {
     let folder = folder(&["--from", "api.json"], &[]);
@@ -83,6 +118,24 @@ fn breaking_changes_of_an_api_are_findings() {
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(said.contains(wanted), "{arguments:?}: {said}");
     }
+    // A manifest is what it serves.
+    let limited = |limit: u32| {
+        format!(
+            "version: 1\nrate_limits: {{ r: {{ limit: {limit}, per: 1m, by: [ip] }} }}\n\
+             routes: [{{ route: GET /a, public: true, respond: {{}}, chain: [{{ rate_limit: r }}] }}]\n"
+        )
+    };
+    std::fs::write(folder.path().join("old.yaml"), limited(9)).unwrap();
+    std::fs::write(folder.path().join("new.yaml"), limited(5)).unwrap();
+    let output = run(folder.path(), &["diff", "--api", "old.yaml", "new.yaml"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{}", node::said(&output));
+    assert!(
+        said.starts_with("breaking[limit-lowered] GET /a: rate limit is 5 per 1m, was 9 per 1m\n"),
+        "{said}"
+    );
+    let output = run(folder.path(), &["diff", "--api", "new.yaml", "old.yaml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", node::said(&output));
     // Without `--api` there is nothing to write in another form.
     let output = run(folder.path(), &["diff", "api.json", "new.json", "--format", "json"]);
     assert_eq!(output.status.code(), Some(2));
@@ -142,7 +195,7 @@ fn went_well(told: &Value) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_front_end_works_with_the_client_on_node_and_in_a_browser() {
-    let folder = folder(&["--from", "api.json"], &["live.ts"]);
+    let folder = folder(&["--config", SHIPPED], &["live.ts"]);
     std::fs::rename(folder.path().join("api.ts"), folder.path().join("voicegate.ts")).unwrap();
     node::compile(folder.path(), &["live.ts", "voicegate.ts"]);
     let demo = Demo::start().await.unwrap();
@@ -172,4 +225,52 @@ async fn a_front_end_works_with_the_client_on_node_and_in_a_browser() {
     let foreign =
         page.requests().into_iter().filter(|url| !url.contains(&gateway.client.address().to_string()));
     assert_eq!(foreign.collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_is_in_the_changelog() {
+    let route = |more: &str| {
+        format!(
+            "routes:\n  - {{ route: GET /docs, handler: gateway.docs, public: true }}\n  - {{ route: GET /docs/*page, handler: gateway.docs, public: true }}\n{more}"
+        )
+    };
+    let gateway = Gateway::with(&route("  - { route: GET /a, public: true, respond: {} }\n")).start().await;
+    let first = gateway.client.get("/docs/changelog.json").await.json();
+    assert_eq!(
+        (&first["revisions"][0]["revision"], &first["revisions"][0]["changes"]),
+        (&1.into(), &json!([]))
+    );
+    gateway.rewrite(&route("  - { route: GET /b, public: true, respond: {} }\n"));
+    eventually("the new revision serves", Duration::from_secs(10), async || gateway.revision() == 2).await;
+    let mut log = Value::Null;
+    eventually("the revision is in the changelog", Duration::from_secs(10), async || {
+        log = gateway.client.get("/docs/changelog.json").await.json();
+        log["revisions"][0]["revision"] == 2
+    })
+    .await;
+    let rules: Vec<_> =
+        log["revisions"][0]["changes"].as_array().unwrap().iter().map(|change| &change["rule"]).collect();
+    assert_eq!(rules, ["operation-removed", "operation-added"], "{log:#}");
+    assert_eq!((&log["revisions"][0]["breaking"], &log["revisions"][1]["revision"]), (&1.into(), &1.into()));
+    let page = gateway.client.get("/docs/changelog").await;
+    assert!(
+        page.text().contains("<li class=\"breaking\"><strong>breaking</strong> <code>GET /a</code>"),
+        "{}",
+        page.text()
+    );
+    // Going back is a revision too.
+    assert_eq!(
+        gateway
+            .admin
+            .send("POST", "/admin/api/rollback", &[("authorization", "Bearer admin-secret")], "")
+            .await
+            .status,
+        200
+    );
+    let log = gateway.client.get("/docs/changelog.json").await.json();
+    assert_eq!(
+        (&log["revisions"][0]["revision"], &log["revisions"][0]["breaking"]),
+        (&3.into(), &1.into()),
+        "{log:#}"
+    );
 }

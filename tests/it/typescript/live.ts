@@ -7,7 +7,7 @@ export interface Told {
   aborted: string; renewedBy401: boolean; renewedByHeader: boolean; socket: string[]; signedOut: string;
 }
 
-type Session = ResultOf<Client["sessions"]["create"]>;
+type Session = ResultOf<Client["v01"]["sessions"]["create"]>;
 
 export async function run(baseUrl: string, name: string): Promise<Told> {
   let held: Tokens | null = null;
@@ -20,31 +20,31 @@ export async function run(baseUrl: string, name: string): Promise<Told> {
   });
   const login = () => held?.access_token;
 
-  const { user } = await client.auth.register({ username: name, email: `${name}@example.com`, password: "Gateway1" });
-  const code = await client.auth.login({ username: name, password: "wrong" }).then(
+  const { user } = await client.v01.auth.register({ username: name, email: `${name}@example.com`, password: "Gateway1" });
+  const code = await client.v01.auth.login({ username: name, password: "wrong" }).then(
     () => "none", (error: unknown) => error instanceof ApiError ? `${error.status} ${error.code}` : String(error));
-  await client.auth.login({ username: name, password: "Gateway1" });
+  await client.v01.auth.login({ username: name, password: "Gateway1" });
 
-  const session: Session = await client.sessions.create({ title: "Weather" });
-  const { sessions } = await client.sessions.list({ query: { limit: 5 } });
+  const session: Session = await client.v01.sessions.create({ title: "Weather" });
+  const { sessions } = await client.v01.sessions.list({ query: { limit: 5 } });
 
   // An answer, token by token.
   const tokens: string[] = [];
   let ended = "", firstToken = 0;
   const begun = Date.now();
-  for await (const { data } of client.chat.stream({ session_id: session.session_id, query: "Tell me" })) {
+  for await (const { data } of client.v01.chat.stream({ session_id: session.session_id, query: "Tell me" })) {
     if (data.type === "token") {
       firstToken ||= Date.now() - begun;
-      tokens.push(data.content);
+      tokens.push(data.content ?? "");
     } else ended = data.type;
   }
-  const { messages } = await client.sessions.messages(session.session_id);
+  const { messages } = await client.v01.sessions.messages(session.session_id);
 
   // Another one, of which nobody wants more than the beginning.
   const abort = new AbortController();
   let aborted = "no";
   try {
-    for await (const { data } of client.chat.stream({ session_id: session.session_id, query: "More" }, { signal: abort.signal }))
+    for await (const { data } of client.v01.chat.stream({ session_id: session.session_id, query: "More" }, { signal: abort.signal }))
       if (data.type === "token") abort.abort();
   } catch (error) {
     aborted = (error as Error).name;
@@ -52,16 +52,16 @@ export async function run(baseUrl: string, name: string): Promise<Told> {
 
   // The gateway renews tokens that are about to end; here that is a second after the login.
   for (let n = 0; n < 50 && !fresh; n++) {
-    await client.auth.me();
+    await client.v01.auth.me();
     await new Promise((next) => setTimeout(next, 100));
   }
   const renewedByHeader = fresh > 0;
   held = { ...held!, access_token: "no.such.token" };
-  await Promise.all([client.sessions.list(), client.auth.me(), client.sessions.list()]);
+  await Promise.all([client.v01.sessions.list(), client.v01.auth.me(), client.v01.sessions.list()]);
   const renewedBy401 = login() !== "no.such.token";
 
   const socket: string[] = [];
-  const voice = await client.voice.stream();
+  const voice = await client.v2.voice.getStream();
   voice.send({ type: "voice_start", session_id: session.session_id });
   for await (const frame of voice) {
     socket.push((frame as { type: string }).type);
@@ -69,8 +69,8 @@ export async function run(baseUrl: string, name: string): Promise<Told> {
     else if (socket.includes("session_stopped")) voice.close();
   }
 
-  await client.auth.logout();
-  const signedOut = await client.auth.me().then(() => "in", (error: ApiError) => error.code);
+  await client.v01.auth.logout();
+  const signedOut = await client.v01.auth.me().then(() => "in", (error: ApiError) => error.code);
   const kept = messages.map(({ role, status }) => `${role} ${status}`).join(", ");
   return {
     registered: user.username, code, sessions: sessions.length, tokens, firstToken, ended, kept, aborted, renewedBy401, renewedByHeader, socket, signedOut,
