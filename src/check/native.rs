@@ -1,13 +1,13 @@
 //! Routes that end in a native operation, and the upstream that some of them work with.
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
-use crate::handlers::{self, Behind, ChatLimits, Operation, PLANNED, Uses};
+use crate::handlers::{self, Behind, ChatLimits, Operation, Uses};
 use crate::manifest::model::{Protocol, Route};
 use crate::manifest::{Manifest, Spanned};
 use crate::openapi::OperationDoc;
 use crate::path::normalise_path;
 use crate::sse::StreamTimes;
-use crate::targets::{self, Substitute, TargetCx, WebSocketBridge};
+use crate::targets::{self, Meets, Substitute, TargetCx, WebSocketBridge};
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,7 @@ pub struct Native {
 /// What a route says of the upstream behind its operation.
 struct Declared {
     upstream: Arc<str>,
+    meets: Meets,
     /// URLs of its servers, for people.
     servers: Vec<String>,
     path: Option<Arc<str>>,
@@ -67,6 +68,12 @@ impl Native {
         if let Some(times) = self.behind.as_ref().and_then(|behind| behind.stream).map(|stream| stream.times)
         {
             op.extension("x-stream", times.document());
+        }
+        if let Some(behind) = self.behind.as_ref().filter(|_| self.bridge.is_none()) {
+            behind.meets.document(op);
+        }
+        if let Some(fallback) = &self.fallback {
+            fallback.document(op);
         }
         if let Some(bridge) = &self.bridge {
             bridge.document(op);
@@ -147,6 +154,7 @@ pub(super) fn check(
         let servers = declared.targets.0.iter();
         Some(Arc::new(Declared {
             upstream: key.text.as_str().into(),
+            meets: Meets::of(declared),
             servers: servers.map(|server| server.url.trim_end_matches('/').to_owned()).collect(),
             path: path.flatten(),
             stream: limits,
@@ -248,13 +256,8 @@ fn streams(operation: &Operation) -> bool {
 }
 
 fn operation(name: &Spanned<String>, params: &[String], out: &mut Diagnostics) -> Option<&'static Operation> {
-    if let Some((_, waits_for)) = PLANNED.iter().find(|(planned, _)| *planned == name.value) {
-        out.push(Diagnostic::not_available(name.span, &format!("handler `{}`", name.value), waits_for));
-        return None;
-    }
     let Some(operation) = handlers::find(&name.value) else {
         let known = handlers::operations().iter().map(|operation| operation.name);
-        let known = known.chain(PLANNED.iter().map(|(name, _)| *name));
         out.push(
             Diagnostic::error(
                 Code::UNKNOWN_HANDLER,

@@ -23,15 +23,11 @@ pub fn manifest_schema() -> Value {
     stage_choices.insert(0, json!({ "enum": bare }));
     let mut with = Map::new();
     for (kind, body) in &bodies {
-        let about = match kind.planned {
-            Some(waits_for) => format!("{} (not available yet: comes with {waits_for})", kind.about),
-            None => kind.about.to_owned(),
-        };
         let body = with_bare(kind.body, body);
-        with.insert(kind.name.to_owned(), described(&body, &about));
+        with.insert(kind.name.to_owned(), described(&body, kind.about));
         stage_choices.push(json!({
             "type": "object",
-            "description": about,
+            "description": kind.about,
             "properties": { kind.name: body },
             "required": [kind.name],
             "additionalProperties": false,

@@ -63,8 +63,6 @@ codes! {
         "The message says what is expected. Durations and sizes carry their unit: `30s`, `1MiB`.";
     MISSING_KEY = 12: "a required key is missing",
         "The mapping cannot be used without it.";
-    NOT_AVAILABLE = 20: "this version of the gateway cannot do that yet",
-        "The key is part of the manifest's format, but what it asks for is not built in this version. It is refused, never ignored.";
     UNKNOWN_CHAIN = 30: "a chain is not defined",
         "Chains are defined under `chains:`.";
     UNKNOWN_UPSTREAM = 31: "an upstream is not defined",

@@ -5,7 +5,6 @@
 //! Texts never contain the value of an expanded `${VAR}`: excerpts are cut from the file as written.
 
 mod codes;
-pub mod milestone;
 mod render;
 mod source;
 
@@ -69,12 +68,6 @@ impl Diagnostic {
 
     fn at(severity: Severity, code: Code, span: Option<Span>, message: impl Into<String>) -> Self {
         Diagnostic { code, severity, message: message.into(), span, help: None, notes: Vec::new() }
-    }
-
-    /// Something the manifest may say and this version cannot do; `with` is the part of the work that brings it.
-    pub fn not_available(span: Span, what: &str, with: &str) -> Self {
-        Self::error(Code::NOT_AVAILABLE, span, format!("{what} is not available yet"))
-            .help(format!("it comes with *{with}*; remove it until then"))
     }
 
     /// Adds the way out.

@@ -12,7 +12,6 @@ pub mod docs;
 mod documents;
 mod gateway;
 mod input;
-mod planned;
 mod sessions;
 
 pub use auth::AuthApi;
@@ -21,7 +20,6 @@ pub use described::{Described, described, refusals};
 pub use documents::DocumentsApi;
 pub use gateway::GatewayApi;
 pub(crate) use input::read as read_json;
-pub use planned::PLANNED;
 pub use sessions::SessionsApi;
 
 use crate::exchange::Exchange;
@@ -208,7 +206,6 @@ mod tests {
         assert!(names.contains(&"gateway.health"), "{names:?}");
         for name in &names {
             assert_eq!(name.split('.').count(), 2, "{name}");
-            assert!(PLANNED.iter().all(|(planned, _)| planned != name), "{name} is built and planned");
         }
     }
 }

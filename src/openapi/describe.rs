@@ -168,6 +168,13 @@ impl OperationDoc {
         &mut self.answers
     }
 
+    /// Nobody has said what the target answers: then it may be anything.
+    pub fn answers_something(&mut self) {
+        if self.answers.is_empty() {
+            self.answers("2XX", json!({ "description": "Whatever the service behind it answers." }));
+        }
+    }
+
     /// The gateway refuses with these errors; `why` in a few words that go on from "…: ".
     pub fn refuses(&mut self, kinds: &[Kind], why: &str) {
         for kind in kinds {

@@ -31,6 +31,7 @@ use crate::diag::{Code, Diagnostic};
 use crate::exchange::Exchange;
 use crate::manifest::model::Protocol;
 use crate::manifest::{List, Spanned};
+use crate::openapi::{On, OperationDoc};
 use crate::telemetry::{CacheMetrics, CacheResult};
 use crate::units::{Dur, Size};
 use fetch::Fetcher;
@@ -42,6 +43,7 @@ use poem::{Endpoint, Request, Response};
 use rules::Times;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -198,6 +200,19 @@ impl Stage for Compiled {
                 help: "give GET a route of its own, or this route a chain without `cache`",
             },
         })
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        op.answers("304", json!({ "description": "What the caller has is still good." }));
+        let about = "What became of it in the gateway's memory (RFC 9211).";
+        op.header(On::Success, "Cache-Status", about, json!({ "type": "string" }));
+        let about = "Seconds since a copy was the service's answer.";
+        op.header(On::Success, "Age", about, json!({ "type": "integer", "minimum": 0 }));
+        let mut said = json!({ "ttl": Dur(self.times.ttl).to_string(), "by": self.callers.words() });
+        if !self.times.stale.is_zero() {
+            said["stale_while_revalidate"] = Dur(self.times.stale).to_string().into();
+        }
+        op.extension("x-cache", said);
     }
 
     fn explain(&self, probe: &Probe<'_>) -> Verdict {

@@ -68,8 +68,6 @@ pub trait StageDecl: DeserializeOwned + JsonSchema {
     const ABOUT: &'static str;
     /// How short its body may be.
     const BODY: Body;
-    /// Set while it is only known, not built: what it comes with. Its use is a fault, its body is checked all the same.
-    const PLANNED: Option<&'static str> = None;
 
     /// Is it sound? Resolves names, reports every fault, and hands on what was decoded. Pure: no I/O beyond
     /// files the body names, no clock.
@@ -302,8 +300,6 @@ pub struct StageKind {
     pub about: &'static str,
     /// How short its body may be.
     pub body: Body,
-    /// Set while it is only known, not built: what it waits for.
-    pub planned: Option<&'static str>,
     check: fn(&Node, &mut StageCx<'_>) -> Option<Arc<dyn Stage>>,
     schema: fn(&mut SchemaGenerator) -> Schema,
 }
@@ -314,7 +310,6 @@ impl StageKind {
             name: D::NAME,
             about: D::ABOUT,
             body: D::BODY,
-            planned: D::PLANNED,
             check: |node, cx| decode::<D>(node, cx.out)?.check(cx),
             schema: SchemaGenerator::subschema_for::<D>,
         }
@@ -327,10 +322,6 @@ impl StageKind {
         let errors = cx.out.counts().0;
         let condition = when::take(self.name, &mut body, cx);
         let checked = (self.check)(&body, cx);
-        if let Some(milestone) = self.planned {
-            let what = format!("stage `{}`", self.name);
-            cx.out.push(Diagnostic::not_available(stage.name.span, &what, milestone));
-        }
         let checked = checked.filter(|_| cx.out.counts().0 == errors)?;
         Some(match condition {
             Some(condition) => when::conditional(checked, condition?),

@@ -7,9 +7,11 @@
 
 use super::{Body, BuildCx, Facts, Hook, Layer, Mark, Probe, Stage, StageCx, StageDecl, Stop, Verdict};
 use crate::diag::{Code, Diagnostic};
+use crate::error::Kind;
 use crate::exchange::Exchange;
 use crate::manifest::Spanned;
 use crate::manifest::model::Adaptive;
+use crate::openapi::OperationDoc;
 use crate::shed::{Caps, Gate, Pressure, Priority};
 use poem::{Request, Response};
 use schemars::JsonSchema;
@@ -70,6 +72,15 @@ impl Stage for Compiled {
 
     fn facts(&self) -> Facts {
         Facts { priority: self.priority, ..Facts::default() }
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        if self.caps != Caps::default() {
+            op.refuses(&[Kind::Overloaded], "too much is under way on this route");
+        }
+        if let Some(max) = self.caps.max_in_flight {
+            op.extension("x-max-in-flight", max.into());
+        }
     }
 
     fn explain(&self, _: &Probe<'_>) -> Verdict {

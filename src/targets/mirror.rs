@@ -17,6 +17,7 @@ use crate::error::GatewayError;
 use crate::exchange::{Exchange, RouteInfo};
 use crate::manifest::model::{Protocol, Route, UpstreamProtocol};
 use crate::manifest::{Manifest, Spanned};
+use crate::openapi::OperationDoc;
 use crate::state::Shared;
 use crate::telemetry::{MirrorMetrics, Mirrored};
 use crate::upstream::{SendOptions, Upstream};
@@ -158,6 +159,10 @@ impl Target for Seen {
             metrics: cx.shared.telemetry.mirror(&self.upstream),
         });
         sealed(Running { next: self.inner.build(cx), mirror, draw: rand::random })
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        self.inner.document(op);
     }
 
     fn streams(&self) -> bool {

@@ -30,7 +30,7 @@ use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
 use crate::endpoint::Next;
 use crate::error::Kind;
 use crate::exchange::RouteInfo;
-use crate::manifest::model::{Bridge, Protocol, Route};
+use crate::manifest::model::{self, Bridge, Protocol, Route};
 use crate::manifest::{Manifest, Spanned};
 use crate::openapi::OperationDoc;
 use crate::state::Shared;
@@ -41,11 +41,36 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// What callers meet because something stands behind the gateway.
-fn behind_an_upstream(op: &mut OperationDoc) {
-    op.refuses(&[Kind::UpstreamUnreachable, Kind::UpstreamReset, Kind::UpstreamBadResponse], "");
-    op.refuses(&[Kind::UpstreamSaturated], "");
-    op.refuses(&[Kind::UpstreamTimeout], "");
+/// What callers meet because an upstream stands behind the gateway, by what the manifest says of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Meets {
+    /// Its breaker may be open.
+    breaker: bool,
+    /// Only so much may be under way there.
+    capped: bool,
+}
+
+impl Meets {
+    /// By the declaration of an upstream.
+    pub fn of(upstream: &model::Upstream) -> Self {
+        Meets {
+            breaker: upstream.breaker.is_some(),
+            capped: upstream.max_in_flight.is_some() || upstream.adaptive.is_some(),
+        }
+    }
+
+    /// Says it.
+    pub fn document(self, op: &mut OperationDoc) {
+        op.refuses(&[Kind::UpstreamUnreachable, Kind::UpstreamReset, Kind::UpstreamBadResponse], "");
+        op.refuses(&[Kind::UpstreamSaturated], "");
+        if self.breaker {
+            op.refuses(&[Kind::UpstreamUnavailable], "");
+        }
+        if self.capped {
+            op.refuses(&[Kind::Overloaded], "too much is under way at the service behind it");
+        }
+        op.refuses(&[Kind::UpstreamTimeout], "");
+    }
 }
 
 /// A checked target.

@@ -3,7 +3,7 @@
 use super::notice::Notice;
 use super::sse::{self, EventStream};
 use super::template::Template;
-use super::{Target, TargetCx, forward};
+use super::{Meets, Target, TargetCx, forward};
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::endpoint::{Next, sealed};
 use crate::error::GatewayError;
@@ -31,6 +31,7 @@ pub(super) struct Decl<'m> {
 #[derive(Debug)]
 pub(super) struct Proxy {
     upstream: Arc<str>,
+    meets: Meets,
     /// URLs of its servers, for people.
     servers: Vec<String>,
     path: Option<Arc<Template>>,
@@ -70,6 +71,7 @@ pub(super) fn check(
     let upstream = upstream?;
     Some(Proxy {
         upstream: upstream.name.into(),
+        meets: Meets::of(upstream.decl),
         servers: servers(&upstream),
         path: match path {
             Some(path) => Some(Arc::new(path?)),
@@ -97,7 +99,7 @@ pub(super) fn for_chats_only(limits: &StreamLimits, out: &mut Diagnostics) {
 
 impl Target for Proxy {
     fn document(&self, op: &mut OperationDoc) {
-        super::behind_an_upstream(op);
+        self.meets.document(op);
         if let Some(times) = &self.stream {
             op.extension("x-stream", times.document());
             if !op.described {

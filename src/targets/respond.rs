@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use poem::{Endpoint, Request, Response};
+use serde_json::{Value, json};
 use std::hash::{Hash, Hasher};
 
 /// A checked fixed answer.
@@ -117,18 +118,84 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// Its status, as a number.
+    pub fn answers_with(&self) -> u16 {
+        self.status.as_u16()
+    }
+
+    /// Says that it stands in for what was described before, while that cannot answer.
+    pub fn stand_in(&self, op: &mut OperationDoc) {
+        op.answers_something();
+        let status = self.status.as_u16().to_string();
+        let answers = op.answers_mut();
+        let general = answers.contains_key("2XX") && self.status.is_success();
+        match answers.get_mut(&status) {
+            // What is said elsewhere cannot be added to.
+            Some(known) if known.get("$ref").is_some() => {}
+            Some(known) => {
+                let own = known["description"].as_str().unwrap_or_default();
+                known["description"] =
+                    format!("{own} While the service cannot answer: a fixed answer.").into();
+                if let Some((kind, example)) = self.content() {
+                    let content = &mut known["content"][kind];
+                    match content.get_mut("schema").map(Value::take) {
+                        Some(schema) => content["schema"] = json!({ "anyOf": [schema, shape(&example)] }),
+                        None => *content = json!({ "example": example }),
+                    }
+                }
+            }
+            None => {
+                let about = match general {
+                    true => "What the service answers, or a fixed answer while it cannot.",
+                    false => "A fixed answer, while the service cannot answer.",
+                };
+                let mut answer = self.described(about);
+                if general {
+                    answer["content"]["*/*"] = json!({});
+                }
+                answers.insert(status, answer);
+            }
+        }
+    }
+
+    /// Media type and body, if it has one that says what it is.
+    fn content(&self) -> Option<(&str, Value)> {
+        let kind = self.headers.get(CONTENT_TYPE)?.to_str().ok().filter(|_| !self.body.is_empty())?;
+        let essence = kind.split(';').next().unwrap_or(kind).trim();
+        let example = match serde_json::from_slice(&self.body) {
+            Ok(json) if essence == "application/json" => json,
+            _ => Value::from(String::from_utf8_lossy(&self.body)),
+        };
+        Some((essence, example))
+    }
+
+    /// As a response object.
+    fn described(&self, about: &str) -> Value {
+        let mut answer = json!({ "description": about });
+        if let Some((kind, example)) = self.content() {
+            answer["content"] = json!({ kind: { "example": example } });
+        }
+        answer
+    }
+}
+
+/// A schema that a value meets.
+fn shape(value: &Value) -> Value {
+    let kind = match value {
+        Value::Object(_) => "object",
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "boolean",
+        Value::Null => "null",
+    };
+    json!({ "type": kind, "examples": [value] })
+}
+
 impl Target for Answer {
     fn document(&self, op: &mut OperationDoc) {
-        let kind = self.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        let mut answer = serde_json::json!({ "description": "A fixed answer." });
-        if let Some(kind) = kind.filter(|_| !self.body.is_empty()) {
-            let essence = kind.split(';').next().unwrap_or(kind).trim();
-            let example = match serde_json::from_slice(&self.body) {
-                Ok(json) if essence == "application/json" => json,
-                _ => serde_json::Value::from(String::from_utf8_lossy(&self.body)),
-            };
-            answer["content"] = serde_json::json!({ essence: { "example": example } });
-        }
+        let answer = self.described("A fixed answer.");
         op.answers(self.status.as_u16().to_string(), answer);
     }
 

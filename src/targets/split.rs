@@ -12,6 +12,7 @@ use crate::endpoint::{Next, sealed};
 use crate::exchange::{Exchange, RouteInfo};
 use crate::manifest::Spanned;
 use crate::manifest::model::{self, SplitBy};
+use crate::openapi::OperationDoc;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderName};
 use poem::{Endpoint, Request, Response};
@@ -159,6 +160,10 @@ impl Target for Split {
     fn build(&self, cx: &TargetCx<'_>) -> Next {
         let legs = self.legs.iter().map(|leg| leg.target.build(cx)).collect();
         sealed(Running { legs, rule: self.rule.clone() })
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        self.legs.iter().for_each(|leg| leg.target.document(op));
     }
 
     fn streams(&self) -> bool {

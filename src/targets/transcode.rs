@@ -15,7 +15,7 @@ mod running;
 mod sending;
 
 use super::proxy::Decl;
-use super::{Target, TargetCx};
+use super::{Meets, Target, TargetCx};
 use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::endpoint::{Next, sealed};
 use crate::error::Kind;
@@ -37,6 +37,7 @@ const MAX_MESSAGE: u64 = 4 << 20;
 /// A checked `grpc:`.
 pub(super) struct Transcode {
     upstream: Arc<str>,
+    meets: Meets,
     servers: Vec<String>,
     wanted: Wanted,
     /// Unknown before the descriptors have come by reflection.
@@ -167,6 +168,7 @@ pub(super) fn check(
     let servers = &upstream.decl.targets.0;
     Some(Transcode {
         upstream: upstream.name.into(),
+        meets: Meets::of(upstream.decl),
         servers: servers.iter().map(|server| server.url.trim_end_matches('/').to_owned()).collect(),
         wanted,
         call,
@@ -193,7 +195,7 @@ fn fault(problem: Problem, route: &Route) -> Diagnostic {
 
 impl Target for Transcode {
     fn document(&self, op: &mut OperationDoc) {
-        super::behind_an_upstream(op);
+        self.meets.document(op);
         match &self.call {
             Some(call) => call.document(self.form.proto_names, self.form.status, op),
             None => op.note("What it takes and gives is known once the service has said so (reflection)."),

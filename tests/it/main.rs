@@ -44,7 +44,7 @@ mod split;
 mod streams;
 mod transcode;
 mod transform;
-mod typescript;
 mod tries;
+mod typescript;
 mod validate;
 mod voice;

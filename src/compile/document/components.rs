@@ -162,6 +162,7 @@ fn unexpected() -> Value {
         Kind::HeadersTooLarge,
         Kind::Internal,
         Kind::Overloaded,
+        Kind::Maintenance,
         Kind::ShuttingDown,
     ];
     let codes: Vec<String> =

@@ -7,6 +7,7 @@ use crate::check::routes::{CheckedRoute, Ending};
 use crate::error::Kind;
 use crate::handlers;
 use crate::openapi::{On, OperationDoc};
+use crate::state::maintenance::Closed;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -52,6 +53,10 @@ pub(super) fn describe(
     if let Ending::Target(target) = &route.ending {
         target.document(&mut doc);
     }
+    doc.answers_something();
+    if let Some(closed) = &route.maintenance {
+        switched_off(closed, &mut doc);
+    }
     doc.refuses(&[Kind::BadRequest, Kind::InvalidPath], "");
     for stage in route.links.iter().filter_map(|link| link.stage.as_ref()) {
         stage.document(&mut doc);
@@ -62,10 +67,6 @@ pub(super) fn describe(
     deprecation(route, &mut doc);
     predicates(route, &mut doc);
     parameters(route, names, &mut doc);
-    if doc.answers_mut().is_empty() {
-        let about = "Whatever the service behind it answers.";
-        doc.answers_mut().insert("2XX".to_owned(), json!({ "description": about }));
-    }
     doc.answers("default", json!({ "$ref": "#/components/responses/Unexpected" }));
     let schemas = std::mem::take(&mut doc.schemas);
     schemas.into_iter().for_each(|(name, schema)| components.schema(name, schema));
@@ -90,6 +91,21 @@ fn take(doc: &mut OperationDoc, said: &Value) {
     }
     let responses = said["responses"].as_object().into_iter().flatten();
     responses.for_each(|(status, response)| doc.answers(status.as_str(), response.clone()));
+}
+
+/// The manifest switches it off: whoever calls gets this, whatever else is said.
+fn switched_off(closed: &Closed, doc: &mut OperationDoc) {
+    doc.note("Switched off for maintenance at present: every call gets the answer for that.");
+    doc.extension("x-maintenance", true.into());
+    match &closed.reply {
+        None => doc.refuses(&[Kind::Maintenance], "for all, at present"),
+        Some(reply) => {
+            let status = reply.status.as_u16();
+            doc.answers(status.to_string(), json!({ "description": "The answer while it is switched off." }));
+            let about = "Seconds until it is worth trying again.";
+            doc.header(On::Status(status), "Retry-After", about, json!({ "type": "integer" }));
+        }
+    }
 }
 
 fn deprecation(route: &CheckedRoute, doc: &mut OperationDoc) {

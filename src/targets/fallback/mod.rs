@@ -25,6 +25,7 @@ use crate::error::{Kind, MadeHere};
 use crate::exchange::{Degraded, Exchange, RouteInfo};
 use crate::manifest::model::{Resend, Route};
 use crate::manifest::{Manifest, Spanned};
+use crate::openapi::OperationDoc;
 use crate::telemetry::DegradedMetrics;
 use http::header::CACHE_CONTROL;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -122,6 +123,11 @@ impl Substitute {
         })
     }
 
+    /// Says what callers get of it.
+    pub fn document(&self, op: &mut OperationDoc) {
+        self.plan.document(op);
+    }
+
     /// Feeds what it says to the route's identity.
     pub fn identify(&self, state: &mut dyn Hasher) {
         self.plan.identify(state);
@@ -142,6 +148,12 @@ impl Target for Guarded {
             plan: self.plan.clone(),
             metrics: cx.shared.telemetry.degraded(cx.route, &self.upstream),
         })
+    }
+
+    fn document(&self, op: &mut OperationDoc) {
+        self.inner.document(op);
+        self.other.iter().for_each(|other| other.document(op));
+        self.plan.document(op);
     }
 
     fn streams(&self) -> bool {

@@ -1,9 +1,12 @@
 //! What a manifest says of fallbacks, checked: at an upstream, or at a route.
 
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};
+use crate::exchange::Degraded;
 use crate::manifest::model::{Fallback, Protocol, Resend, Route};
 use crate::manifest::{Manifest, Spanned};
+use crate::openapi::{On, OperationDoc};
 use crate::targets::Answer;
+use serde_json::json;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
@@ -14,6 +17,8 @@ const MAX_BODY: u64 = 64 << 10;
 const MAX_SIZE: u64 = 1 << 20;
 /// Answers of an upstream that count as none where the manifest says nothing.
 const ON: [u16; 3] = [502, 503, 504];
+/// What `Age` says.
+const AGE: &str = "Seconds since a copy was the service's answer.";
 
 /// What answers instead of an upstream, on one route: whatever of it can be done there.
 #[derive(Debug, Clone)]
@@ -164,6 +169,29 @@ impl Plan {
     pub(super) fn identify(&self, mut state: &mut dyn Hasher) {
         (&self.upstream, self.stale, &self.on, self.resend, self.max_body, self.max_size).hash(&mut state);
         self.respond.iter().for_each(|answer| answer.identify(state));
+    }
+
+    /// Says what callers get where the upstream cannot answer. Over a WebSocket that is told in messages.
+    pub(super) fn document(&self, op: &mut OperationDoc) {
+        if op.websocket {
+            return;
+        }
+        let schema = json!({ "type": "string", "enum": Degraded::ALL.iter().map(|kind| kind.word()).collect::<Vec<_>>() });
+        let about = "What answers instead of the service, while it cannot.";
+        op.header(On::Success, "X-Degraded", about, schema.clone());
+        if self.stale.is_some() {
+            op.header(On::Success, "Age", AGE, json!({ "type": "integer", "minimum": 0 }));
+        }
+        if let Some(answer) = &self.respond {
+            answer.stand_in(op);
+            op.header(On::Status(answer.answers_with()), "X-Degraded", about, schema);
+        }
+        let steps = [
+            self.upstream.as_ref().map(|_| "upstream"),
+            self.stale.map(|_| "stale"),
+            self.respond.as_ref().map(|_| "respond"),
+        ];
+        op.extension("x-fallback", steps.into_iter().flatten().collect::<Vec<_>>().join(", ").into());
     }
 
     /// For people; `other` says where the other upstream is, if that is known.

@@ -83,8 +83,8 @@ pub(in crate::targets) struct Bridged {
 
 impl Target for Bridged {
     fn document(&self, op: &mut OperationDoc) {
+        // What the service does is told in messages.
         self.bridge.document(op);
-        crate::targets::behind_an_upstream(op);
     }
 
     fn build(&self, cx: &TargetCx<'_>) -> Next {

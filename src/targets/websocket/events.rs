@@ -23,7 +23,7 @@ use crate::targets::notice::Notice;
 use crate::targets::proxy::{self, Decl};
 use crate::targets::sse::{EventStream, Events};
 use crate::targets::template::Template;
-use crate::targets::{Target, TargetCx, forward};
+use crate::targets::{Meets, Target, TargetCx, forward};
 use crate::telemetry::StreamMetrics;
 use crate::upstream::{Switch, Upstream};
 use crate::ws::frame::{self, CloseCode};
@@ -61,6 +61,7 @@ const ENDED: &[u8] = b"event: end\ndata: {}\n\n";
 #[derive(Debug)]
 pub(in crate::targets) struct FromSocket {
     upstream: Arc<str>,
+    meets: Meets,
     /// URLs of its servers, for people.
     servers: Vec<String>,
     path: Option<Arc<Template>>,
@@ -91,6 +92,7 @@ pub(in crate::targets) fn check(
     let upstream = upstream?;
     Some(FromSocket {
         upstream: upstream.name.into(),
+        meets: Meets::of(upstream.decl),
         servers: proxy::servers(&upstream),
         path: match path {
             Some(path) => Some(Arc::new(path?)),
@@ -126,7 +128,7 @@ fn of_callers(limits: &WebSocketLimits, out: &mut Diagnostics) {
 
 impl Target for FromSocket {
     fn document(&self, op: &mut OperationDoc) {
-        crate::targets::behind_an_upstream(op);
+        self.meets.document(op);
         let content = serde_json::json!({ "text/event-stream": { "schema": { "type": "string" } } });
         let about = "Each message of the service's is an event.";
         op.answers("200", serde_json::json!({ "description": about, "content": content }));

@@ -25,7 +25,7 @@ pub use bridge::WebSocketBridge;
 use super::notice::{Either, Notice, leave};
 use super::proxy::{self, Decl};
 use super::template::Template;
-use super::{Presence, Target, TargetCx, forward};
+use super::{Meets, Presence, Target, TargetCx, forward};
 use crate::diag::{Code, Diagnostic, Diagnostics, did_you_mean};
 use crate::endpoint::{Next, sealed};
 use crate::error::{GatewayError, Kind};
@@ -59,6 +59,7 @@ static WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 #[derive(Debug)]
 pub(super) struct WebSocket {
     upstream: Arc<str>,
+    meets: Meets,
     /// URLs of its servers, for people.
     servers: Vec<String>,
     path: Option<Arc<Template>>,
@@ -146,6 +147,7 @@ pub(super) fn check(
     let upstream = upstream?;
     Some(WebSocket {
         upstream: upstream.name.into(),
+        meets: Meets::of(upstream.decl),
         servers: proxy::servers(&upstream),
         path: match path {
             Some(path) => Some(Arc::new(path?)),
@@ -198,7 +200,7 @@ fn document(limits: &SocketLimits, bridge: bool, op: &mut OperationDoc) {
 impl Target for WebSocket {
     fn document(&self, op: &mut OperationDoc) {
         document(&self.limits, false, op);
-        super::behind_an_upstream(op);
+        self.meets.document(op);
     }
 
     fn build(&self, cx: &TargetCx<'_>) -> Next {

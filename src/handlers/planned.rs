@@ -1,4 +1,0 @@
-//! Operations that are part of the contract and not built yet: naming one is refused with what it waits for.
-
-/// Name, and the part of the work that brings it.
-pub const PLANNED: &[(&str, &str)] = &[];
