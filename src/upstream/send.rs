@@ -46,6 +46,8 @@ pub struct SendOptions {
     /// Whether the request is a stream too: it may rest without end, and its answer may come before its own end. Then
     /// `timeouts.idle` does not hold for its body.
     pub duplex: bool,
+    /// Whether it is tried once, whatever the manifest says of retries.
+    pub once: bool,
     /// When the whole exchange has to be over, instead of the upstream's `timeouts.total`; holds for streams too.
     pub until: Option<Instant>,
     /// The conversation it belongs to, where the request itself does not say so: what
@@ -122,7 +124,7 @@ impl Upstream {
         };
         let plan = Try { exchange, options, deadlines, patience: self.spec.connect_timeout(), until };
         let key = self.key(exchange, request.uri(), request.headers(), options);
-        if let Some(retry) = self.spec.retry() {
+        if let Some(retry) = self.spec.retry().filter(|_| !options.once) {
             return Box::pin(self.send_again(retry, key, request, plan)).await;
         }
         let chosen = self.pick(key, &[])?;

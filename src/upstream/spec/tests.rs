@@ -57,16 +57,14 @@ fn urls_are_servers_and_nothing_else() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_all_at_once() {
+fn faults_of_several_keys_show_at_once() {
     let (_, faults) = read(
-        "{ targets: [{ url: \"http://h\" }], protocol: grpc, \
-         retry: { methods: [GET, POST] }, fallback: { stale: 60s }, protos: [a.proto], descriptors: x, \
-         reflection: true }",
+        "{ targets: [{ url: \"http://h\" }], protocol: grpc, retry: { methods: [GET, POST] }, protos: [a.proto], \
+         descriptors: x, reflection: true }",
     );
-    let unavailable = faults.iter().filter(|(code, _)| *code == Code::NOT_AVAILABLE).count();
-    assert_eq!((unavailable, faults.len()), (1, 3), "{faults:?}");
+    assert_eq!(faults.len(), 2, "{faults:?}");
     assert!(faults.iter().any(|(code, text)| *code == Code::UNSAFE_RETRY && text.contains("POST")));
-    assert!(faults.iter().any(|(_, text)| text == "`fallback` is not available yet"));
+    assert!(faults.iter().any(|(code, _)| *code == Code::DESCRIPTORS));
 }
 
 #[test]
