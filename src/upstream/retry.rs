@@ -205,7 +205,7 @@ impl Upstream {
                     Err(Unanswered::from(kind_of(status.as_u16())))
                 }
                 Err(mut unanswered) => {
-                    next = unanswered.request.take();
+                    next = unanswered.request.take().map(|request| *request);
                     Err(unanswered)
                 }
             });

@@ -71,7 +71,7 @@ pub(super) struct Unanswered {
     /// Why.
     pub(super) error: GatewayError,
     /// The request, where nothing of it has left.
-    pub(super) request: Option<Request<BoxBody<Bytes, io::Error>>>,
+    pub(super) request: Option<Box<Request<BoxBody<Bytes, io::Error>>>>,
 }
 
 impl From<GatewayError> for Unanswered {
@@ -222,7 +222,7 @@ impl Upstream {
         let Some(mut lease) = server.lease(patience).await else {
             let why = "every connection is in use";
             let error = self.failed(exchange, server, Kind::UpstreamSaturated, &why);
-            return Err(Unanswered { error, request: Some(request) });
+            return Err(Unanswered { error, request: Some(Box::new(request)) });
         };
         let mut conn = match server.take(began) {
             Some(conn) => {
@@ -231,7 +231,7 @@ impl Upstream {
             }
             None => match self.open(exchange, server, patience, Purpose::Requests).await {
                 Ok(conn) => conn,
-                Err(error) => return Err(Unanswered { error, request: Some(request) }),
+                Err(error) => return Err(Unanswered { error, request: Some(Box::new(request)) }),
             },
         };
         let progress = (!request.body().is_end_stream()).then(Progress::new);
