@@ -313,8 +313,11 @@ impl Copy {
         tokio::spawn(async move {
             let mirror = &place.0;
             let answer = async {
-                let options =
-                    SendOptions { first_byte: Some(mirror.terms.timeout), ..SendOptions::default() };
+                let options = SendOptions {
+                    once: true,
+                    first_byte: Some(mirror.terms.timeout),
+                    ..SendOptions::default()
+                };
                 let response = mirror.upstream.send(&exchange, request, &options).await?;
                 drain(response.into_body()).await;
                 Ok::<_, GatewayError>(())

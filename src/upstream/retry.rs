@@ -205,7 +205,7 @@ impl Upstream {
                     Err(Unanswered::from(kind_of(status.as_u16())))
                 }
                 Err(mut unanswered) => {
-                    next = unanswered.request.take();
+                    next = unanswered.request.take().map(|request| *request);
                     Err(unanswered)
                 }
             });
@@ -224,7 +224,8 @@ impl Upstream {
         plan: &Try<'_>,
     ) -> Answer {
         let mut one = Try { deadlines: plan.deadlines, ..*plan };
-        if let Some(per_try) = retry.per_try {
+        // What cannot be said twice has all the time there is.
+        if let Some(per_try) = retry.per_try.filter(|_| kept.is_some()) {
             let end = Instant::now() + per_try;
             one.deadlines.until = Some(one.deadlines.until.map_or(end, |until| until.min(end)));
             one.patience = one.patience.min(per_try);
@@ -315,7 +316,7 @@ async fn keep(
     request: Outgoing,
     plan: &Try<'_>,
 ) -> Result<(Outgoing, Option<Kept>), GatewayError> {
-    if retry.attempts < 2 || !retry.repeats(request.method(), request.headers()) {
+    if (retry.attempts < 2 && retry.hedge.is_none()) || !retry.repeats(request.method(), request.headers()) {
         return Ok((request, None));
     }
     if let Some(kept) = Kept::bodyless(&request) {

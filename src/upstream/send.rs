@@ -46,6 +46,8 @@ pub struct SendOptions {
     /// Whether the request is a stream too: it may rest without end, and its answer may come before its own end. Then
     /// `timeouts.idle` does not hold for its body.
     pub duplex: bool,
+    /// Whether it is tried once, whatever the manifest says of retries.
+    pub once: bool,
     /// When the whole exchange has to be over, instead of the upstream's `timeouts.total`; holds for streams too.
     pub until: Option<Instant>,
     /// The conversation it belongs to, where the request itself does not say so: what
@@ -69,7 +71,7 @@ pub(super) struct Unanswered {
     /// Why.
     pub(super) error: GatewayError,
     /// The request, where nothing of it has left.
-    pub(super) request: Option<Request<BoxBody<Bytes, io::Error>>>,
+    pub(super) request: Option<Box<Request<BoxBody<Bytes, io::Error>>>>,
 }
 
 impl From<GatewayError> for Unanswered {
@@ -122,7 +124,7 @@ impl Upstream {
         };
         let plan = Try { exchange, options, deadlines, patience: self.spec.connect_timeout(), until };
         let key = self.key(exchange, request.uri(), request.headers(), options);
-        if let Some(retry) = self.spec.retry() {
+        if let Some(retry) = self.spec.retry().filter(|_| !options.once) {
             return Box::pin(self.send_again(retry, key, request, plan)).await;
         }
         let chosen = self.pick(key, &[])?;
@@ -220,7 +222,7 @@ impl Upstream {
         let Some(mut lease) = server.lease(patience).await else {
             let why = "every connection is in use";
             let error = self.failed(exchange, server, Kind::UpstreamSaturated, &why);
-            return Err(Unanswered { error, request: Some(request) });
+            return Err(Unanswered { error, request: Some(Box::new(request)) });
         };
         let mut conn = match server.take(began) {
             Some(conn) => {
@@ -229,7 +231,7 @@ impl Upstream {
             }
             None => match self.open(exchange, server, patience, Purpose::Requests).await {
                 Ok(conn) => conn,
-                Err(error) => return Err(Unanswered { error, request: Some(request) }),
+                Err(error) => return Err(Unanswered { error, request: Some(Box::new(request)) }),
             },
         };
         let progress = (!request.body().is_end_stream()).then(Progress::new);

@@ -201,7 +201,7 @@ pub struct Retry {
     /// `Idempotency-Key` may be besides.
     #[serde(default)]
     pub methods: List<String>,
-    /// Until a try that has no answer counts as failed with 504 (default: as long as `timeouts` allow).
+    /// Until a try without an answer has failed with 504, where another may follow (default: as long as `timeouts` allow).
     pub per_try: Option<Dur>,
     /// How long to rest before trying again.
     pub backoff: Option<Backoff>,
@@ -227,7 +227,7 @@ pub struct Backoff {
 #[serde(deny_unknown_fields)]
 pub struct Hedge {
     /// How long the first may take until then.
-    pub after: Dur,
+    pub after: Spanned<Dur>,
 }
 
 /// What is tried again.

@@ -265,7 +265,7 @@ fn a_route_must_be_described_and_have_what_is_described() {
     assert_eq!(misfit("validate", "POST", true, Protocol::Sse), None);
     assert_eq!(misfit("validate: { response: report }", "POST", true, Protocol::Sse), Some(Code::MISPLACED));
     assert_eq!(misfit("validate", "POST", true, Protocol::Websocket), Some(Code::MISPLACED));
-    assert_eq!(misfit("validate", "POST", true, Protocol::Grpc), Some(Code::MISPLACED));
+    assert_eq!(misfit("validate", "POST", true, Protocol::Grpc), Some(Code::READS_CALLS));
 }
 
 /// Faults of a description: line, code, message and help.

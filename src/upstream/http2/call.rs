@@ -66,11 +66,11 @@ impl Upstream {
         let Some(mut lease) = server.lease(patience).await else {
             let why = "every slot for a call is in use";
             let error = self.failed(exchange, server, Kind::UpstreamSaturated, &why);
-            return Err(Unanswered { error, request: Some(request) });
+            return Err(Unanswered { error, request: Some(Box::new(request)) });
         };
         let mut first = match self.sit(exchange, server, links, patience).await {
             Ok(seat) => Some(seat),
-            Err(error) => return Err(Unanswered { error, request: Some(request) }),
+            Err(error) => return Err(Unanswered { error, request: Some(Box::new(request)) }),
         };
         let (parts, body) = request.into_parts();
         let progress = (!body.is_end_stream()).then(Progress::new);

@@ -83,7 +83,7 @@ async fn send(
 }
 
 const DUPLEX: SendOptions =
-    SendOptions { first_byte: None, stream: true, duplex: true, until: None, session: None };
+    SendOptions { first_byte: None, stream: true, duplex: true, until: None, session: None, once: false };
 
 async fn read(mut stream: RecvStream) -> Vec<u8> {
     let mut all = Vec::new();

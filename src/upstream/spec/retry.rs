@@ -66,6 +66,14 @@ impl RetrySpec {
         let statuses: Vec<u16> = statuses.collect();
         let default = decl.on.0.is_empty();
         let cause = |cause| default || decl.on.0.iter().any(|on| on.value == RetryOn::Cause(cause));
+        if let (Some(hedge), Some(per_try)) = (&decl.hedge, decl.per_try)
+            && hedge.after.value >= per_try
+        {
+            out.push(
+                Diagnostic::error(Code::DEADLINES, hedge.after.span, "the first try has ended by then")
+                    .help("make `hedge.after` shorter than `per_try`"),
+            );
+        }
         let backoff = decl.backoff.as_ref();
         let base = backoff.and_then(|backoff| backoff.base).map_or(Duration::from_millis(25), |base| base.0);
         let max = backoff.and_then(|backoff| backoff.max).map_or(Duration::from_millis(250), |max| max.0);
@@ -81,7 +89,7 @@ impl RetrySpec {
             backoff_base: base,
             backoff_max: max.max(base),
             max_body: decl.max_body.map_or(64 << 10, |max| max.0),
-            hedge: decl.hedge.as_ref().map(|hedge| hedge.after.0),
+            hedge: decl.hedge.as_ref().map(|hedge| hedge.after.value.0),
         }
     }
 }

@@ -57,6 +57,17 @@ fn urls_are_servers_and_nothing_else() {
 }
 
 #[test]
+fn faults_of_several_keys_show_at_once() {
+    let (_, faults) = read(
+        "{ targets: [{ url: \"http://h\" }], protocol: grpc, retry: { methods: [GET, POST] }, protos: [a.proto], \
+         descriptors: x, reflection: true }",
+    );
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(faults.iter().any(|(code, text)| *code == Code::UNSAFE_RETRY && text.contains("POST")));
+    assert!(faults.iter().any(|(code, _)| *code == Code::DESCRIPTORS));
+}
+
+#[test]
 fn contradictions_are_found() {
     let with = |more: &str| codes(&format!("{{ targets: [{{ url: \"http://h\" }}], {more} }}"));
     assert_eq!(with("health: { path: /h, interval: 5s, timeout: 5s }"), [Code::DEADLINES]);

@@ -1,0 +1,135 @@
+//! `service [ADDRESS]`: what stands behind the gateways besides nginx: paced event streams and an echo over WebSockets.
+//!
+//! `GET …?n=100&ms=20` with `Accept: text/event-stream`, or a POST (its body is read; `n` and `ms` stand in the environment
+//! as EVENTS and PACE): n events, one each ms, each with the time it was sent. With `Upgrade: websocket` it says every
+//! message again. One thread, so that it needs one core only.
+
+#![forbid(unsafe_code)]
+
+use load::{listen, now};
+use std::io::Write as _;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+struct Head {
+    len: usize,
+    body: usize,
+    events: u64,
+    pace: u64,
+    /// What `Sec-WebSocket-Key` said.
+    key: Option<String>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> std::io::Result<()> {
+    let address = load::argument(1, "127.0.0.1:9101".parse().expect("an address"));
+    let listener = listen(address)?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true).ok();
+        tokio::spawn(async move { serve(stream).await });
+    }
+}
+
+async fn serve(mut stream: TcpStream) -> Option<()> {
+    let mut buffer = Vec::with_capacity(4096);
+    loop {
+        let head = loop {
+            match parse(&buffer) {
+                Some(head) if buffer.len() >= head.len + head.body => break head,
+                _ => {}
+            }
+            if stream.read_buf(&mut buffer).await.ok()? == 0 {
+                return None;
+            }
+        };
+        buffer.drain(..head.len + head.body);
+        match &head.key {
+            Some(key) => return echo(stream, key, buffer).await,
+            None => events(&mut stream, head.events, head.pace).await?,
+        }
+    }
+}
+
+fn parse(buffer: &[u8]) -> Option<Head> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut headers);
+    let len = match request.parse(buffer).ok()? {
+        httparse::Status::Complete(len) => len,
+        httparse::Status::Partial => return None,
+    };
+    let header = |name: &str| {
+        let found = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(found.value).ok()
+    };
+    let query = request.path.and_then(|path| path.split_once('?')).map_or("", |(_, query)| query);
+    let number = |name: &str, variable: &str, default: u64| {
+        let said = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
+        said.or_else(|| std::env::var(variable).ok()?.parse().ok()).unwrap_or(default)
+    };
+    Some(Head {
+        len,
+        body: header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0),
+        events: number("n", "EVENTS", 100),
+        pace: number("ms", "PACE", 20),
+        key: header("sec-websocket-key").map(str::to_owned),
+    })
+}
+
+async fn events(stream: &mut TcpStream, count: u64, pace: u64) -> Option<()> {
+    let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head).await.ok()?;
+    // Streams that begin together must not all send together.
+    let phase = Duration::from_micros(now() / 1000 % (pace.max(1) * 1000));
+    let mut ticks = interval_at(Instant::now() + phase, Duration::from_millis(pace.max(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut event, mut chunk) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        ticks.tick().await;
+        event.clear();
+        chunk.clear();
+        write!(event, "data: {{\"type\":\"token\",\"content\":\"@{:020}\"}}\n\n", now()).ok()?;
+        write!(chunk, "{:x}\r\n", event.len()).ok()?;
+        chunk.extend_from_slice(&event);
+        chunk.extend_from_slice(b"\r\n");
+        stream.write_all(&chunk).await.ok()?;
+    }
+    event.clear();
+    write!(event, "data: {{\"type\":\"end\",\"total_tokens\":{count}}}\n\n").ok()?;
+    chunk.clear();
+    write!(chunk, "{:x}\r\n", event.len()).ok()?;
+    chunk.extend_from_slice(&event);
+    chunk.extend_from_slice(b"\r\n0\r\n\r\n");
+    stream.write_all(&chunk).await.ok()
+}
+
+/// Says each frame again, unmasked. Frames are small and whole, as the callers here send them.
+async fn echo(mut stream: TcpStream, key: &str, mut buffer: Vec<u8>) -> Option<()> {
+    let accept = load::accept(key);
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: {accept}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.ok()?;
+    let mut out = Vec::new();
+    loop {
+        while let Some((len, opcode, payload)) = load::frame(&mut buffer) {
+            out.clear();
+            let opcode = match opcode {
+                8 => 8,
+                9 => 10,
+                other => other,
+            };
+            load::write_frame(&mut out, opcode, &payload, false);
+            stream.write_all(&out).await.ok()?;
+            buffer.drain(..len);
+            if opcode == 8 {
+                return Some(());
+            }
+        }
+        if stream.read_buf(&mut buffer).await.ok()? == 0 {
+            return None;
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What the upstreams and the callers share: one clock, one mark in what is sent, and quantiles.
+
+#![forbid(unsafe_code)]
+
+use rustix::time::{ClockId, clock_gettime};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket};
+
+/// Stands before the time in whatever is sent.
+pub const MARK: u8 = b'@';
+/// Digits of the time behind the mark.
+pub const DIGITS: usize = 20;
+
+/// Nanoseconds of a clock that all processes of the machine share.
+pub fn now() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// A listener with room for everybody who comes at once.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(8192)
+}
+
+/// The times behind the marks of `bytes`, and how many bytes of them were read; the rest may hold the beginning of one.
+pub fn marks(bytes: &[u8], mut found: impl FnMut(u64)) -> usize {
+    let mut read = 0;
+    while let Some(at) = memchr::memchr(MARK, &bytes[read..]) {
+        let digits = read + at + 1;
+        let Some(text) = bytes.get(digits..digits + DIGITS) else { return read + at };
+        match std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()) {
+            Some(time) => {
+                found(time);
+                read = digits + DIGITS;
+            }
+            None => read = digits,
+        }
+    }
+    bytes.len()
+}
+
+/// A quantile of sorted numbers; 0 of none.
+pub fn quantile(sorted: &[u32], share: f64) -> u32 {
+    match sorted.len() {
+        0 => 0,
+        len => sorted[((len - 1) as f64 * share) as usize],
+    }
+}
+
+/// Microseconds between two moments of [`now`].
+pub fn micros(from: u64, to: u64) -> u32 {
+    (to.saturating_sub(from) / 1000).min(u64::from(u32::MAX)) as u32
+}
+
+/// The `index`th argument, or a default.
+pub fn argument<T: std::str::FromStr>(index: usize, default: T) -> T {
+    std::env::args().nth(index).and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// When one of `count` begins, so that all have begun within `all`.
+pub fn turn(index: usize, count: usize, all: Duration) -> Duration {
+    all.mul_f64(index as f64 / count.max(1) as f64)
+}
+
+/// The answer to a `Sec-WebSocket-Key` (RFC 6455, section 4.2.2).
+pub fn accept(key: &str) -> String {
+    use base64::Engine as _;
+    use sha1::{Digest as _, Sha1};
+    let digest = Sha1::digest(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11"));
+    base64::engine::general_purpose::STANDARD.encode(digest)
+}
+
+/// The first frame of `buffer` (RFC 6455, section 5.2): its length, opcode and payload; none while it is not whole.
+pub fn frame(buffer: &mut [u8]) -> Option<(usize, u8, Vec<u8>)> {
+    let (first, second) = (*buffer.first()?, *buffer.get(1)?);
+    let (mut at, short) = (2, usize::from(second & 0x7f));
+    let len = match short {
+        126 => {
+            at = 4;
+            usize::from(u16::from_be_bytes(buffer.get(2..4)?.try_into().ok()?))
+        }
+        127 => {
+            at = 10;
+            usize::try_from(u64::from_be_bytes(buffer.get(2..10)?.try_into().ok()?)).ok()?
+        }
+        short => short,
+    };
+    let mask: Option<[u8; 4]> = match second & 0x80 {
+        0 => None,
+        _ => {
+            let mask = buffer.get(at..at + 4)?.try_into().ok()?;
+            at += 4;
+            Some(mask)
+        }
+    };
+    let mut payload = buffer.get(at..at + len)?.to_vec();
+    if let Some(mask) = mask {
+        payload.iter_mut().enumerate().for_each(|(index, byte)| *byte ^= mask[index % 4]);
+    }
+    Some((at + len, first & 0x0f, payload))
+}
+
+/// Appends a whole frame, masked (with zeros, so that what is sent stays readable) where a client says it.
+pub fn write_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8], masked: bool) {
+    let mask = if masked { 0x80 } else { 0 };
+    out.push(0x80 | opcode);
+    match payload.len() {
+        len @ 0..126 => out.push(mask | len as u8),
+        len => {
+            out.push(mask | 126);
+            out.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+    }
+    if masked {
+        out.extend_from_slice(&[0; 4]);
+    }
+    out.extend_from_slice(payload);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_found_wherever_the_bytes_are_cut() {
+        let text = b"data: @00000000000000000007 and @00000000000000000008\n";
+        for cut in 0..text.len() {
+            let mut found = Vec::new();
+            let mut rest = text[..cut].to_vec();
+            let read = marks(&rest, |time| found.push(time));
+            rest.drain(..read);
+            rest.extend_from_slice(&text[cut..]);
+            marks(&rest, |time| found.push(time));
+            assert_eq!(found, [7, 8], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn frames_are_read_as_they_were_written() {
+        for len in [0, 1, 125, 126, 640] {
+            let payload = vec![7; len];
+            for masked in [false, true] {
+                let mut bytes = Vec::new();
+                write_frame(&mut bytes, 2, &payload, masked);
+                assert_eq!(frame(&mut bytes[..]), Some((bytes.len(), 2, payload.clone())));
+                let short = bytes.len() - 1;
+                assert_eq!(frame(&mut bytes[..short]), None);
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_accepted_as_the_rfc_shows() {
+        assert_eq!(accept("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+}
