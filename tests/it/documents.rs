@@ -84,7 +84,7 @@ async fn each_document_is_served_in_json_and_yaml_and_asked_for_again_by_its_tag
         let yaml = gateway.client.get(&format!("/openapi/{name}.yaml")).await;
         assert!(json.status == 200 && yaml.status == 200, "{name}");
         assert_eq!(yaml.headers["content-type"], "application/yaml");
-        let read: Value = serde_saphyr::from_str(&yaml.text()).unwrap();
+        let read: Value = serde_saphyr::from_str(yaml.text()).unwrap();
         assert_eq!(read, json.json(), "{name}");
         assert!(!json.text().contains("inside.internal"), "{name} names an upstream");
         assert!(!json.text().contains("secret"), "{name} tells what is hidden");
@@ -125,6 +125,10 @@ async fn every_shipped_route_is_described_and_nothing_else_and_nobody_behind_is_
     for route in routes["routes"].as_array().unwrap() {
         if route["method"] == "ANY" {
             assert!(document["x-grpc"].to_string().contains(route["path"].as_str().unwrap()));
+            continue;
+        }
+        // What lies below the documentation page is its own business.
+        if route["path"] == "/docs/*page" {
             continue;
         }
         let segments = route["path"].as_str().unwrap().split('/').map(|part| match part.strip_prefix(':') {

@@ -131,7 +131,7 @@ fn breaking_changes_of_an_api_are_findings() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(1), "{}", node::said(&output));
     assert!(
-        said.starts_with("breaking[limit-lowered] GET /a: rate limit is 5 per 1m, was 9 per 1m\n"),
+        said.starts_with("breaking[limit-lowered] GET /a: rate limit r is 5 per 1m, was 9 per 1m\n"),
         "{said}"
     );
     let output = run(folder.path(), &["diff", "--api", "new.yaml", "old.yaml"]);
@@ -153,7 +153,11 @@ async fn bed(demo: &Demo, folder: &Path) -> Gateway {
     };
     let page = "  - { route: GET /page, public: true, respond: { text: \"<!doctype html><title>t</title>\", headers: { content-type: text/html } } }\n";
     let routes = format!("{page}{}{}", module("live.js"), module("voicegate.js"));
-    let gateway = shipped_with(demo, |manifest| manifest + &routes).await;
+    let gateway = shipped_with(demo, |manifest| {
+        let (before, tests) = manifest.split_once("\ntests:").unwrap();
+        format!("{before}\n{routes}\ntests:{tests}")
+    })
+    .await;
     // WebSockets are for pages of the front end's own origin, which is the gateway's here.
     let origin = format!("http://{}", gateway.client.address());
     for (policy, from, to) in [
