@@ -1,7 +1,7 @@
 //! Upstreams that run. A reload keeps those whose definition did not change: their connections, their health and
 //! their counters go on.
 
-use super::breaker::Breaker;
+use super::breaker::{Breaker, Circuit};
 use super::{Upstream, UpstreamSpec, UpstreamStatus};
 use crate::state::{CheckState, HealthSource, Shared};
 use arc_swap::ArcSwap;
@@ -101,12 +101,18 @@ impl Registry {
 }
 
 impl HealthSource for Registry {
-    /// Upstreams whose servers are asked how they are or show it by their traffic, named as the seed names them:
-    /// `algo_service`.
+    /// Upstreams whose servers are asked how they are or show it by their traffic, or whose breaker is not closed, named
+    /// as the seed names them: `algo_service`.
     fn checks(&self) -> Vec<(String, CheckState)> {
         let running = self.running.load();
         let checked = running.values().filter_map(|upstream| {
-            let state = upstream.status().check(upstream.spec().health().is_some())?;
+            let state = match upstream.breaker.as_ref().map(|breaker| breaker.circuit()) {
+                Some(Circuit::Open) => CheckState::Unhealthy,
+                Some(Circuit::HalfOpen) => CheckState::Degraded,
+                Some(Circuit::Closed) | None => {
+                    upstream.status().check(upstream.spec().health().is_some())?
+                }
+            };
             Some((format!("{}_service", upstream.spec().name()), state))
         });
         checked.collect()

@@ -38,6 +38,8 @@ async fn an_upstream_that_fails_is_left_alone_for_a_while() {
     assert_eq!(state(&gateway).await, "open");
     let series = "voicegate_upstream_breaker_state{target=\"\",upstream=\"back\"}";
     assert_eq!(gateway.metric(series).await, 2.0);
+    let checks = &gateway.admin.get("/readyz?verbose").await.json()["checks"];
+    assert_eq!(checks["back_service"], "unhealthy");
 }
 
 #[tokio::test]
