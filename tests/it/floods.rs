@@ -375,7 +375,7 @@ async fn slowhttptest(address: SocketAddr, mode: &[&str]) -> Vec<bool> {
     let mut command = Command::new("slowhttptest");
     command
         .args(mode)
-        .args(["-u", &url, "-c", "200", "-r", "100", "-i", "1", "-l", "7", "-p", "1", "-v", "1"]);
+        .args(["-u", &url, "-c", "200", "-r", "100", "-i", "1", "-l", "7", "-p", "3", "-v", "1"]);
     command.arg("-g").arg("-o").arg(&prefix);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap();
     let output = output.expect("`slowhttptest` is here: apt-get install slowhttptest");
