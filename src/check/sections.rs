@@ -1,4 +1,4 @@
-//! Sections beside the routes: what is not available yet, what contradicts itself, what nobody uses.
+//! Sections beside the routes: what contradicts itself, what nobody uses.
 
 use super::routes::RouteChecker;
 use crate::diag::{Code, Diagnostic, Diagnostics, Span, did_you_mean};

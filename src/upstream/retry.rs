@@ -162,11 +162,6 @@ impl Upstream {
             };
             number += 1;
             let server = chosen.server.clone();
-            match number {
-                1 => plan.exchange.sent_to(server.note.clone()),
-                _ if number == retry.attempts => plan.exchange.sent_to(server.note.clone()),
-                _ => {}
-            }
             let hedge = retry
                 .hedge
                 .filter(|_| number == 1 && matches!(*request.method(), Method::GET | Method::HEAD));
@@ -177,18 +172,18 @@ impl Upstream {
                 _ => self.try_once(retry, chosen, request, kept.as_ref(), &plan).await,
             };
             tried.push(server);
-            let Some(reason) = retry.reason(&answer) else { return self.ended(answer, &tried, &plan) };
+            let Some(reason) = retry.reason(&answer) else { return finished(answer) };
             let unsent = matches!(&answer, Err(unanswered) if unanswered.request.is_some());
             let rest = retry.rest(number, &answer, rand::random());
             let too_late = |rest| plan.until.is_some_and(|until| Instant::now() + rest >= until);
             let Some(rest) =
                 rest.filter(|rest| number < retry.attempts && (unsent || kept.is_some()) && !too_late(*rest))
             else {
-                return self.ended(answer, &tried, &plan);
+                return finished(answer);
             };
             if !budget.take(self.now()) {
                 self.retries.exhausted();
-                return self.ended(answer, &tried, &plan);
+                return finished(answer);
             }
             self.retries.again(reason.word());
             tracing::debug!(
@@ -261,39 +256,26 @@ impl Upstream {
             return first.await;
         }
         self.retries.again("hedge".to_owned());
-        let note = other.server.note.clone();
+        let note = first_server.note.clone();
         tried.push(other.server.clone());
         let second = pin!(self.try_once(retry, other, kept.request(), Some(kept), plan));
+        // The second was noted as it began; where the first answers after all, it is that one again.
         match select(first, second).await {
             Either::Left((answer, second)) => match retry.reason(&answer) {
-                None => answer,
-                Some(_) => {
-                    let answer = second.await;
-                    plan.exchange.sent_to(note);
-                    answer
-                }
-            },
-            Either::Right((answer, first)) => match retry.reason(&answer) {
                 None => {
                     plan.exchange.sent_to(note);
                     answer
                 }
-                Some(_) => first.await,
+                Some(_) => second.await,
+            },
+            Either::Right((answer, first)) => match retry.reason(&answer) {
+                None => answer,
+                Some(_) => {
+                    plan.exchange.sent_to(note);
+                    first.await
+                }
             },
         }
-    }
-
-    /// What callers get, with where it came from noted.
-    fn ended(
-        &self,
-        answer: Answer,
-        tried: &[Arc<Server>],
-        plan: &Try<'_>,
-    ) -> Result<Response<UpstreamBody>, GatewayError> {
-        if let [_, .., last] = tried {
-            plan.exchange.sent_to(last.note.clone());
-        }
-        finished(answer)
     }
 }
 

@@ -128,7 +128,6 @@ impl Upstream {
             return Box::pin(self.send_again(retry, key, request, plan)).await;
         }
         let chosen = self.pick(key, &[])?;
-        exchange.sent_to(chosen.server.note.clone());
         // Only for the case that its connection had been closed behind our back.
         let kept = if is_idempotent(request.method()) { Kept::bodyless(&request) } else { None };
         self.attempt(chosen, request, kept.as_ref(), &plan).await.map_err(|unanswered| unanswered.error)
@@ -145,6 +144,7 @@ impl Upstream {
         let began = Instant::now();
         let Chosen { server, mut passages } = chosen;
         let (server, exchange) = (&server, plan.exchange);
+        exchange.sent_to(server.note.clone());
         exchange.tried();
         let sent = async {
             Ok::<_, Unanswered>(match &server.links {

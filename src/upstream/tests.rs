@@ -580,3 +580,32 @@ async fn callers_that_give_no_time_open_no_breaker() {
         assert_eq!(hurry().await, Kind::UpstreamTimeout, "not refused by a breaker");
     }
 }
+
+#[tokio::test]
+async fn a_request_is_noted_where_it_was_answered() {
+    let mute = Scripted::start(|mut wire| async move { wire.until_closed().await }).await;
+    let well = Scripted::start(|mut wire| async move {
+        loop {
+            wire.request().await?;
+            wire.write(OK).await?;
+        }
+    })
+    .await;
+    let (shared, _) = shared(&[]);
+    let targets = format!("[{{ url: \"{}\" }}, {{ url: \"{}\" }}]", mute.url(), well.url());
+    let rules = "min_retries: 100, backoff: { base: 1ms }";
+    for retry in [format!("per_try: 50ms, {rules}"), format!("hedge: {{ after: 30ms }}, {rules}")] {
+        let spec = spec(&format!("{{ targets: {targets}, retry: {{ {retry} }} }}"));
+        let upstream = Upstream::new(spec, &shared);
+        let mut tries = Vec::new();
+        for _ in 0..4 {
+            let exchange = exchange(Method::GET, "/");
+            let request = Request::builder().uri("/").body(full("")).unwrap();
+            let answer = upstream.send(&exchange, request, &SendOptions::default()).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            assert!(well.url().ends_with(&*exchange.upstream().unwrap().target), "{retry}");
+            tries.push(exchange.tries());
+        }
+        assert!(tries.contains(&2), "{retry}: {tries:?}");
+    }
+}

@@ -1,8 +1,7 @@
 //! What a manifest file may say: one typed, documented structure a section.
 //!
 //! These are the keys of the contract, as typed; nothing is resolved here. Stage bodies stay trees
-//! ([`StageUse`]), because the stages themselves decode them. Keys of parts that are not built yet are here
-//! all the same, so that an editor knows them and the checks can say so.
+//! ([`StageUse`]), because the stages themselves decode them.
 
 mod access;
 mod fallback;
