@@ -10,6 +10,7 @@ use clap::Args;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::runtime::{Builder, Runtime};
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -30,12 +31,7 @@ pub(super) fn run(command: Serve) -> u8 {
             return super::USAGE;
         }
     };
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.enable_all();
-    if let Some(workers) = command.settings.workers {
-        runtime.worker_threads(workers.max(1));
-    }
-    let code = match runtime.build() {
+    let code = match runtime(command.settings.workers) {
         Ok(runtime) => runtime.block_on(serve(command, &guard)),
         Err(error) => {
             say(&format!("error: the runtime cannot start: {error}"));
@@ -44,6 +40,18 @@ pub(super) fn run(command: Serve) -> u8 {
     };
     drop(guard);
     code
+}
+
+/// One worker needs no other to be able to take its work over, and does without what that costs.
+fn runtime(workers: Option<usize>) -> std::io::Result<Runtime> {
+    let mut builder = match workers {
+        Some(0 | 1) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    if let Some(workers @ 2..) = workers {
+        builder.worker_threads(workers);
+    }
+    builder.enable_all().build()
 }
 
 async fn serve(command: Serve, log: &LogGuard) -> u8 {

@@ -323,14 +323,14 @@ impl RoutingTable {
                 route.serve(exchange, request).await
             }
             Found::NotAllowed(allow) if exchange.method == Method::OPTIONS => {
-                self.answer_options(exchange, host, request, allow).await
+                Box::pin(self.answer_options(exchange, host, request, allow)).await
             }
             Found::NotAllowed(allow) => {
                 let mut error = GatewayError::from(Kind::MethodNotAllowed);
                 error.allow = Some(allow);
-                self.refuse(request, error).await
+                Box::pin(self.refuse(request, error)).await
             }
-            Found::Nothing => self.refuse(request, Kind::NotFound.into()).await,
+            Found::Nothing => Box::pin(self.refuse(request, Kind::NotFound.into())).await,
         }
     }
 

@@ -246,6 +246,8 @@ pub async fn serve<S: Service>(
             Ok((socket, peer)) => {
                 trouble.over();
                 receive(socket, peer);
+                // A thousand that come at once must not keep waiting what the first of them asked: those go on first.
+                tokio::task::yield_now().await;
             }
             Err(error) => tokio::select! {
                 () = &mut draining => break,

@@ -149,8 +149,9 @@ impl Upstream {
         let sent = async {
             Ok::<_, Unanswered>(match &server.links {
                 Some(links) => {
+                    // Boxed: else requests over HTTP/1.1 would carry its state about.
                     let (response, lease, progress) =
-                        self.call(exchange, server, links, request, plan).await?;
+                        Box::pin(self.call(exchange, server, links, request, plan)).await?;
                     (response, lease, progress, false)
                 }
                 None => {
@@ -269,7 +270,8 @@ impl Upstream {
         patience: Duration,
         purpose: Purpose,
     ) -> Result<Conn, GatewayError> {
-        match connect(&server.spec, self.spec.tls(), patience, purpose).await {
+        // Boxed: the state of a handshake is large, and most requests go over a connection that stands.
+        match Box::pin(connect(&server.spec, self.spec.tls(), patience, purpose)).await {
             Ok(conn) => {
                 Meter::add(&self.meter.connects);
                 Ok(conn)
