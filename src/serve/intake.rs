@@ -266,12 +266,18 @@ fn parse_host(text: &str) -> Result<Host<'_>, Refusal> {
 /// is no address is refused, as browsers do: some resolvers read `127.1` or `0x7f.1` as an address.
 fn check_name(name: &str) -> Result<(), Refusal> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    let labels_fit =
-        || name.split('.').all(|label| (1..=63).contains(&label.len()) && label.bytes().all(allowed));
-    if name.len() > 253 || !labels_fit() {
+    let mut begin = 0;
+    for (at, byte) in name.bytes().enumerate() {
+        match byte {
+            b'.' if (1..=63).contains(&(at - begin)) => begin = at + 1,
+            _ if !allowed(byte) => return Err(INVALID_HOST),
+            _ => {}
+        }
+    }
+    let last = &name[begin..];
+    if name.len() > 253 || !(1..=63).contains(&last.len()) {
         return Err(INVALID_HOST);
     }
-    let last = name.rsplit('.').next().unwrap_or(name);
     let numeric =
         last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x") || last.starts_with("0X");
     if numeric && name.parse::<Ipv4Addr>().is_err() {

@@ -20,6 +20,7 @@ mod health;
 mod http2;
 mod identity;
 mod keeper;
+mod kept;
 mod key;
 mod meter;
 mod outcome;

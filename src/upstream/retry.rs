@@ -7,6 +7,7 @@
 //! be made: else callers get what the last one said.
 
 use super::circuits::Chosen;
+use super::kept::{Kept, Outgoing};
 use super::pool::Server;
 use super::send::{Deadlines, SendOptions, Unanswered, callers_fault};
 use super::spec::RetrySpec;
@@ -16,11 +17,9 @@ use crate::exchange::Exchange;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::header::{HeaderName, RETRY_AFTER, TRAILER};
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, Method, Response};
 use http_body::Body as _;
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Empty, Full};
-use std::io;
+use http_body_util::BodyExt as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,16 +31,6 @@ static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const DRAINED: usize = 64 << 10;
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// A request that can be said again.
-#[derive(Debug)]
-pub(super) struct Kept {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-type Outgoing = Request<BoxBody<Bytes, io::Error>>;
 type Answer = Result<Response<UpstreamBody>, Unanswered>;
 
 /// Where a try goes, and when it ends.
@@ -53,31 +42,6 @@ pub(super) struct Try<'a> {
     pub(super) patience: Duration,
     /// When the answer's body has to be over.
     pub(super) until: Option<Instant>,
-}
-
-impl Kept {
-    /// A request without body; none if it has one.
-    pub(super) fn bodyless(request: &Outgoing) -> Option<Kept> {
-        request.body().is_end_stream().then(|| Kept {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            headers: request.headers().clone(),
-            body: Bytes::new(),
-        })
-    }
-
-    /// The request once more.
-    pub(super) fn request(&self) -> Outgoing {
-        let body = match self.body.is_empty() {
-            true => Empty::new().map_err(|never| match never {}).boxed(),
-            false => Full::new(self.body.clone()).map_err(|never| match never {}).boxed(),
-        };
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        request
-    }
 }
 
 /// Why another try is made.
@@ -316,7 +280,7 @@ async fn keep(
         None => body.collect().await,
     };
     let body = collected.map_err(|error| callers_fault(&error))?.to_bytes();
-    let kept = Kept { method: parts.method, uri: parts.uri, headers: parts.headers, body };
+    let kept = Kept::of(&parts, body);
     Ok((kept.request(), Some(kept)))
 }
 
