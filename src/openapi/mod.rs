@@ -16,7 +16,7 @@ mod values;
 mod yaml;
 
 pub use bundle::{Bundle, Bundled};
-pub use describe::{Alternative, Described, On, OperationDoc};
+pub use describe::{Alternative, Described, On, OperationDoc, example_of};
 pub use operation::{Answered, Broken, Operation, Parameter, Source};
 pub use published::{Published, Rendering};
 pub use schema::Schema;
