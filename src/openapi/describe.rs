@@ -189,9 +189,8 @@ impl OperationDoc {
         }
     }
 
-    /// Answers carry a header.
+    /// Answers carry a header. It is not required: what holds under a condition only is described alike.
     pub fn header(&mut self, on: On, name: &'static str, about: &str, schema: Value) {
-        let about = self.conditioned(about.to_owned());
         self.headers.push((on, name, json!({ "description": about, "schema": schema })));
     }
 
