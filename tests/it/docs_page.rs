@@ -241,7 +241,8 @@ async fn a_phone_has_everything_too() {
     page.resize(1280, 900, "light").await;
     page.until(&seen("#links a", "Swagger UI")).await;
     page.resize(360, 2500, "light").await;
-    page.until("document.getElementById('reference').innerText.includes('deprecated, gone on 2027-06-01')").await;
+    page.until("document.getElementById('reference').innerText.includes('deprecated, gone on 2027-06-01')")
+        .await;
     page.resize(360, 740, "light").await;
     for (id, text) in [("#sign", "Sign in"), ("[role=tab]", "WebSockets"), ("#more", "⋯")] {
         page.until(&seen(id, text)).await;

@@ -158,24 +158,27 @@ async fn every_shipped_route_is_described_and_nothing_else_and_nobody_behind_is_
 }
 
 #[test]
-fn shipped_documents_are_valid_by_the_published_schemas() {
+fn documents_are_valid_by_the_published_schemas() {
     let schema = |name: &str| -> Value {
         serde_json::from_str(&std::fs::read_to_string(root().join("tests/schemas").join(name)).unwrap())
             .unwrap()
     };
-    for (document, schema) in [
-        ("all", schema("openapi-3.1.json")),
-        ("v01", schema("openapi-3.1.json")),
-        ("asyncapi", schema("asyncapi-3.0.json")),
+    let described = root().join("tests/manifests/described");
+    for (folder, config, document, schema) in [
+        (root(), "routes.yaml", "all", schema("openapi-3.1.json")),
+        (root(), "routes.yaml", "v01", schema("openapi-3.1.json")),
+        (root(), "routes.yaml", "asyncapi", schema("asyncapi-3.0.json")),
+        (described.clone(), "everything.yaml", "all", schema("openapi-3.1.json")),
+        (described, "everything.yaml", "asyncapi", schema("asyncapi-3.0.json")),
     ] {
-        let output = run(&root(), &["openapi", "--document", document]);
+        let output = run(&folder, &["openapi", "--config", config, "--document", document]);
         let said: Value = serde_json::from_slice(&output.stdout).unwrap();
         let validator = jsonschema::options().build(&schema).unwrap();
         let faults: Vec<_> = validator
             .iter_errors(&said)
             .map(|fault| format!("{}: {fault:.300}", fault.instance_path()))
             .collect();
-        assert!(faults.is_empty(), "{document}: {faults:#?}");
+        assert!(faults.is_empty(), "{config} {document}: {faults:#?}");
         assert!(validator.iter_errors(&serde_json::json!({ "openapi": "3.1.0" })).next().is_some());
         references(&said, &said);
     }
