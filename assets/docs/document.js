@@ -99,7 +99,9 @@ function badgesOf(operation) {
     const said = limit.value ?? limit;
     if (said.limit) say(`limit: ${said.limit} / ${said.per ?? said.window ?? "1m"}`, "#8a5a00");
   }
-  if (operation.deprecated) say(operation["x-sunset"] ? `deprecated, gone ${operation["x-sunset"]}` : "deprecated", "#a33");
+  const gone = Date.parse(operation["x-sunset"] ?? "");
+  const until = Number.isNaN(gone) ? "" : `, gone on ${new Date(gone).toISOString().slice(0, 10)}`;
+  if (operation.deprecated) say(`deprecated${until}`, "#a33");
   return badges;
 }
 
@@ -114,7 +116,9 @@ function miniProgram(document, path, method, operation) {
   if (guarded) entries.push("Authorization: `Bearer ${token}`");
   if (entries.length) lines.push(`  header: { ${entries.join(", ")} },`);
   if (body !== undefined) lines.push(`  data: ${JSON.stringify(body, null, 2).replaceAll("\n", "\n  ")},`);
-  const streamed = Object.values(operation.responses ?? {}).some((answer) => answer.content?.["text/event-stream"]);
+  const streamed = Object.values(operation.responses ?? {}).some(
+    (answer) => resolved(document, answer)?.content?.["text/event-stream"],
+  );
   if (streamed) {
     lines.push("  enableChunked: true, // then task.onChunkReceived(({ data }) => …)");
     return `const task = ${lines.join("\n")}\n});`;

@@ -107,6 +107,8 @@ export function showStreams(panel, document) {
     body.value = JSON.stringify({ ...said, session_id: made.session_id }, null, 2);
   }
 
+  let stopping = false;
+
   async function ask() {
     const { path, method, operation } = chosen();
     const leave = new AbortController();
@@ -122,6 +124,7 @@ export function showStreams(panel, document) {
     stop.onclick = () => cancel(path, leave);
     state.textContent = session.now ? "asking …" : "asking (nobody is signed in) …";
     let count = 0;
+    stopping = false;
     try {
       await withSession(operation);
       const asked = { method: method.toUpperCase(), headers: { accept: "text/event-stream" }, signal: leave.signal };
@@ -141,7 +144,7 @@ export function showStreams(panel, document) {
         log.scrollTop = log.scrollHeight;
         state.textContent = `${count} events`;
       }
-      state.textContent = `${count} events, complete`;
+      state.textContent = `${count} events, ${stopping ? "stopped" : "complete"}`;
     } catch (fault) {
       state.textContent = leave.signal.aborted ? `${count} events, stopped here` : `failed: ${fault.message}`;
     } finally {
@@ -157,9 +160,10 @@ export function showStreams(panel, document) {
     stop.disabled = true;
     if (!known) return leave.abort();
     const late = setTimeout(() => leave.abort(), 3000);
+    stopping = true;
+    state.textContent += ", stopping …";
     try {
       await call(twin, { session_id: JSON.parse(body.value).session_id });
-      state.textContent += ", stopping …";
     } catch {
       clearTimeout(late);
       leave.abort();

@@ -59,6 +59,18 @@ impl Pattern {
             .collect()
     }
 
+    /// The same with its parameters as `{name}`: how rewrites and OpenAPI write them.
+    pub fn braced(&self) -> String {
+        if self.segments.is_empty() {
+            return "/".to_owned();
+        }
+        let segments = self.segments.iter().map(|segment| match segment {
+            Segment::Static(text) => format!("/{text}"),
+            Segment::Param(name) | Segment::Rest(name) => format!("/{{{name}}}"),
+        });
+        segments.collect()
+    }
+
     /// Names of the parameters, in order.
     pub fn params(&self) -> Vec<String> {
         self.segments

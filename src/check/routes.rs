@@ -8,7 +8,7 @@ use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::exchange::RouteInfo;
 use crate::manifest::model::{Bridge, ChainRef, Protocol, Route, Version};
 use crate::manifest::{Manifest, Spanned};
-use crate::openapi::{Bundle, Operation};
+use crate::openapi::{Bundle, Operation, PathNames};
 use crate::stages::{Fit, Keeps};
 use crate::state::maintenance::Closed;
 use crate::targets::{self, Found, Target, WebSocketBridge};
@@ -66,7 +66,7 @@ pub struct RouteDocs {
 }
 
 impl RouteDocs {
-    fn of(route: &Route, described: bool, manifest: &Manifest) -> Self {
+    fn of(route: &Route, described: bool, upstream: &str, manifest: &Manifest) -> Self {
         let Some(docs) = &route.docs else { return RouteDocs::default() };
         let bundle = docs.openapi.as_ref().filter(|_| described);
         RouteDocs {
@@ -74,7 +74,9 @@ impl RouteDocs {
             description: docs.description.clone(),
             tags: docs.tags.0.iter().map(|tag| tag.value.clone()).collect(),
             hidden: docs.hidden,
-            bundle: bundle.and_then(|reference| Bundle::of(reference, manifest)).map(Arc::new),
+            bundle: bundle
+                .and_then(|it| Bundle::of(it, &PathNames::of(&it.value, upstream), manifest))
+                .map(Arc::new),
         }
     }
 }
@@ -224,7 +226,8 @@ impl<'a> RouteChecker<'a> {
         let ending = self.ending(route, &params, out);
         let maintenance = targets::maintenance::of_route(route, group.maintenance.as_ref(), out);
         let method = parsed.as_ref().map(|(method, _)| method.as_str());
-        let described = self.described(route, method, &params, out);
+        let upstream = path_upstream(route, parsed.as_ref().map(|(_, pattern)| pattern));
+        let described = self.described(route, method, &params, &upstream, out);
         access(route, &links, out);
         kept(&links, out);
         let streaming = match &ending {
@@ -293,7 +296,7 @@ impl<'a> RouteChecker<'a> {
             predicates,
             links,
             ending,
-            docs: RouteDocs::of(route, described.is_some(), self.manifest),
+            docs: RouteDocs::of(route, described.is_some(), &upstream, self.manifest),
             described,
             deprecation: group.deprecation.clone(),
             maintenance,
@@ -317,10 +320,12 @@ impl<'a> RouteChecker<'a> {
         route: &Route,
         method: Option<&str>,
         params: &[String],
+        upstream: &str,
         out: &mut Diagnostics,
     ) -> Option<Arc<Operation>> {
         let reference = route.docs.as_ref()?.openapi.as_ref()?;
-        Operation::check(reference, method, params, self.manifest, out)
+        let names = PathNames::of(&reference.value, upstream);
+        Operation::check(reference, method, params, &names, self.manifest, out)
     }
 
     fn ending(&mut self, route: &Spanned<Route>, params: &[String], out: &mut Diagnostics) -> Option<Ending> {
@@ -331,6 +336,15 @@ impl<'a> RouteChecker<'a> {
                 native::check(&name, route, params, self.manifest, out).map(Ending::Native)
             }
         }
+    }
+}
+
+/// The path that goes upstream, its parameters as `{name}`.
+fn path_upstream(route: &Route, pattern: Option<&Pattern>) -> String {
+    match (&route.path, pattern) {
+        (Some(path), _) => path.value.clone(),
+        (None, Some(pattern)) => pattern.braced(),
+        (None, None) => String::new(),
     }
 }
 

@@ -173,8 +173,10 @@ fn what_to_try(address: &str, admin: &str, config: &str, database: Option<&Path>
     };
     format!(
         r#"
-voicegate is up, with stand-ins for the services behind it. Try:
+voicegate is up, with stand-ins for the services behind it. Open http://{address}/docs in a browser: what there is,
+with a form to try it. Or type:
 
+  curl http://{address}/openapi.json -o openapi.json   # and `voicegate client ts` makes a client of it
   curl http://{address}/health
   curl http://{address}/api/v01/auth/register -H 'Content-Type: application/json' \
        -d '{{"username": "ann", "email": "ann@example.com", "password": "Gateway1"}}'

@@ -135,7 +135,8 @@ fn place(exchange: &Exchange) -> (&str, &str) {
 /// A document of the revision that serves, beside the pages that show it.
 fn document(shared: &Shared, name: &str, request: &Request) -> Result<Response, GatewayError> {
     let published = shared.documents.load();
-    let rendering = published.as_ref().and_then(|published| published.get(name, false));
+    let newer = super::documents::newer(request.uri().query())?;
+    let rendering = published.as_ref().and_then(|published| published.get(name, newer));
     let rendering = rendering.ok_or(GatewayError::from(Kind::NotFound))?;
     let known = request.headers().get(IF_NONE_MATCH).is_some_and(|known| known == rendering.etag.as_str());
     let kind = if name.ends_with(".yaml") { "application/yaml" } else { "application/json" };

@@ -1,6 +1,6 @@
 //! `gateway.openapi`: the API's own description, of the revision that serves now.
 
-use crate::error::{GatewayError, Kind};
+use crate::error::{FieldFault, GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::openapi::Rendering;
 use crate::state::Shared;
@@ -9,8 +9,12 @@ use http::header::IF_NONE_MATCH;
 use poem::Request;
 use poem_openapi::param::Query;
 use poem_openapi::payload::Binary;
+use poem_openapi::registry::{MetaSchemaRef, Registry};
+use poem_openapi::types::{ParseFromParameter, ParseResult, Type};
 use poem_openapi::{ApiResponse, Enum, OpenApi};
+use std::borrow::Cow;
 use std::sync::Arc;
+use url::form_urlencoded;
 
 /// Name of the document where the route has no `:document`.
 const ALL: &str = "all.json";
@@ -29,8 +33,8 @@ impl DocumentsApi {
     }
 }
 
-/// A version of OpenAPI.
-#[derive(Enum, Clone, Copy, PartialEq, Eq)]
+/// A version of OpenAPI, for the description: what callers write is read by [`newer`], which says what may stand there.
+#[derive(Enum)]
 enum SpecVersion {
     /// OpenAPI 3.1.
     #[oai(rename = "3.1")]
@@ -38,6 +42,57 @@ enum SpecVersion {
     /// OpenAPI 3.2: events of streams are described one by one (`itemSchema`).
     #[oai(rename = "3.2")]
     New,
+}
+
+/// A parameter that is described, and read elsewhere.
+struct Elsewhere;
+
+impl Type for Elsewhere {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        SpecVersion::name()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        SpecVersion::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        SpecVersion::register(registry);
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ParseFromParameter for Elsewhere {
+    fn parse_from_parameter(_: &str) -> ParseResult<Self> {
+        Ok(Elsewhere)
+    }
+}
+
+/// Whether a query asks for OpenAPI 3.2 (`version=3.2`).
+///
+/// # Errors
+/// 400 if it names another version than the two that there are.
+pub(super) fn newer(query: Option<&str>) -> Result<bool, GatewayError> {
+    let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    match pairs.find(|(name, _)| name == "version").as_ref().map(|(_, version)| &**version) {
+        None | Some("3.1") => Ok(false),
+        Some("3.2") => Ok(true),
+        Some(_) => {
+            let fault = FieldFault::new("", "enum", "must be 3.1 or 3.2", "必须为 3.1 或 3.2");
+            Err(GatewayError::invalid(vec![fault.of_parameter("query.version")]))
+        }
+    }
 }
 
 /// A document.
@@ -65,11 +120,12 @@ impl DocumentsApi {
         &self,
         request: &Request,
         /// Version of OpenAPI, `3.1` where nothing is said.
-        version: Query<Option<SpecVersion>>,
+        #[oai(name = "version")]
+        _version: Query<Option<Elsewhere>>,
     ) -> poem::Result<DocumentResponse> {
         let name = Exchange::of(request).param("document").unwrap_or(ALL);
         let published = self.shared.documents.load();
-        let newer = version.0 == Some(SpecVersion::New);
+        let newer = newer(request.uri().query())?;
         let rendering = published.as_ref().and_then(|published| published.get(name, newer));
         let Some(Rendering { body, etag }) = rendering else {
             return Err(GatewayError::from(Kind::NotFound).into());

@@ -3,8 +3,9 @@
 //!
 //! Parameters, bodies, answers, headers and examples stand where they are referred to; schemas that are named stay apart,
 //! and are referred to as `#/$defs/N`, N being their place in the bundle. What is the upstream's own business stays out:
-//! its servers, its security, its operation id and tags.
+//! its servers, its security, its operation id and tags. The parameters of its path are called what the route calls them.
 
+use super::names::PathNames;
 use super::schema::Gathered;
 use super::{Place, find};
 use crate::diag::Diagnostics;
@@ -37,8 +38,9 @@ pub struct Bundled {
 const LEFT: [&str; 6] = ["operationId", "tags", "security", "servers", "callbacks", "externalDocs"];
 
 impl Bundle {
-    /// The operation that `docs.openapi` names, which [`Operation::check`](super::Operation::check) found sound.
-    pub fn of(reference: &Spanned<String>, manifest: &Manifest) -> Option<Bundle> {
+    /// The operation that `docs.openapi` names, which [`Operation::check`](super::Operation::check) found sound. The
+    /// parameters of its path get the route's `names`.
+    pub fn of(reference: &Spanned<String>, names: &PathNames, manifest: &Manifest) -> Option<Bundle> {
         // Its faults were told.
         let out = &mut Diagnostics::new();
         let (file, pointer) = parts(&reference.value);
@@ -61,6 +63,11 @@ impl Bundle {
                 let shared: Vec<Value> = shared.into_iter().filter(new).collect();
                 own.extend(shared);
             }
+        }
+        let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten();
+        for parameter in parameters.filter(|parameter| parameter["in"] == "path") {
+            let ours = parameter["name"].as_str().map(|name| names.ours(name).to_owned());
+            ours.into_iter().for_each(|name| parameter["name"] = name.into());
         }
         let mut values = Vec::new();
         while let Some(place) = gathered.parts.get(values.len()).copied() {

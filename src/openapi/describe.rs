@@ -5,7 +5,8 @@
 
 use crate::error::Kind;
 use crate::exchange::RouteInfo;
-use http::Method;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,8 +32,8 @@ pub struct OperationDoc {
     body: Option<Value>,
     answers: BTreeMap<String, Value>,
     refusals: BTreeMap<u16, Vec<Refusal>>,
-    /// Where, name, header, and whether all operations have it alike.
-    headers: Vec<(On, &'static str, Value, bool)>,
+    /// Where, name, header.
+    headers: Vec<(On, &'static str, Value)>,
     security: Vec<Vec<Alternative>>,
     extensions: BTreeMap<&'static str, Value>,
     deprecated: bool,
@@ -73,8 +74,6 @@ pub struct Described {
     pub operation: Value,
     /// Security schemes that it names.
     pub schemes: Vec<(&'static str, Value)>,
-    /// Headers that it refers to as `#/components/headers/NAME`.
-    pub headers: Vec<(&'static str, Value)>,
 }
 
 impl OperationDoc {
@@ -190,11 +189,9 @@ impl OperationDoc {
         }
     }
 
-    /// Answers carry a header.
+    /// Answers carry a header. It is not required: what holds under a condition only is described alike.
     pub fn header(&mut self, on: On, name: &'static str, about: &str, schema: Value) {
-        let shared = self.condition.is_none() && schema.get("examples").is_none();
-        let about = self.conditioned(about.to_owned());
-        self.headers.push((on, name, json!({ "description": about, "schema": schema }), shared));
+        self.headers.push((on, name, json!({ "description": about, "schema": schema })));
     }
 
     /// Who is calling must be said in one of these ways, beside what was required before.
@@ -205,20 +202,36 @@ impl OperationDoc {
         self.security.push(alternatives);
     }
 
-    /// An extension (`x-…`). Under a condition it says so.
-    pub fn extension(&mut self, name: &'static str, value: Value) {
-        let value = match &self.condition {
-            Some(condition) => json!({ "when": condition, "value": value }),
-            None => value,
-        };
-        match self.extensions.get_mut(name) {
-            // A second one of the same kind, such as another rate limit.
-            Some(Value::Array(all)) => all.push(value),
-            Some(known) if *known != value => *known = json!([known.take(), value]),
-            Some(_) => {}
-            None => {
-                self.extensions.insert(name, value);
+    /// An extension (`x-…`). Under a condition it says so. A second one of the same name, such as another rate limit, makes
+    /// a list of them; a list joins the list.
+    pub fn extension(&mut self, name: &'static str, mut value: Value) {
+        present(&mut value);
+        let value = match (&self.condition, value) {
+            (None, value) => value,
+            (Some(condition), Value::Array(items)) if items.iter().all(Value::is_object) => {
+                let conditioned = items.into_iter().map(|mut item| {
+                    item["when"] = condition.as_str().into();
+                    item
+                });
+                conditioned.collect()
             }
+            (Some(condition), value) => json!({ "when": condition, "value": value }),
+        };
+        let list = |value: Value| match value {
+            Value::Array(items) => items,
+            one => vec![one],
+        };
+        match self.extensions.remove(name) {
+            Some(known) if known != value => {
+                let mut all = list(known);
+                list(value).into_iter().for_each(|one| {
+                    if !all.contains(&one) {
+                        all.push(one);
+                    }
+                });
+                self.extensions.insert(name, all.into());
+            }
+            _ => drop(self.extensions.insert(name, value)),
         }
     }
 
@@ -259,10 +272,7 @@ impl OperationDoc {
         let (security, schemes) = security(&self.security);
         operation.insert("security".to_owned(), security);
         operation.extend(self.extensions.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        let mut headers = std::mem::take(&mut self.headers);
-        headers.retain(|(_, _, _, shared)| *shared);
-        let headers = headers.into_iter().map(|(_, name, header, _)| (name, header)).collect();
-        Described { operation: operation.into(), schemes, headers }
+        Described { operation: operation.into(), schemes }
     }
 
     /// The target's answers and the gateway's refusals, by status.
@@ -298,7 +308,7 @@ impl OperationDoc {
                 }
             }
         }
-        for (on, name, header, shared) in &self.headers {
+        for (on, name, header) in &self.headers {
             for (status, response) in &mut all {
                 let refusal = status.parse().is_ok_and(|status| told.contains(&status) && status >= 400);
                 let wanted = match on {
@@ -307,10 +317,7 @@ impl OperationDoc {
                     On::Status(only) => status == &only.to_string(),
                 };
                 if wanted && response.get("$ref").is_none() {
-                    response["headers"][*name] = match shared {
-                        true => json!({ "$ref": format!("#/components/headers/{name}") }),
-                        false => header.clone(),
-                    };
+                    response["headers"][*name] = header.clone();
                 }
             }
         }
@@ -318,10 +325,41 @@ impl OperationDoc {
     }
 }
 
+/// Takes out what is not set.
+fn present(value: &mut Value) {
+    match value {
+        Value::Object(map) => map.retain(|_, value| !value.is_null()),
+        Value::Array(items) => items.iter_mut().for_each(present),
+        _ => {}
+    }
+}
+
+/// Media type and body of a fixed answer, as an example of it; none if it has no body or does not say what it is.
+pub fn example_of<'a>(headers: &'a HeaderMap, body: &[u8]) -> Option<(&'a str, Value)> {
+    let kind = headers.get(CONTENT_TYPE)?.to_str().ok().filter(|_| !body.is_empty())?;
+    let essence = kind.split(';').next().unwrap_or(kind).trim();
+    let example = match serde_json::from_slice(body) {
+        Ok(json) if essence == "application/json" => json,
+        _ => Value::from(String::from_utf8_lossy(body)),
+    };
+    Some((essence, example))
+}
+
 /// One response for all refusals of a status.
 fn refused(refusals: &[Refusal]) -> Value {
     let mut kinds: Vec<Kind> = Vec::new();
     let mut lines: Vec<String> = Vec::new();
+    // In the order of the catalogue: which stage stands before which makes no other answer.
+    let mut refusals: Vec<&Refusal> = refusals.iter().collect();
+    refusals.sort_by_key(|refusal| refusal.kind as usize);
+    // Where one says why, another of its kind that does not adds nothing.
+    let says_why =
+        |kind: Kind| refusals.iter().any(|refusal| refusal.kind == kind && !refusal.why.is_empty());
+    let refusals: Vec<&Refusal> = refusals
+        .iter()
+        .copied()
+        .filter(|refusal| !refusal.why.is_empty() || !says_why(refusal.kind))
+        .collect();
     for Refusal { kind, why } in refusals {
         if !kinds.contains(kind) {
             kinds.push(*kind);
@@ -397,11 +435,12 @@ mod tests {
     fn refusals_of_one_status_become_one_answer_with_all_its_codes() {
         let mut doc = doc();
         doc.refuses(&[Kind::NoToken, Kind::TokenExpired], "");
-        doc.refuses(&[Kind::NoToken], "");
+        doc.refuses(&[Kind::NoToken], "at this door");
         let said = doc.finish().operation;
         let answer = &said["responses"]["401"];
         let codes = &answer["content"][PROBLEM]["schema"]["allOf"][1]["properties"]["code"]["enum"];
         assert_eq!(codes, &json!(["no_token", "token_expired"]));
+        assert_eq!(answer["description"].as_str().unwrap().matches("`no_token`").count(), 1, "{answer}");
         assert_eq!(answer["headers"]["WWW-Authenticate"]["schema"]["type"], "string");
     }
 
@@ -429,6 +468,37 @@ mod tests {
         assert_eq!(operation["description"], "Where `request.path == '/x'`: It is asked.");
         assert_eq!(operation["x-permission"], json!({ "when": "request.path == '/x'", "value": "a:b" }));
         assert_eq!(schemes.len(), 1);
+    }
+
+    #[test]
+    fn a_second_extension_of_a_name_joins_the_first() {
+        let limit = |name: &str| json!([{ "policy": name, "limit": 5 }]);
+        let mut doc = doc();
+        doc.extension("x-rate-limit", limit("a"));
+        doc.extension("x-rate-limit", limit("b"));
+        doc.extension("x-rate-limit", limit("b"));
+        doc.only_where("c", |doc| doc.extension("x-rate-limit", limit("d")));
+        doc.extension("x-handler", "one".into());
+        doc.extension("x-handler", "two".into());
+        let said = doc.finish().operation;
+        let wanted = json!([
+            { "policy": "a", "limit": 5 },
+            { "policy": "b", "limit": 5 },
+            { "policy": "d", "limit": 5, "when": "c" },
+        ]);
+        assert_eq!(said["x-rate-limit"], wanted);
+        assert_eq!(said["x-handler"], json!(["one", "two"]));
+    }
+
+    #[test]
+    fn the_order_of_refusals_does_not_matter() {
+        let told = |kinds: &[Kind]| {
+            let mut doc = doc();
+            kinds.iter().for_each(|kind| doc.refuses(&[*kind], ""));
+            doc.finish().operation
+        };
+        let kinds = [Kind::TokenExpired, Kind::NoToken];
+        assert_eq!(told(&kinds), told(&[Kind::NoToken, Kind::TokenExpired]));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod bundle;
 mod describe;
 mod faults;
+mod names;
 mod operation;
 mod published;
 mod schema;
@@ -16,7 +17,8 @@ mod values;
 mod yaml;
 
 pub use bundle::{Bundle, Bundled};
-pub use describe::{Alternative, Described, On, OperationDoc};
+pub use describe::{Alternative, Described, On, OperationDoc, example_of};
+pub use names::PathNames;
 pub use operation::{Answered, Broken, Operation, Parameter, Source};
 pub use published::{Published, Rendering};
 pub use schema::Schema;

@@ -5,6 +5,7 @@
 //! nor the headers that OpenAPI tells to ignore. Bodies and answers that are not JSON are not looked into. Longer than most:
 //! what one object of the specification says is read in one place.
 
+use super::names::PathNames;
 use super::schema::Schema;
 use super::{Place, dereferenced, find};
 use crate::diag::{Code, Diagnostic, Diagnostics, did_you_mean};
@@ -108,11 +109,12 @@ pub enum Broken {
 
 impl Operation {
     /// The operation that a route's `docs.openapi` names; its faults go into `out`. `method` is the route's (`ANY` for
-    /// any), `params` are the names of its path's parameters.
+    /// any), `params` are the names of its path's parameters, `names` what it calls the operation's.
     pub fn check(
         reference: &Spanned<String>,
         method: Option<&str>,
         params: &[String],
+        names: &PathNames,
         manifest: &Manifest,
         out: &mut Diagnostics,
     ) -> Option<Arc<Operation>> {
@@ -141,7 +143,7 @@ impl Operation {
                     .help("name the operation that this route answers"),
             );
         }
-        let mut reading = Reading { manifest, reference, out };
+        let mut reading = Reading { manifest, reference, names, out };
         let parameters = reading.parameters(item, operation, params);
         let body = operation.get("requestBody").and_then(|body| reading.body(body));
         let answers = operation.get("responses").map(|all| reading.answers(all)).unwrap_or_default();
@@ -265,6 +267,7 @@ fn is_json(essence: &str) -> bool {
 struct Reading<'m, 'o> {
     manifest: &'m Manifest,
     reference: &'o Spanned<String>,
+    names: &'o PathNames,
     out: &'o mut Diagnostics,
 }
 
@@ -305,13 +308,24 @@ impl<'m> Reading<'m, '_> {
         place: Place<'m>,
         params: &[String],
     ) -> Option<Parameter> {
+        let name = match within {
+            "path" => self.names.ours(&name).to_owned(),
+            _ => name,
+        };
         let source = match within {
             "path" if !params.contains(&name) => {
                 let message =
                     format!("the operation has a path parameter `{name}`, which this route has not");
+                let theirs = self.names.theirs.as_ref().filter(|path| path.contains(&format!("{{{name}}}")));
+                let by_position = theirs.map(|theirs| {
+                    format!(
+                        "call it so, or let the path that goes upstream end like `{theirs}`: then its position tells which it is"
+                    )
+                });
+                let similar = did_you_mean(&name, params.iter().map(String::as_str));
                 self.out.push(
                     Diagnostic::error(Code::UNKNOWN_PARAMETER, self.reference.span, message)
-                        .maybe_help(did_you_mean(&name, params.iter().map(String::as_str)))
+                        .maybe_help(by_position.or(similar))
                         .note(place.node.span, "described here"),
                 );
                 return None;

@@ -4,6 +4,9 @@
 use serde_json::Value;
 use std::fmt::Write as _;
 
+/// Characters that a list of single values may have in one line.
+const LINE: usize = 80;
+
 /// A value as a YAML document.
 pub fn yaml(value: &Value) -> String {
     let mut out = String::new();
@@ -20,16 +23,30 @@ fn block(value: &Value, depth: usize, out: &mut String) {
         Value::Object(map) if !map.is_empty() => {
             for (key, value) in map {
                 indent(depth, out);
-                out.push_str(&text(key));
-                out.push(':');
-                block(value, depth + 1, out);
+                entry(key, value, depth, out);
             }
         }
         Value::Array(items) if !items.is_empty() => {
+            if let Some(line) = in_a_line(items) {
+                let _ = write!(out, " {line}");
+                return;
+            }
             for item in items {
                 indent(depth, out);
                 out.push('-');
-                block(item, depth + 1, out);
+                match item {
+                    // Its first key stands beside the dash.
+                    Value::Object(map) if !map.is_empty() => {
+                        for (at, (key, value)) in map.iter().enumerate() {
+                            match at {
+                                0 => out.push(' '),
+                                _ => indent(depth + 1, out),
+                            }
+                            entry(key, value, depth + 1, out);
+                        }
+                    }
+                    item => block(item, depth + 1, out),
+                }
             }
         }
         Value::String(string) => {
@@ -39,6 +56,37 @@ fn block(value: &Value, depth: usize, out: &mut String) {
             let _ = write!(out, " {other}");
         }
     }
+}
+
+fn entry(key: &str, value: &Value, depth: usize, out: &mut String) {
+    out.push_str(&text(key));
+    out.push(':');
+    block(value, depth + 1, out);
+}
+
+/// A list of single values as `[a, b]`, if that is short.
+fn in_a_line(items: &[Value]) -> Option<String> {
+    let mut line = String::from("[");
+    for (at, item) in items.iter().enumerate() {
+        if at > 0 {
+            line.push_str(", ");
+        }
+        match item {
+            Value::Object(map) if !map.is_empty() => return None,
+            Value::Array(items) if !items.is_empty() => return None,
+            // What would end it early.
+            Value::String(string) if string.contains(['[', ']', '{', '}', ',']) => {
+                line.push_str(&item.to_string());
+            }
+            Value::String(string) => line.push_str(&text(string)),
+            other => line.push_str(&other.to_string()),
+        }
+        if line.len() > LINE {
+            return None;
+        }
+    }
+    line.push(']');
+    Some(line)
 }
 
 fn indent(depth: usize, out: &mut String) {
@@ -76,6 +124,7 @@ mod tests {
             "paths": { "/a/{id}": { "get": { "summary": "Ask: \"now\"\nor later", "tags": [], "on": true } } },
             "list": [{ "a": 1, "b": [1.5, null] }, [["x"], "no"], "- y", " z", "1e3", "#c", "a: b", "a #b", "{x}"],
             "empty": {}, "": "", "null": "null", "é": "中文",
+            "short": ["a", 1, "b, c", "[d]", {}, [], null], "long": ["x".repeat(50), "y".repeat(50)],
         });
         let written = yaml(&value);
         let read: Value = serde_saphyr::from_str(&written).unwrap();

@@ -5,7 +5,7 @@ use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::endpoint::{Next, sealed};
 use crate::manifest::Spanned;
 use crate::manifest::model::Respond;
-use crate::openapi::OperationDoc;
+use crate::openapi::{OperationDoc, example_of};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -129,45 +129,46 @@ impl Answer {
         op.answers_something();
         let status = self.status.as_u16().to_string();
         let answers = op.answers_mut();
-        let general = answers.contains_key("2XX") && self.status.is_success();
-        match answers.get_mut(&status) {
-            // What is said elsewhere cannot be added to.
-            Some(known) if known.get("$ref").is_some() => {}
-            Some(known) => {
-                let own = known["description"].as_str().unwrap_or_default();
-                known["description"] =
-                    format!("{own} While the service cannot answer: a fixed answer.").into();
-                if let Some((kind, example)) = self.content() {
-                    let content = &mut known["content"][kind];
-                    match content.get_mut("schema").map(Value::take) {
-                        Some(schema) => content["schema"] = json!({ "anyOf": [schema, shape(&example)] }),
-                        None => *content = json!({ "example": example }),
+        let range = answers.get("2XX").filter(|_| self.status.is_success()).cloned();
+        match (answers.contains_key(&status), range) {
+            (true, _) => {}
+            // The service may answer with this status too, and with anything: only words can say both.
+            (false, Some(mut range)) if range.get("content").is_none() => {
+                let own = range["description"].as_str().unwrap_or_default();
+                let fixed = match self.content() {
+                    Some((kind, example)) => {
+                        format!("{status} with a fixed answer ({kind}), `{}`", brief(&example))
                     }
-                }
-            }
-            None => {
-                let about = match general {
-                    true => "What the service answers, or a fixed answer while it cannot.",
-                    false => "A fixed answer, while the service cannot answer.",
+                    None => format!("{status} without a body"),
                 };
-                let mut answer = self.described(about);
-                if general {
-                    answer["content"]["*/*"] = json!({});
-                }
-                answers.insert(status, answer);
+                range["description"] = format!("{own} While it cannot: {fixed}.").into();
+                answers.insert("2XX".to_owned(), range);
+                return;
+            }
+            (false, Some(range)) => drop(answers.insert(status.clone(), range)),
+            (false, None) => {
+                let about = "A fixed answer, while the service cannot answer.";
+                answers.insert(status, self.described(about));
+                return;
+            }
+        }
+        // What is said elsewhere cannot be added to.
+        let known = answers.get_mut(&status).filter(|known| known.get("$ref").is_none());
+        let Some(known) = known else { return };
+        let own = known["description"].as_str().unwrap_or_default();
+        known["description"] = format!("{own} While the service cannot answer: a fixed answer.").into();
+        if let Some((kind, example)) = self.content() {
+            let content = &mut known["content"][kind];
+            match content.get_mut("schema").map(Value::take) {
+                Some(schema) => content["schema"] = json!({ "anyOf": [schema, shape(&example)] }),
+                None => *content = json!({ "example": example }),
             }
         }
     }
 
     /// Media type and body, if it has one that says what it is.
     fn content(&self) -> Option<(&str, Value)> {
-        let kind = self.headers.get(CONTENT_TYPE)?.to_str().ok().filter(|_| !self.body.is_empty())?;
-        let essence = kind.split(';').next().unwrap_or(kind).trim();
-        let example = match serde_json::from_slice(&self.body) {
-            Ok(json) if essence == "application/json" => json,
-            _ => Value::from(String::from_utf8_lossy(&self.body)),
-        };
-        Some((essence, example))
+        example_of(&self.headers, &self.body)
     }
 
     /// As a response object.
@@ -177,6 +178,20 @@ impl Answer {
             answer["content"] = json!({ kind: { "example": example } });
         }
         answer
+    }
+}
+
+/// Characters of a fixed answer that are shown where its kind cannot be told apart from the service's own.
+const SHOWN: usize = 200;
+
+/// A value in few characters.
+fn brief(value: &Value) -> String {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    // What would end the code it stands in.
+    let text = text.replace(['`', '\n', '\r'], " ");
+    match text.char_indices().nth(SHOWN) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
     }
 }
 

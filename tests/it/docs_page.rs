@@ -1,7 +1,7 @@
 //! The documentation as a developer meets it: in a browser, on a gateway that serves what is shipped.
 
 use crate::harness::browser::Page;
-use crate::harness::{Browser, Gateway, eventually};
+use crate::harness::{Browser, Gateway, eventually, node};
 use crate::shipped::shipped;
 use std::time::Duration;
 use voicegate::demo::Demo;
@@ -118,6 +118,7 @@ async fn a_developer_signs_in_and_watches_an_answer_being_written() {
     page.until("document.getElementById('stream-answer').textContent.length > 5").await;
     click(&page, "stream-stop").await;
     page.until("!document.getElementById('stream-send').disabled").await;
+    page.until("document.getElementById('stream-state').textContent.endsWith(', stopped')").await;
     eventually("the service has stopped", Duration::from_secs(5), async || demo.stats().streams.running == 0)
         .await;
 
@@ -145,6 +146,113 @@ async fn a_developer_signs_in_and_watches_an_answer_being_written() {
     // Signed out is signed out at the gateway too.
     click(&page, "sign").await;
     page.until("document.getElementById('who').textContent === ''").await;
+    assert_clean(&page, &gateway);
+}
+
+/// Runs what was copied: curl by a shell, the others by Node.
+async fn run(kind: &str, text: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let name = if kind == "curl" { "copied.sh" } else { "copied.mjs" };
+    std::fs::write(folder.path().join(name), text).unwrap();
+    if kind != "curl" {
+        return node::run(folder.path(), name, &[]).await;
+    }
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-eu", name]).current_dir(folder.path());
+    let output = tokio::task::spawn_blocking(move || shell.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{text}\n{}", node::said(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_copied_runs_as_it_is() {
+    let demo = Demo::start().await.unwrap();
+    let gateway = shipped_for_browsers(&demo).await;
+    let browser = Browser::start().await;
+    let page = browser.open(&format!("http://{}/docs", gateway.client.address())).await;
+    page.resize(1280, 900, "light").await;
+    register(&page, "cat").await;
+    page.eval("navigator.clipboard.writeText = async (text) => { copied.push(text) }").await;
+    for (path, method, answers) in
+        [("auth/me", "GET", "\"username\":\"cat\""), ("sessions", "POST", "session_id")]
+    {
+        let hash = format!("tag/v01/{method}/api/v01/{path}");
+        let section = format!("document.getElementById('api-1/{hash}')");
+        page.until(&format!("document.querySelector('a[href$=\"{hash}\"]')")).await;
+        page.eval(&format!("location.hash = '{hash}'")).await;
+        let picker = format!("{section}.querySelector('[id^=headlessui-popover-button]')");
+        page.until(&picker).await;
+        for (kind, option, begins) in [
+            ("curl", "shell/curl", "curl "),
+            ("fetch", "js/fetch", "fetch("),
+            ("wx.request", "custom/javascript", "wx.request("),
+        ] {
+            page.eval(&format!("{picker}.click()")).await;
+            let chosen = format!("document.querySelector('[role=option][id$=\"{option}\"]')");
+            page.until(&chosen).await;
+            page.eval(&format!("{chosen}.click()")).await;
+            // An example beside the code is copied too: what is meant is told by how it begins.
+            let copied = format!("window.copied?.find((text) => text.startsWith('{begins}'))");
+            page.eval("window.copied = []").await;
+            let copy = format!(
+                "{section}.querySelectorAll('button[class*=copy-button]').forEach((button) => button.click())"
+            );
+            page.until(&format!("({copy}, {copied})")).await;
+            let text = page.eval(&copied).await.as_str().unwrap().to_owned();
+            let token = page.eval("JSON.parse(sessionStorage.getItem('voicegate.docs.session')).token").await;
+            let text = match kind {
+                "curl" => text,
+                "fetch" => {
+                    format!("const response = await {};\nconsole.log(await response.text());", in_one(&text))
+                }
+                // What a mini program brings along.
+                _ => format!(
+                    "const token = {token};\nconst wx = {{ request: async ({{ url, method, header, data, success }}) => {{\n\
+                     const body = data === undefined ? undefined : JSON.stringify(data);\n\
+                     const answer = await fetch(url, {{ method, headers: header, body }});\n\
+                     success({{ statusCode: answer.status, data: JSON.stringify(await answer.json()) }});\n}} }};\n{text}"
+                ),
+            };
+            let said = run(kind, &text).await;
+            assert!(said.contains(answers), "{kind}: {said}\n{text}");
+        }
+    }
+    assert_clean(&page, &gateway);
+}
+
+/// The first statement, as an expression.
+fn in_one(text: &str) -> &str {
+    text.trim().trim_end_matches(';')
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_phone_has_everything_too() {
+    let old = "versions:\n  - name: v1\n    prefix: /v1\n    deprecated: { since: 2026-06-01, sunset: 2027-06-01 }\n    \
+               routes: [{ route: GET /old, public: true, respond: {}, docs: { summary: Old } }]\n";
+    let gateway = Gateway::with(&format!("{HOME}{old}")).start().await;
+    let browser = Browser::start().await;
+    let page = browser.open(&format!("http://{}/api/docs", gateway.client.address())).await;
+    page.until("document.documentElement.dataset.shows").await;
+    let seen = |id: &str, text: &str| {
+        format!(
+            "[...document.querySelectorAll('{id}')].some((it) => {{ const at = it.getBoundingClientRect(); return it.textContent === '{text}' && at.height > 0 && at.right <= innerWidth + 1 && at.left >= 0 }})"
+        )
+    };
+    page.resize(1280, 900, "light").await;
+    page.until(&seen("#links a", "Swagger UI")).await;
+    page.resize(360, 2500, "light").await;
+    page.until("document.getElementById('reference').innerText.includes('deprecated, gone on 2027-06-01')")
+        .await;
+    page.resize(360, 740, "light").await;
+    for (id, text) in [("#sign", "Sign in"), ("[role=tab]", "WebSockets"), ("#more", "⋯")] {
+        page.until(&seen(id, text)).await;
+    }
+    assert_eq!(page.eval(&seen("#links a", "Errors")).await, false);
+    click(&page, "more").await;
+    for text in ["Errors", "Changes", "Swagger UI", "JSON"] {
+        page.until(&seen("#links a", text)).await;
+    }
+    page.screenshot("docs-phone-more").await;
     assert_clean(&page, &gateway);
 }
 

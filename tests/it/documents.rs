@@ -21,6 +21,7 @@ chains:
 routes:
   - { route: GET /openapi.json, handler: gateway.openapi, chain: open, public: true }
   - { route: GET /openapi/:document, handler: gateway.openapi, chain: open, public: true }
+  - { route: GET /docs/*page, handler: gateway.docs, chain: open, public: true }
 "#;
 const VERSION: &str = r#"
 versions:
@@ -98,6 +99,19 @@ async fn each_document_is_served_in_json_and_yaml_and_asked_for_again_by_its_tag
     let newer = gateway.client.get("/openapi/v1.json?version=3.2").await;
     assert_eq!(newer.json()["openapi"], "3.2.0");
     assert_ne!(newer.headers["etag"].to_str().unwrap(), tag);
+    // Beside the page it is the same document, and versions that there are not are refused by name.
+    let beside = gateway.client.get("/docs/openapi/v1.json?version=3.2").await;
+    assert_eq!(beside.headers["etag"], newer.headers["etag"]);
+    for place in ["/openapi", "/docs/openapi"] {
+        assert_eq!(gateway.client.get(&format!("{place}/v1.json?version=3.1")).await.headers["etag"], *tag);
+        for version in ["3.0", "", "4", "3.2.0"] {
+            let refused = gateway.client.get(&format!("{place}/v1.json?version={version}")).await;
+            assert_eq!(refused.status, 400, "{version}");
+            let fault = &refused.json()["errors"][0];
+            assert_eq!(fault["parameter"], "query.version");
+            assert_eq!(fault["detail"], "must be 3.1 or 3.2");
+        }
+    }
     let none = gateway.client.get("/openapi/v9.json").await;
     assert!(none.status == 404 && none.code() == "not_found", "{}", none.text());
 }
@@ -144,27 +158,49 @@ async fn every_shipped_route_is_described_and_nothing_else_and_nobody_behind_is_
 }
 
 #[test]
-fn shipped_documents_are_valid_by_the_published_schemas() {
+fn documents_are_valid_by_the_published_schemas() {
     let schema = |name: &str| -> Value {
         serde_json::from_str(&std::fs::read_to_string(root().join("tests/schemas").join(name)).unwrap())
             .unwrap()
     };
-    for (document, schema) in [
-        ("all", schema("openapi-3.1.json")),
-        ("v01", schema("openapi-3.1.json")),
-        ("asyncapi", schema("asyncapi-3.0.json")),
+    let described = root().join("tests/manifests/described");
+    for (folder, config, document, schema) in [
+        (root(), "routes.yaml", "all", schema("openapi-3.1.json")),
+        (root(), "routes.yaml", "v01", schema("openapi-3.1.json")),
+        (root(), "routes.yaml", "asyncapi", schema("asyncapi-3.0.json")),
+        (described.clone(), "everything.yaml", "all", schema("openapi-3.1.json")),
+        (described, "everything.yaml", "asyncapi", schema("asyncapi-3.0.json")),
     ] {
-        let output = run(&root(), &["openapi", "--document", document]);
+        let output = run(&folder, &["openapi", "--config", config, "--document", document]);
         let said: Value = serde_json::from_slice(&output.stdout).unwrap();
         let validator = jsonschema::options().build(&schema).unwrap();
         let faults: Vec<_> = validator
             .iter_errors(&said)
             .map(|fault| format!("{}: {fault:.300}", fault.instance_path()))
             .collect();
-        assert!(faults.is_empty(), "{document}: {faults:#?}");
+        assert!(faults.is_empty(), "{config} {document}: {faults:#?}");
         assert!(validator.iter_errors(&serde_json::json!({ "openapi": "3.1.0" })).next().is_some());
         references(&said, &said);
     }
+}
+
+#[test]
+fn what_many_operations_say_is_said_once() {
+    let said: Value =
+        serde_json::from_slice(&std::fs::read(root().join("openapi/gateway.json")).unwrap()).unwrap();
+    let operations =
+        said["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());
+    let answers = operations.flat_map(|operation| operation["responses"].as_object().unwrap());
+    let mut refusals: Vec<String> = answers
+        .filter(|(status, answer)| status.starts_with(['4', '5']) && answer.get("$ref").is_none())
+        .map(|(_, answer)| answer.to_string())
+        .collect();
+    let all = refusals.len();
+    refusals.sort();
+    refusals.dedup();
+    assert_eq!(refusals.len(), all, "two operations refuse in the same words");
+    assert!(said["components"]["responses"]["Unauthorized"].is_object());
+    assert!(said.to_string().len() < 200_000, "{} bytes", said.to_string().len());
 }
 
 /// Every `$ref` leads somewhere.

@@ -1,8 +1,8 @@
 //! Golden manifests: each bad one with the message it shows, each good one with its table.
 //!
 //! `tests/manifests/bad/NAME.yaml` has `NAME.out` beside it, the human form of its faults;
-//! `tests/manifests/ok/NAME.yaml` has the output of `routes`. `UPDATE_GOLDENS=1` writes them; a file without its
-//! partner fails.
+//! `tests/manifests/ok/NAME.yaml` has the output of `routes`; `tests/manifests/described/everything.yaml` has its documents.
+//! `UPDATE_GOLDENS=1` writes them; a file without its partner fails.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -76,4 +76,36 @@ fn good_manifests_compile_to_their_tables() {
         let (code, shown) = voicegate(&folder, &["check", "--strict", "--config", &format!("{name}.yaml")]);
         assert_eq!(code, 0, "{name} has warnings:\n{shown}");
     }
+}
+
+/// What one manifest is described as: `everything.yaml` has a route for each stage and target that has a say.
+#[test]
+fn whatever_has_a_say_is_heard_in_the_documents() {
+    let folder = folder("described");
+    let forms: [(&str, &[&str]); 3] = [
+        ("3.1", &["--document", "all"]),
+        ("3.2", &["--document", "all", "--version", "3.2"]),
+        ("asyncapi", &["--document", "asyncapi"]),
+    ];
+    let update = std::env::var_os("UPDATE_GOLDENS").is_some();
+    for (form, more) in forms {
+        let arguments = [&["openapi", "--config", "everything.yaml", "--format", "yaml"], more].concat();
+        let (code, got) = voicegate(&folder, &arguments);
+        assert_eq!(code, 0, "{form}: {got}");
+        let path = folder.join(format!("everything.{form}.out"));
+        if update {
+            std::fs::write(&path, &got).unwrap();
+        }
+        let wanted = std::fs::read_to_string(&path).unwrap_or_default();
+        let differs = wanted.lines().zip(got.lines()).position(|(wanted, got)| wanted != got);
+        let at = differs.unwrap_or_else(|| wanted.lines().count().min(got.lines().count()));
+        let line = |text: &str| text.lines().nth(at).unwrap_or("(its end)").to_owned();
+        let name = path.display();
+        assert!(got == wanted, "{name}:{}: wanted {:?}, got {:?}", at + 1, line(&wanted), line(&got));
+        for hidden in [".internal", "internal: [", "secret", "thing_id"] {
+            assert!(!got.contains(hidden), "{form} says {hidden}");
+        }
+    }
+    let (code, shown) = voicegate(&folder, &["check", "--strict", "--config", "everything.yaml"]);
+    assert_eq!(code, 0, "it has warnings:\n{shown}");
 }

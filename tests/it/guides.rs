@@ -25,6 +25,57 @@ async fn serving(folder: &Path, names: &[(&str, &str)], at: std::net::SocketAddr
     Gateway::with(&manifest).flag("--listen", &at.to_string()).start().await
 }
 
+/// What the demo tells to try, typed as it stands there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_the_demo_tells_to_try_works() {
+    let process = Process::serve_in(tempfile::tempdir().unwrap(), &["--demo"], &[]).await;
+    let said = process.stderr();
+    let docs = format!("http://{}/docs", process.client.address());
+    assert!(said.contains(&format!("Open {docs} in a browser")), "{said}");
+    assert_eq!(process.client.get("/docs").await.status, 200);
+    let hints = said.split_once("Or type:").unwrap().1.split("\nEdit ").next().unwrap();
+    assert!(hints.matches("curl").count() > 12, "{hints}");
+    // Each command behind its number, so that its answer can be told.
+    let mut script = String::new();
+    let mut number = 0;
+    for line in hints.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
+        // Further in than the others: the line before goes on.
+        if !line.starts_with("   ") {
+            number += 1;
+            script.push_str(&format!("echo; echo \"#{number}\"\n"));
+        }
+        script.push_str(&format!("{line}\n"));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().to_owned();
+    let typed = script.clone();
+    let output = tokio::task::spawn_blocking(move || {
+        std::process::Command::new("sh").args(["-euc", &typed]).current_dir(here).output().unwrap()
+    })
+    .await
+    .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}\n{script}", node::said(&output));
+    for wanted in [
+        "access_token",
+        r#""type":"token""#,
+        r#""role":"assistant""#,
+        r#""text""#,
+        r#""ticket""#,
+        "A gRPC service keeps this",
+        "资源不存在",
+        "ready",
+        "# HELP",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    // Only the address that is not there is refused.
+    let refused = text.matches("application/problem+json").count() + text.matches(r#""status":4"#).count();
+    assert!(refused <= 2 && !text.contains(r#""status":5"#), "{text}");
+    let document = std::fs::read(folder.path().join("openapi.json")).unwrap();
+    assert!(serde_json::from_slice::<serde_json::Value>(&document).unwrap()["paths"].is_object());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_front_end_developer_gets_to_the_first_token() {
     let begun = std::time::Instant::now();

@@ -22,7 +22,7 @@ pub fn asyncapi(checked: &Checked) -> Value {
         let handshake =
             operation::describe(route, &Method::GET, &route.info.params, &mut Components::default());
         let mut channel = json!({
-            "address": super::template(route),
+            "address": route.pattern.braced(),
             "title": handshake["summary"],
             "description": handshake["description"],
             "messages": {

@@ -1,5 +1,6 @@
 //! What operations share: schemas under names that are unique and stay, the form of errors, ways of saying who is calling.
 
+use super::sharing::Shared;
 use crate::error::Kind;
 use crate::handlers;
 use crate::openapi::Bundle;
@@ -14,7 +15,6 @@ const SCHEMAS: &str = "#/components/schemas/";
 pub(super) struct Components {
     schemas: BTreeMap<String, Value>,
     schemes: BTreeMap<&'static str, Value>,
-    headers: BTreeMap<&'static str, Value>,
 }
 
 impl Components {
@@ -46,17 +46,14 @@ impl Components {
         self.schemes.insert(name, scheme);
     }
 
-    /// Takes a header in that many answers have.
-    pub(super) fn header(&mut self, name: &'static str, header: Value) {
-        self.headers.insert(name, header);
-    }
-
-    /// The components object: of native schemas, those that something refers to.
-    pub(super) fn finish(mut self, paths: Option<&Value>) -> Value {
+    /// The components object, beside what the operations share: of native schemas, those that something refers to.
+    pub(super) fn finish(mut self, paths: &Value, shared: Shared) -> Value {
         self.schemas.insert("Problem".to_owned(), problem());
         let native = &handlers::described().schemas;
         let mut wanted = Vec::new();
-        paths.into_iter().chain(self.schemas.values()).for_each(|value| references(value, &mut wanted));
+        references(paths, &mut wanted);
+        shared.responses.values().for_each(|value| references(value, &mut wanted));
+        self.schemas.values().for_each(|value| references(value, &mut wanted));
         while let Some(name) = wanted.pop() {
             if let Some(schema) = native.get(&name).filter(|_| !self.schemas.contains_key(&name)) {
                 references(schema, &mut wanted);
@@ -65,10 +62,11 @@ impl Components {
         }
         let mut components = Map::new();
         components.insert("schemas".to_owned(), self.schemas.into_iter().collect());
-        components.insert("responses".to_owned(), json!({ "Unexpected": unexpected() }));
-        if !self.headers.is_empty() {
-            let headers = self.headers.into_iter().map(|(name, header)| (name.to_owned(), header));
-            components.insert("headers".to_owned(), headers.collect());
+        let mut responses = shared.responses;
+        responses.insert("Unexpected".to_owned(), unexpected());
+        components.insert("responses".to_owned(), responses.into());
+        if !shared.headers.is_empty() {
+            components.insert("headers".to_owned(), shared.headers.into());
         }
         if !self.schemes.is_empty() {
             let schemes = self.schemes.into_iter().map(|(name, scheme)| (name.to_owned(), scheme));

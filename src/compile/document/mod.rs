@@ -13,11 +13,12 @@ pub mod asyncapi;
 mod components;
 mod newer;
 mod operation;
+mod sharing;
 
 pub use newer::newer;
 
 use crate::check::Checked;
-use crate::check::pattern::{MethodSet, Segment};
+use crate::check::pattern::MethodSet;
 use crate::check::routes::{CheckedRoute, Ending};
 use crate::openapi::{Published, Rendering, yaml};
 use components::Components;
@@ -94,7 +95,7 @@ pub fn openapi(checked: &Checked, version: Option<&str>) -> Value {
             }
             let shape = route.pattern.shape();
             let at = *shapes.entry(shape).or_insert_with(|| {
-                paths.push((template(route), route.info.params.clone(), Map::new()));
+                paths.push((route.pattern.braced(), route.info.params.clone(), Map::new()));
                 paths.len() - 1
             });
             let (_, names, operations) = &mut paths[at];
@@ -103,21 +104,27 @@ pub fn openapi(checked: &Checked, version: Option<&str>) -> Value {
                 variant(first, route, &id);
                 continue;
             }
-            let mut described = operation::describe(route, &method, names, &mut components);
-            described["operationId"] = id.into();
-            described["tags"] = tags(route);
-            operations.insert(key, described);
+            let mut operation = Map::new();
+            operation.insert("tags".to_owned(), tags(route));
+            operation.insert("operationId".to_owned(), id.into());
+            let described = operation::describe(route, &method, names, &mut components);
+            if let Value::Object(described) = described {
+                operation.extend(described);
+            }
+            operations.insert(key, operation.into());
         }
     }
-    let paths: Map<String, Value> = paths
+    let mut paths: Map<String, Value> = paths
         .into_iter()
         .filter(|(_, _, operations)| !operations.is_empty())
         .map(|(path, _, operations)| (path, operations.into()))
         .collect();
     let mut document = head(checked, version);
     document.insert("tags".to_owned(), all_tags(checked, &paths));
-    document.insert("paths".to_owned(), paths.into());
-    let components = components.finish(document.get("paths"));
+    let shared = sharing::share(&mut paths);
+    let paths = Value::Object(paths);
+    let components = components.finish(&paths, shared);
+    document.insert("paths".to_owned(), paths);
     document.insert("components".to_owned(), components);
     if !calls.is_empty() {
         document.insert("x-grpc".to_owned(), calls.into());
@@ -201,18 +208,6 @@ fn tags(route: &CheckedRoute) -> Value {
 /// Whether gRPC passes through it.
 fn passes_calls(route: &CheckedRoute) -> bool {
     matches!(&route.ending, Ending::Target(target) if target.passes_calls())
-}
-
-/// The path as OpenAPI writes it.
-fn template(route: &CheckedRoute) -> String {
-    if route.pattern.segments.is_empty() {
-        return "/".to_owned();
-    }
-    let segments = route.pattern.segments.iter().map(|segment| match segment {
-        Segment::Static(text) => format!("/{text}"),
-        Segment::Param(name) | Segment::Rest(name) => format!("/{{{name}}}"),
-    });
-    segments.collect()
 }
 
 /// Notes that another route answers the same method and path under conditions of its own.

@@ -6,7 +6,7 @@ use crate::check::pattern::{Segment, Want};
 use crate::check::routes::{CheckedRoute, Ending};
 use crate::error::Kind;
 use crate::handlers;
-use crate::openapi::{On, OperationDoc};
+use crate::openapi::{On, OperationDoc, example_of};
 use crate::state::maintenance::Closed;
 use http::Method;
 use serde_json::{Value, json};
@@ -72,7 +72,6 @@ pub(super) fn describe(
     schemas.into_iter().for_each(|(name, schema)| components.schema(name, schema));
     let described = doc.finish();
     described.schemes.into_iter().for_each(|(name, scheme)| components.scheme(name, scheme));
-    described.headers.into_iter().for_each(|(name, header)| components.header(name, header));
     described.operation
 }
 
@@ -101,7 +100,11 @@ fn switched_off(closed: &Closed, doc: &mut OperationDoc) {
         None => doc.refuses(&[Kind::Maintenance], "for all, at present"),
         Some(reply) => {
             let status = reply.status.as_u16();
-            doc.answers(status.to_string(), json!({ "description": "The answer while it is switched off." }));
+            let mut answer = json!({ "description": "The answer while it is switched off." });
+            if let Some((kind, example)) = example_of(&reply.headers, &reply.body) {
+                answer["content"] = json!({ kind: { "example": example } });
+            }
+            doc.answers(status.to_string(), answer);
             let about = "Seconds until it is worth trying again.";
             doc.header(On::Status(status), "Retry-After", about, json!({ "type": "integer" }));
         }

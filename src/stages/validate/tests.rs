@@ -3,6 +3,7 @@ use super::*;
 use crate::diag::Diagnostics;
 use crate::endpoint::Next;
 use crate::exchange::RouteInfo;
+use crate::openapi::PathNames;
 use http::Method;
 use poem::{Request, Response};
 use std::path::Path;
@@ -55,8 +56,14 @@ fn operation(document: &str) -> Arc<Operation> {
     let (_folder, loaded) = loaded(document);
     let mut out = Diagnostics::new();
     let reference = loaded.manifest.routes[0].docs.as_ref().unwrap().openapi.as_ref().unwrap().clone();
-    let operation =
-        Operation::check(&reference, Some("POST"), &["id".to_owned()], &loaded.manifest, &mut out);
+    let operation = Operation::check(
+        &reference,
+        Some("POST"),
+        &["id".to_owned()],
+        &PathNames::default(),
+        &loaded.manifest,
+        &mut out,
+    );
     let faults: Vec<_> = out.iter().map(|fault| fault.message.clone()).collect();
     operation.unwrap_or_else(|| panic!("{faults:?}"))
 }
@@ -274,7 +281,14 @@ fn told(document: &str) -> Vec<String> {
     let mut out = Diagnostics::new();
     out.append(loaded.diagnostics.clone());
     let reference = loaded.manifest.routes[0].docs.as_ref().unwrap().openapi.as_ref().unwrap().clone();
-    let _ = Operation::check(&reference, Some("POST"), &["id".to_owned()], &loaded.manifest, &mut out);
+    let _ = Operation::check(
+        &reference,
+        Some("POST"),
+        &["id".to_owned()],
+        &PathNames::default(),
+        &loaded.manifest,
+        &mut out,
+    );
     out.sort();
     let place = |fault: &crate::diag::Diagnostic| {
         let place = loaded.sources.place(fault.span.unwrap());
