@@ -195,7 +195,8 @@ impl<S: Service> Protocols<S> {
             course.clock.may_rest(asked);
             let (info, vitals) = (&course.info, &course.vitals);
             let (clock, signal) = (&mut course.clock, &mut course.signal);
-            let service = service_fn(|request| answer(&self.service, info, vitals, request));
+            // Boxed, because hyper keeps room for it as long as the connection stands, also while a response is streamed.
+            let service = service_fn(|request| Box::pin(answer(&self.service, info, vitals, request)));
             let mut connection =
                 Box::new(self.h1.serve_connection(TokioIo::new(io), service).with_upgrades());
             let pinned = Pin::new(&mut *connection);
@@ -267,14 +268,13 @@ impl Course {
     }
 }
 
-/// One request: the service behind the door, with the request counted as in progress until its body is gone. Boxed,
-/// because hyper keeps the room for it as long as the connection stands, also while a response is streamed.
+/// One request: the service behind the door, with the request counted as in progress until its body is gone.
 fn answer<S: Service>(
     service: &S,
     info: &Arc<ConnInfo>,
     vitals: &Arc<Vitals>,
     mut request: Request<Incoming>,
-) -> Pin<Box<impl Future<Output = Result<Response<Answer<S::Body>>, Infallible>> + Send + 'static>> {
+) -> impl Future<Output = Result<Response<Answer<S::Body>>, Infallible>> + Send + 'static {
     let exchange = Exchange::begin(vitals);
     if vitals.is_ambiguous() {
         request.extensions_mut().insert(AmbiguousLength);
@@ -283,7 +283,7 @@ fn answer<S: Service>(
         request.extensions_mut().insert(Unread::of(vitals));
     }
     let (service, info) = (service.clone(), Arc::clone(info));
-    Box::pin(async move { Ok(service.call(request, info).await.map(|body| Answer::new(body, exchange))) })
+    async move { Ok(service.call(request, info).await.map(|body| Answer::new(body, exchange))) }
 }
 
 /// How a connection came to its end.
