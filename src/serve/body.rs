@@ -1,5 +1,6 @@
 //! Bodies as they pass the door: counted, and not waited for without end.
 
+use super::io::Unread;
 use crate::error::BodyTimeout;
 use crate::exchange::{End, Exchange};
 use bytes::Bytes;
@@ -22,6 +23,8 @@ pin_project_lite::pin_project! {
         exchange: Arc<Exchange>,
         pace: Pace,
         timer: Option<Pin<Box<Sleep>>>,
+        // Keeps the connection with its parser.
+        unread: Option<Unread>,
     }
 }
 
@@ -82,11 +85,12 @@ impl RequestBody {
     /// Watches a body; in every `window` in which somebody waits for it at least `bytes_a_second` must come.
     pub(super) fn new(
         body: Incoming,
+        unread: Option<Unread>,
         exchange: Arc<Exchange>,
         window: Duration,
         bytes_a_second: u64,
     ) -> Self {
-        RequestBody { body, exchange, pace: Pace::new(window, bytes_a_second), timer: None }
+        RequestBody { body, exchange, pace: Pace::new(window, bytes_a_second), timer: None, unread }
     }
 }
 

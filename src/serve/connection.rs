@@ -10,6 +10,10 @@
 //! | rests between requests | `keep_alive_timeout` | closed in order |
 //! | takes none of our bytes | `write_stall` | dropped (`io`); HTTP/2: the stream is reset (here) |
 //!
+//! hyper holds some 20 KiB for a connection, at work or not. So it gets an HTTP/1 connection when there is something to
+//! read, and when the connection has rested for [`REST_AFTER`](super::clock::REST_AFTER) it is taken apart: what is left
+//! is a socket and a timer. What few connections need (TLS, HTTP/2) is boxed, so that the others have no room for it.
+//!
 //! Bodies are not timed: how slowly one may come or go is the business of the route. While a response is being made
 //! or sent nothing here ends the connection, save the cut at the end of a drain.
 use std::{
@@ -20,8 +24,9 @@ use std::{
     task::{Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use futures_util::future::Either;
 use http::{Request, Response};
+use http_body::Body as _;
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -29,7 +34,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, timeout_at},
 };
@@ -39,7 +44,7 @@ use super::{
     clock::{Clock, Verdict, Version},
     drain::{Drain, Signal, Stage},
     intake::AmbiguousLength,
-    io::{Exchange, Steady, Tap, Vitals},
+    io::{Exchange, Steady, Tap, Unread, Vitals},
     limits::Limits,
     stream::{Answer, StreamExecutor},
     tls::TlsSettings,
@@ -47,8 +52,6 @@ use super::{
 
 /// How every HTTP/2 connection begins (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// What is read before it is known which HTTP the peer speaks: more than most first requests have.
-const FIRST_READ: usize = 2 << 10;
 /// hyper holds up to this many fields on the stack, and on the heap as soon as it is told a number.
 const HYPER_MAX_HEADERS: usize = 100;
 
@@ -91,111 +94,177 @@ impl<S: Service> Protocols<S> {
     }
 
     /// Serves one connection to its end. `seat` is held as long as the socket is open, also after an upgrade.
-    pub(super) async fn serve(
+    pub(super) fn serve(
         self: Arc<Self>,
         socket: TcpStream,
         info: ConnInfo,
         seat: impl Send + Unpin + 'static,
-    ) {
-        let opened = Instant::now();
+    ) -> impl Future<Output = ()> + Send {
         let vitals = Arc::<Vitals>::default();
         let socket = Steady::new(socket, self.limits.write_stall, Arc::clone(&vitals), seat);
-        let mut signal = self.drain.signal();
-        let info = Arc::new(info);
-        let peer = info.peer;
-        let outcome = match &self.tls {
-            None => self.serve_plain(socket, info, vitals, opened, signal).await,
-            Some(tls) => {
-                let handshake =
-                    timeout_at(opened + self.limits.handshake_timeout, tls.acceptor().accept(socket));
-                let stream = tokio::select! {
-                    biased;
-                    () = signal.last_call() => return,
-                    shaken = handshake => match shaken {
-                        Ok(Ok(stream)) => stream,
-                        Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
-                        Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
-                    },
-                };
-                // The handshake had its own deadline; the first request gets a fresh one.
-                let clock = Clock::new(&self.limits, Instant::now());
-                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                    let tap = Tap::replaying(stream, Bytes::new(), Arc::clone(&vitals));
-                    self.serve_h2(tap, info, vitals, clock, signal).await
-                } else {
-                    let tap = Tap::watching(stream, Bytes::new(), Arc::clone(&vitals));
-                    self.serve_h1(tap, info, vitals, clock, signal).await
-                }
+        let clock = Clock::new(&self.limits, Instant::now());
+        let mut course = Course { info: Arc::new(info), vitals, clock, signal: self.drain.signal() };
+        // Not one `async fn` after the other: each would hold a place for the arguments that it passes on.
+        match self.tls.is_some() {
+            false => {
+                let mut home = Some(Tap::new(socket, Arc::clone(&course.vitals)));
+                Either::Left(async move { self.serve_plain(&mut home, &mut course).await.log(&course) })
             }
-        };
-        match outcome {
-            Outcome::Ended(Ok(())) => {}
-            Outcome::Ended(Err(error)) => tracing::debug!(%peer, %error, "connection failed"),
-            Outcome::Late => tracing::debug!(%peer, "connection dropped: no complete request in time"),
-            Outcome::Cut => tracing::debug!(%peer, "connection cut: the grace is over"),
+            true => Either::Right(Box::pin(async move {
+                if let Some(outcome) = self.serve_tls(socket, &mut course).await {
+                    outcome.log(&course);
+                }
+            })),
         }
     }
 
     async fn serve_plain<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
-        mut io: IO,
-        info: Arc<ConnInfo>,
-        vitals: Arc<Vitals>,
-        opened: Instant,
-        mut signal: Signal,
+        home: &mut Option<Tap<IO>>,
+        course: &mut Course,
     ) -> Outcome {
-        let sniffed = tokio::select! {
-            biased;
-            // What has been asked already is answered, also in a drain.
-            sniffed = timeout_at(opened + self.limits.header_timeout, sniff(&mut io)) => sniffed,
-            () = signal.last_call() => return Outcome::Ended(Ok(())),
-        };
-        let clock = Clock::new(&self.limits, opened);
-        match sniffed {
-            Err(_) => Outcome::Late,
-            Ok(Err(error)) => {
-                tracing::debug!(peer = %info.peer, %error, "connection failed before its first request");
-                Outcome::Ended(Ok(()))
+        let Some(io) = home else { return Outcome::Ended(Ok(())) };
+        loop {
+            match course.hear(io).await {
+                Heard::Bytes(Ok(0)) | Heard::Called => return Outcome::Ended(Ok(())),
+                Heard::Bytes(Ok(_)) => {}
+                Heard::Bytes(Err(error)) => {
+                    let peer = course.info.peer;
+                    tracing::debug!(%peer, %error, "connection failed before its first request");
+                    return Outcome::Ended(Ok(()));
+                }
+                Heard::Due => return Outcome::Late,
             }
-            Ok(Ok(None)) => Outcome::Ended(Ok(())),
-            Ok(Ok(Some((Version::Http1, prefix)))) => {
-                let tap = Tap::watching(io, prefix, Arc::clone(&vitals));
-                self.serve_h1(tap, info, vitals, clock, signal).await
+            let compared = io.heard().len().min(PREFACE.len());
+            if io.heard()[..compared] != PREFACE[..compared] {
+                return self.serve_h1(home, course).await;
             }
-            Ok(Ok(Some((Version::Http2, prefix)))) => {
-                let tap = Tap::replaying(io, prefix, Arc::clone(&vitals));
-                self.serve_h2(tap, info, vitals, clock, signal).await
+            if compared == PREFACE.len() {
+                return Box::pin(self.serve_h2(home, course)).await;
             }
         }
     }
 
+    async fn serve_tls(
+        &self,
+        socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        course: &mut Course,
+    ) -> Option<Outcome> {
+        let peer = course.info.peer;
+        let acceptor = self.tls.as_ref()?.acceptor();
+        let deadline = Instant::now() + self.limits.handshake_timeout;
+        let handshake = Box::pin(timeout_at(deadline, acceptor.accept(socket)));
+        let stream = tokio::select! {
+            biased;
+            () = course.signal.last_call() => return None,
+            shaken = handshake => match shaken {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    tracing::debug!(%peer, %error, "TLS handshake failed");
+                    return None;
+                }
+                Err(_) => {
+                    tracing::debug!(%peer, "TLS handshake took too long");
+                    return None;
+                }
+            },
+        };
+        // The handshake had its own deadline; the first request gets a fresh one.
+        course.clock = Clock::new(&self.limits, Instant::now());
+        let speaks_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let mut home = Some(Tap::new(stream, Arc::clone(&course.vitals)));
+        Some(match speaks_h2 {
+            true => self.serve_h2(&mut home, course).await,
+            false => self.serve_h1(&mut home, course).await,
+        })
+    }
+
+    /// Serves HTTP/1. The socket is in `home` while nobody asks for anything, and otherwise with hyper.
     async fn serve_h1<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
-        io: Tap<IO>,
-        info: Arc<ConnInfo>,
-        vitals: Arc<Vitals>,
-        clock: Clock,
-        signal: Signal,
+        home: &mut Option<Tap<IO>>,
+        course: &mut Course,
     ) -> Outcome {
-        let service = service_fn(|request| answer(&self.service, &info, &vitals, request));
-        let connection = self.h1.serve_connection(TokioIo::new(io), service).with_upgrades();
-        let outcome =
-            drive(connection, |c| c.graceful_shutdown(), &vitals, Version::Http1, clock, signal).await;
-        vitals.release();
-        outcome
+        if let Some(io) = home {
+            io.watch();
+        }
+        while let Some(io) = home {
+            // Whatever ends the wait but a request, hyper closes the connection as is proper then.
+            let asked = !io.heard().is_empty() || matches!(course.hear(io).await, Heard::Bytes(_));
+            let Some(io) = home.take() else { break };
+            course.clock.may_rest(asked);
+            let (info, vitals) = (&course.info, &course.vitals);
+            let (clock, signal) = (&mut course.clock, &mut course.signal);
+            // Boxed, because hyper keeps room for it as long as the connection stands, also while a response is streamed.
+            let service = service_fn(|request| Box::pin(answer(&self.service, info, vitals, request)));
+            let mut connection =
+                Box::new(self.h1.serve_connection(TokioIo::new(io), service).with_upgrades());
+            let pinned = Pin::new(&mut *connection);
+            let ended = drive(pinned, |c| c.graceful_shutdown(), vitals, Version::Http1, clock, signal).await;
+            if let Some(outcome) = ended {
+                vitals.release();
+                return outcome;
+            }
+            // What hyper has read and not understood can only be line ends between two requests. Were it anything else,
+            // such as the rest of a body that nobody took, it must not be read as a request.
+            *home = connection
+                .into_parts()
+                .filter(|parts| parts.read_buf.iter().all(|byte| matches!(byte, b'\r' | b'\n')))
+                .map(|parts| parts.io.into_inner());
+            course.clock.may_rest(false);
+        }
+        Outcome::Ended(Ok(()))
     }
 
     async fn serve_h2<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
-        io: Tap<IO>,
-        info: Arc<ConnInfo>,
-        vitals: Arc<Vitals>,
-        clock: Clock,
-        signal: Signal,
+        home: &mut Option<Tap<IO>>,
+        course: &mut Course,
     ) -> Outcome {
-        let service = service_fn(|request| answer(&self.service, &info, &vitals, request));
-        let connection = self.h2.serve_connection(TokioIo::new(io), service);
-        drive(connection, |c| c.graceful_shutdown(), &vitals, Version::Http2, clock, signal).await
+        let Some(io) = home.take() else { return Outcome::Ended(Ok(())) };
+        let (info, vitals) = (&course.info, &course.vitals);
+        let (clock, signal) = (&mut course.clock, &mut course.signal);
+        let service = service_fn(|request| answer(&self.service, info, vitals, request));
+        let mut connection = Box::pin(self.h2.serve_connection(TokioIo::new(io), service));
+        let pinned = connection.as_mut();
+        let ended = drive(pinned, |c| c.graceful_shutdown(), vitals, Version::Http2, clock, signal).await;
+        ended.unwrap_or(Outcome::Ended(Ok(())))
+    }
+}
+
+/// What goes with a connection from its beginning to its end.
+struct Course {
+    info: Arc<ConnInfo>,
+    vitals: Arc<Vitals>,
+    clock: Clock,
+    signal: Signal,
+}
+
+/// What ended a wait.
+enum Heard {
+    /// The peer sent so many bytes, which the tap keeps; none if it left.
+    Bytes(io::Result<usize>),
+    /// The drain began.
+    Called,
+    /// A deadline passed.
+    Due,
+}
+
+impl Course {
+    /// Waits for the peer to say something.
+    async fn hear<IO: AsyncRead + Unpin>(&mut self, io: &mut Tap<IO>) -> Heard {
+        std::future::poll_fn(|cx| {
+            let stage = self.signal.poll(cx);
+            // What has been asked already is answered, also in a drain.
+            if let Poll::Ready(came) = io.poll_hear(cx) {
+                return Poll::Ready(Heard::Bytes(came));
+            }
+            if stage >= Stage::Draining {
+                return Poll::Ready(Heard::Called);
+            }
+            self.clock.poll(cx, &self.vitals, Version::Http1).map(|_| Heard::Due)
+        })
+        .await
     }
 }
 
@@ -210,23 +279,11 @@ fn answer<S: Service>(
     if vitals.is_ambiguous() {
         request.extensions_mut().insert(AmbiguousLength);
     }
+    if !request.body().is_end_stream() {
+        request.extensions_mut().insert(Unread::of(vitals));
+    }
     let (service, info) = (service.clone(), Arc::clone(info));
     async move { Ok(service.call(request, info).await.map(|body| Answer::new(body, exchange))) }
-}
-
-/// Reads until the bytes differ from the HTTP/2 preface or are all of it. `None` if the peer left first.
-async fn sniff(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(Version, Bytes)>> {
-    let mut read = BytesMut::with_capacity(FIRST_READ);
-    while io.read_buf(&mut read).await? > 0 {
-        let compared = read.len().min(PREFACE.len());
-        if read[..compared] != PREFACE[..compared] {
-            return Ok(Some((Version::Http1, read.freeze())));
-        }
-        if compared == PREFACE.len() {
-            return Ok(Some((Version::Http2, read.freeze())));
-        }
-    }
-    Ok(None)
 }
 
 /// How a connection came to its end.
@@ -236,41 +293,84 @@ enum Outcome {
     Cut,
 }
 
-/// Runs a connection under its deadlines and the stages of the drain. `shut` asks it to end in order.
+impl Outcome {
+    fn log(self, course: &Course) {
+        let peer = course.info.peer;
+        match self {
+            Outcome::Ended(Ok(())) => {}
+            Outcome::Ended(Err(error)) => tracing::debug!(%peer, %error, "connection failed"),
+            Outcome::Late => tracing::debug!(%peer, "connection dropped: no complete request in time"),
+            Outcome::Cut => tracing::debug!(%peer, "connection cut: the grace is over"),
+        }
+    }
+}
+
+/// Runs a connection under its deadlines and the stages of the drain, to its end (`Some`) or until it rests (`None`).
+/// `shut` asks it to end in order.
 async fn drive<C: Future<Output = hyper::Result<()>>>(
-    connection: C,
+    mut connection: Pin<&mut C>,
     shut: fn(Pin<&mut C>),
     vitals: &Vitals,
     version: Version,
-    mut clock: Clock,
-    mut signal: Signal,
-) -> Outcome {
-    let mut connection = std::pin::pin!(connection);
+    clock: &mut Clock,
+    signal: &mut Signal,
+) -> Option<Outcome> {
     let mut shutting = false;
     std::future::poll_fn(|cx| {
         let stage = signal.poll(cx);
         if stage == Stage::Cut {
-            return Poll::Ready(Outcome::Cut);
+            return Poll::Ready(Some(Outcome::Cut));
         }
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                return Poll::Ready(Outcome::Ended(ended));
+                return Poll::Ready(Some(Outcome::Ended(ended)));
             }
             // Only now, because hyper takes a connection of which it has seen nothing for an idle one.
             if stage >= Stage::Draining && !shutting {
                 shutting = true;
+                clock.may_rest(false);
                 shut(connection.as_mut());
                 continue;
             }
             match ready!(clock.poll(cx, vitals, version)) {
+                Verdict::Rest => return Poll::Ready(None),
                 Verdict::Idle if !shutting => {
                     shutting = true;
                     clock.last_call();
                     shut(connection.as_mut());
                 }
-                Verdict::Idle | Verdict::Late => return Poll::Ready(Outcome::Late),
+                Verdict::Idle | Verdict::Late => return Poll::Ready(Some(Outcome::Late)),
             }
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http_body_util::{BodyExt as _, Empty, combinators::BoxBody};
+
+    #[derive(Clone)]
+    struct Silent;
+
+    impl Service for Silent {
+        type Body = BoxBody<Bytes, io::Error>;
+
+        async fn call(&self, _: Request<Incoming>, _: Arc<ConnInfo>) -> Response<Self::Body> {
+            Response::new(Empty::new().map_err(|never| match never {}).boxed())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_few_connections_need_takes_no_room_in_the_others() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let socket = TcpStream::connect(peer).await.unwrap();
+        let protocols = Arc::new(Protocols::new(Silent, Limits::default(), None, Drain::new()));
+        let served = protocols.serve(socket, ConnInfo { peer, local: peer, tls: false }, ());
+        let room = size_of_val(&served);
+        assert!(room <= 1 << 10, "each connection's task takes {room} bytes");
+    }
 }

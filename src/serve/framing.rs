@@ -82,6 +82,11 @@ impl Framing {
         self.ambiguous
     }
 
+    /// Whether the wire can't be followed any more. It stays so.
+    pub(super) fn is_lost(&self) -> bool {
+        self.state == State::Lost
+    }
+
     fn take_line(&mut self, bytes: &mut &[u8]) {
         let whole = *bytes;
         // The library's fast search for a byte, which a slice has under this name only; on a slice it can't fail.

@@ -4,6 +4,7 @@ use super::accept::{ConnInfo, Service};
 use super::body::{RequestBody, ResponseBody};
 use super::client::caller;
 use super::intake::{IntakeLimits, Refusal, admit};
+use super::io::Unread;
 use super::live::Live;
 use crate::error::grpc::Form;
 use crate::error::{GatewayError, Kind, Lang};
@@ -72,6 +73,7 @@ impl Service for Gateway {
             parts.headers.remove(TRACESTATE);
         }
         let version = parts.version;
+        let unread = (!body.is_end_stream()).then(|| parts.extensions.remove::<Unread>()).flatten();
         parts.extensions.insert(exchange.clone());
         let scheme = if connection.tls { Scheme::HTTPS } else { Scheme::HTTP };
         let (local, remote) = (Addr::SocketAddr(connection.local), Addr::SocketAddr(connection.peer));
@@ -81,7 +83,7 @@ impl Service for Gateway {
             false => {
                 let door = &shared.settings.door;
                 let (window, least) = (door.body_timeout.0, door.min_body_rate.0);
-                Body::from(RequestBody::new(body, exchange.clone(), window, least).boxed())
+                Body::from(RequestBody::new(body, unread, exchange.clone(), window, least).boxed())
             }
         };
         let request = poem::Request::from_parts(parts, body);

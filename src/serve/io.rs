@@ -1,10 +1,11 @@
 //! What lies between a socket and the HTTP parser: deadlines for writing below, a look at the bytes above.
 //!
 //! [`Steady`] wraps the socket itself, under TLS, and drops a peer that reads nothing. [`Tap`] sits right under the
-//! parser: it replays what was read to tell HTTP/1 from HTTP/2, and watches the framing of HTTP/1. Both outlive the
-//! parser when a connection is upgraded.
+//! parser: it replays what was read while there was none, and watches the framing of HTTP/1. Both outlive the
+//! parser, when a connection rests and when it is upgraded.
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc,
@@ -22,6 +23,8 @@ use tokio::{
 
 use super::framing::{Framing, Phase};
 
+/// What is read at once while nothing is held for the connection: more than most requests have.
+const HEARD: usize = 2 << 10;
 /// How long a peer may go on sending after we have closed, so that it gets to read the answer: closing a socket with
 /// unread bytes in it makes the kernel discard what we wrote last.
 const LINGER: Duration = Duration::from_secs(2);
@@ -38,12 +41,19 @@ pub(super) struct Vitals {
     /// The socket takes no more bytes for now.
     blocked: AtomicBool,
     ambiguous: AtomicBool,
+    /// Bodies of requests that somebody may still read.
+    unread: AtomicU32,
+    /// The parser must not be taken from the connection: it is closing, or what it reads is not understood here.
+    held: AtomicBool,
     /// The parser is done with the connection: it ended or was upgraded.
     released: AtomicBool,
 }
 
 /// A request in progress; ends when dropped.
 pub(super) struct Exchange(Arc<Vitals>);
+
+/// A request's body that may be read, also when the response is finished: the parser has what has come of it.
+pub(super) struct Unread(Arc<Vitals>);
 
 /// A socket that fails with [`io::ErrorKind::TimedOut`] when the peer takes nothing for a while.
 pub(super) struct Steady<S, T> {
@@ -88,6 +98,11 @@ impl Vitals {
         self.ambiguous.load(Relaxed)
     }
 
+    /// Whether the connection has to stay with its parser, whatever phase it is in.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Relaxed) || self.unread.load(Relaxed) > 0
+    }
+
     pub(super) fn release(&self) {
         self.released.store(true, Relaxed);
     }
@@ -104,6 +119,25 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.0.exchanges.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Unread {
+    pub(super) fn of(vitals: &Arc<Vitals>) -> Self {
+        vitals.unread.fetch_add(1, Relaxed);
+        Self(Arc::clone(vitals))
+    }
+}
+
+impl Clone for Unread {
+    fn clone(&self) -> Self {
+        Self::of(&self.0)
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.unread.fetch_sub(1, Relaxed);
     }
 }
 
@@ -173,18 +207,36 @@ impl<S: AsyncWrite + Unpin, T: Unpin> AsyncWrite for Steady<S, T> {
 }
 
 impl<S> Tap<S> {
-    /// For HTTP/1: replays `prefix` and watches everything.
-    pub(super) fn watching(io: S, prefix: Bytes, vitals: Arc<Vitals>) -> Self {
-        Self { io, prefix, framing: Some(Framing::default()), linger: None, vitals }
+    /// Passes everything through.
+    pub(super) fn new(io: S, vitals: Arc<Vitals>) -> Self {
+        Self { io, prefix: Bytes::new(), framing: None, linger: None, vitals }
     }
 
-    /// For HTTP/2: replays `prefix` and passes through.
-    pub(super) fn replaying(io: S, prefix: Bytes, vitals: Arc<Vitals>) -> Self {
-        Self { io, prefix, framing: None, linger: None, vitals }
+    /// For HTTP/1: watches what is read from now on, beginning with what was heard.
+    pub(super) fn watch(&mut self) {
+        self.framing = Some(Framing::default());
+    }
+
+    /// What was heard and is to be read yet.
+    pub(super) fn heard(&self) -> &[u8] {
+        &self.prefix
     }
 }
 
 impl<S: AsyncRead + Unpin> Tap<S> {
+    /// Waits for bytes without a buffer that waits too; they are there to be read. How many came, none at the end.
+    pub(super) fn poll_hear(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut room = [MaybeUninit::uninit(); HEARD];
+        let mut buf = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
+        let came = buf.filled();
+        self.prefix = match self.prefix.is_empty() {
+            true => Bytes::copy_from_slice(came),
+            false => [&self.prefix[..], came].concat().into(),
+        };
+        Poll::Ready(Ok(came.len()))
+    }
+
     /// Reads on for a moment if the peer is in the middle of a request that was answered already.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(framing) = &mut self.framing else { return Poll::Ready(()) };
@@ -227,6 +279,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
                 if framing.is_ambiguous() {
                     this.vitals.ambiguous.store(true, Relaxed);
                 }
+                if framing.is_ambiguous() || framing.is_lost() {
+                    this.vitals.held.store(true, Relaxed);
+                }
             }
         }
         Poll::Ready(Ok(()))
@@ -255,6 +310,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tap<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.vitals.held.store(true, Relaxed);
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
             if self.vitals.released.load(Relaxed) {
@@ -275,7 +331,8 @@ mod tests {
         let (mut peer, here) = duplex(64);
         peer.write_all(b"llo world").await.unwrap();
         drop(peer);
-        let mut tap = Tap::replaying(here, Bytes::from_static(b"he"), Arc::default());
+        let mut tap = Tap::new(here, Arc::default());
+        tap.prefix = Bytes::from_static(b"he");
         let mut first = [0; 1];
         tap.read_exact(&mut first).await.unwrap();
         let mut rest = String::new();
@@ -302,7 +359,8 @@ mod tests {
     #[tokio::test]
     async fn a_shutdown_mid_request_lets_the_peer_finish() {
         let (mut peer, here) = duplex(1024);
-        let mut tap = Tap::watching(here, Bytes::new(), Arc::default());
+        let mut tap = Tap::new(here, Arc::default());
+        tap.watch();
         peer.write_all(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n").await.unwrap();
         let _ = tap.read(&mut [0; 256]).await.unwrap();
         let begun = Instant::now();

@@ -34,6 +34,7 @@ mod operate;
 mod proxying;
 mod reload;
 mod replicas;
+mod resting;
 mod routing;
 mod sessions;
 mod shedding;
