@@ -87,7 +87,7 @@ fn all(bench: bool) {
         }
     }
     println!("\n{:<34} {:>12} {:>10} {:>10} {:>12}", "on every core", "one", "two", "times", "range");
-    line("cores", &[if bench { 1_000 } else { 20 }]);
+    line("cores", &[if bench { 300 } else { 20 }]);
 }
 
 /// Memory of this process.
