@@ -34,8 +34,8 @@ def voicegate(name="voicegate", manifest=HERE / "manifests" / "all.yaml", **env)
     for file in RUN.glob(f"{database.name}*"):
         file.unlink()
     settings = dict(WORKERS="1", LISTEN=f"127.0.0.1:{VOICEGATE}", ADMIN_LISTEN="127.0.0.1:8096",
-                    DATABASE_URL=f"sqlite://{database}", JWT_SECRET="bench-secret-0123456789abcdef0123456789", **env)
-    settings = {key: value for key, value in settings.items() if value is not None}
+                    DATABASE_URL=f"sqlite://{database}", JWT_SECRET="bench-secret-0123456789abcdef0123456789")
+    settings = {key: value for key, value in {**settings, **env}.items() if value is not None}
     return Gateway(name, VOICEGATE, (RUN / "voicegate", "serve", "--config", manifest), settings)
 
 
