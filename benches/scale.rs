@@ -248,7 +248,7 @@ async fn ask(table: &RoutingTable, path: &str, token: &str, client_ip: IpAddr) {
         lang: Lang::default(),
     });
     let request = poem::Request::builder()
-        .uri(http::Uri::from_maybe_shared(path.to_owned()).expect("it is a path"))
+        .uri(path.parse::<http::Uri>().expect("it is a path"))
         .header("authorization", format!("Bearer {token}"))
         .extension(exchange.clone())
         .finish();
