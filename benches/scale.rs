@@ -69,7 +69,7 @@ fn all(bench: bool) {
         }
     }
     // A flood: ten times as many callers as there is room for.
-    line("limiter", if bench { &[10_000_000, 1_000_000, 4_000_000] } else { &[10_000, 1_000, 1_000] });
+    line("limiter", if bench { &[10_000_000, 1_000_000, 4_000_000] } else { &[100_000, 10_000, 1_000] });
     println!(
         "\n{:<34} {:>12} {:>10} {:>10} {:>12}",
         "a token's verification", "users", "ns", "MiB", "bytes a user"
