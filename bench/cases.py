@@ -6,7 +6,7 @@ import os
 import threading
 import time
 
-from drive import HERE, LOAD_CPU, RUN, Process, call, configured, h2load, token, tool, wrk
+from drive import GATEWAY_CPU, HERE, LOAD_CPU, RUN, Process, call, configured, h2load, token, tool, wrk
 
 TOKEN = token()
 VOICEGATE = 8006
@@ -20,11 +20,12 @@ class Gateway:
     port: int
     command: tuple = ()
     env: dict = dataclasses.field(default_factory=dict)
+    cpu: str = GATEWAY_CPU
 
     def start(self):
         if not self.command:
             return contextlib.nullcontext()
-        return Process(self.name, self.command, self.port, env=self.env)
+        return Process(self.name, self.command, self.port, self.cpu, self.env)
 
 
 def voicegate(name="voicegate", manifest=HERE / "manifests" / "all.yaml", **env):
@@ -33,8 +34,8 @@ def voicegate(name="voicegate", manifest=HERE / "manifests" / "all.yaml", **env)
     for file in RUN.glob(f"{database.name}*"):
         file.unlink()
     settings = dict(WORKERS="1", LISTEN=f"127.0.0.1:{VOICEGATE}", ADMIN_LISTEN="127.0.0.1:8096",
-                    DATABASE_URL=f"sqlite://{database}", JWT_SECRET="bench-secret-0123456789abcdef0123456789", **env)
-    settings = {key: value for key, value in settings.items() if value is not None}
+                    DATABASE_URL=f"sqlite://{database}", JWT_SECRET="bench-secret-0123456789abcdef0123456789")
+    settings = {key: value for key, value in {**settings, **env}.items() if value is not None}
     return Gateway(name, VOICEGATE, (RUN / "voicegate", "serve", "--config", manifest), settings)
 
 
@@ -160,6 +161,12 @@ def routed(count, seconds):
     return requests(voicegate(f"routes-{count}", manifest), "/", seconds, script=script)
 
 
+def cored(workers, path, seconds, bearer=None):
+    """Two cores for the gateway, the upstream and the caller alike, and so many workers: what a request costs is what counts."""
+    gateway = voicegate(f"workers-{workers}", WORKERS=str(workers))
+    return requests(dataclasses.replace(gateway, cpu=f"{LOAD_CPU},{GATEWAY_CPU}"), path, seconds, bearer)
+
+
 def reloading(seconds, reload):
     """Load while the manifest is saved anew each second, or not."""
     text = (HERE / "manifests" / "all.yaml").read_text()
@@ -260,8 +267,8 @@ def plan(seconds):
             for name, gateway in (("direct", p["direct"]), ("nginx", p["nginx"]), ("envoy", p["envoy"]), ("voicegate", ours))
         }),
         "f": ("10,000 routes", {
-            "10 routes": lambda: routed(10, seconds),
-            "10,000 routes": lambda: routed(10_000, seconds),
+            f"{count:,} routes" if count > 1 else "1 route": (lambda count: lambda: routed(count, seconds))(count)
+            for count in (1, 10, 100, 1_000, 10_000)
         }),
         "g16": ("answers of 16 KiB", {
             "nginx": lambda: requests(p["nginx"], "/files/16k", seconds),
@@ -288,6 +295,11 @@ def plan(seconds):
             "nginx": lambda: calls(dataclasses.replace(p["nginx"], port=8011), "/bench.Calls/Ask", seconds, True),
             "envoy": lambda: calls(p["envoy"], "/bench.Calls/Ask", seconds, True),
             "voicegate": lambda: calls(ours(), "/bench.Calls/Ask", seconds, True),
+        }),
+        "n": ("one worker and two, on the same two cores as all else", {
+            f"{what}, {workers}": (lambda workers, path, bearer: lambda: cored(workers, path, seconds, bearer))(workers, path, bearer)
+            for what, path, bearer in (("fixed answer", "/fixed", None), ("plain", "/plain/x", None), ("chain", "/chain/x", TOKEN))
+            for workers in (1, 2)
         }),
         "s": ("start and rest", {"voicegate": lambda: starting(ours())}),
         "k": ("10,000 kept connections at rest", {"voicegate": lambda: resting(ours(MAX_CONNECTIONS="20000"), 10_000)}),

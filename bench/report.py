@@ -29,13 +29,16 @@ GOALS = [
     ("e", "voicegate", "direct", "p99", 3.0, 2.0, False),
     ("e", "voicegate", None, "rss", None, 60, False),
     ("f", "10,000 routes", "10 routes", "rate", 0.95, 0.98, True),
+    ("n", "fixed answer, 2", "fixed answer, 1", "cpu_us", 1.11, 1.05, False),
+    ("n", "plain, 2", "plain, 1", "cpu_us", 1.11, 1.05, False),
+    ("n", "chain, 2", "chain, 1", "cpu_us", 1.11, 1.05, False),
     ("h", "reloading", "without", "rate", 0.95, 0.97, True),
     ("h", "reloading", None, "failed", 0, 0, False),
     ("s", "voicegate", None, "start_ms", 500, 300, False),
     ("s", "voicegate", None, "idle", 40, 30, False),
     ("k", "voicegate", None, "rss_now", 60, 60, False),
 ]
-WORDS = dict(rate="requests/s", p99="p99", cpu="CPU", rss="peak MiB", rss_now="MiB", first_p99="first event p99", failed="failures",
+WORDS = dict(rate="requests/s", cpu_us="CPU µs a request", p99="p99", cpu="CPU", rss="peak MiB", rss_now="MiB", first_p99="first event p99", failed="failures",
              start_ms="ms to the first connection", idle="MiB at rest")
 COLUMNS = [("rate", "requests/s", "{:,.0f}"), ("cpu_us", "CPU µs", "{:.1f}"), ("cpu", "CPU", "{:.0%}"), ("p50", "p50 µs", "{:,.0f}"),
            ("p99", "p99 µs", "{:,.0f}"), ("first_p99", "first p99 µs", "{:,.0f}"), ("rss", "peak MiB", "{:.0f}"),

@@ -9,6 +9,7 @@
 
 mod export;
 mod log;
+mod mirror;
 mod reply;
 mod retry;
 mod sessions;

@@ -7,6 +7,7 @@
 //! one that died (same host, same port) does so at once.
 
 use super::fault;
+use super::mirror::{Kept, Numbered, mirror};
 use super::tail::Tail;
 use super::turn::{Answer, Ending, Stop, Turn, TurnLimits, read_out, refused};
 use crate::error::{GatewayError, Kind};
@@ -34,11 +35,6 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// How often, and how far apart, a retry looks for what its first request began.
 const AGAIN: u32 = 10;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// How often, and how far apart, events are offered to shared state that does not take them.
-const MIRROR_ATTEMPTS: u32 = 40;
-const MIRROR_RETRY: Duration = Duration::from_millis(250);
-/// How long events of an answer that is over stand in shared state at least.
-const LIVE: Duration = Duration::from_secs(5);
 /// How often turns of dead replicas are looked for, in checkpoints.
 const RECOVER_EVERY: u32 = 5;
 
@@ -262,7 +258,7 @@ impl Turns {
         self: &Arc<Self>,
         turn: &Arc<Turn>,
         ending: Ending,
-        mirror: Option<mpsc::UnboundedSender<(u64, Bytes)>>,
+        mirror: Option<mpsc::UnboundedSender<Numbered>>,
         running: Running,
     ) {
         let storing = tokio::spawn(self.clone().store(turn.clone(), ending.status, running));
@@ -306,34 +302,16 @@ impl Turns {
     }
 
     /// Copies a turn's events to where other replicas can read them, where that is of use.
-    fn mirror(&self, turn: &Turn) -> Option<mpsc::UnboundedSender<(u64, Bytes)>> {
+    fn mirror(&self, turn: &Turn) -> Option<mpsc::UnboundedSender<Numbered>> {
         if turn.limits.on_disconnect == OnDisconnect::Cancel || self.shared.backend() == "memory" {
             return None;
         }
         // As long as the stream may be, which is bounded.
-        let (sender, mut events) = mpsc::unbounded_channel();
+        let (sender, events) = mpsc::unbounded_channel();
         let row = TurnRef { id: turn.id.clone(), session_id: turn.session_id.clone() };
-        let (shared, key) = (self.shared.clone(), log_key(&turn.owner, &row));
         let TurnLimits { times, resume_for, .. } = turn.limits;
-        tokio::spawn(async move {
-            let mut batch = Vec::new();
-            while events.recv_many(&mut batch, 256).await > 0 {
-                // Once it is over, as long as here; who reads it live still has a moment to see the end.
-                let is_over = batch.last().is_some_and(|(_, event): &(u64, Bytes)| event.is_empty());
-                let ttl = if is_over { resume_for.max(LIVE) } else { times.max + resume_for };
-                // What may have been appended can be appended again.
-                let mut attempts = 0;
-                while let Err(error) = shared.append_events(&key, &batch, ttl).await {
-                    attempts += 1;
-                    if attempts == MIRROR_ATTEMPTS {
-                        tracing::warn!(%error, "a running answer cannot be read on other replicas any more");
-                        return;
-                    }
-                    sleep(MIRROR_RETRY).await;
-                }
-                batch.clear();
-            }
-        });
+        let kept = Kept { running: times.max + resume_for, over: resume_for };
+        tokio::spawn(mirror(self.shared.clone(), log_key(&turn.owner, &row), kept, events));
         Some(sender)
     }
 

@@ -24,6 +24,9 @@ pub(super) const CHANNEL: &str = "voicegate:revocations";
 pub(super) const USER: &str = "user:";
 /// How often the store is asked although nobody said anything.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Between two readings, however often word comes: a hundred logouts a second are not to be a hundred queries of every
+/// replica.
+const BREATH: Duration = Duration::from_millis(100);
 /// Serial numbers are given out before they are committed: what has come is read again for this long.
 const SETTLING: Duration = Duration::from_secs(10);
 /// How often what is over is forgotten here, and in the store.
@@ -275,8 +278,13 @@ pub(super) async fn follow(store: AnyStore, shared: AnyShared, revoked: Arc<Revo
         let pause = async {
             match away {
                 true => tokio::time::sleep(RETRY).await,
-                // The bound holds whatever a backend makes of its own.
-                false => drop(tokio::time::timeout(PATIENCE, store.revocations_changed(PATIENCE)).await),
+                false => {
+                    // Word that comes meanwhile waits.
+                    tokio::time::sleep(BREATH).await;
+                    let patience = PATIENCE - BREATH;
+                    // The bound holds whatever a backend makes of its own.
+                    drop(tokio::time::timeout(patience, store.revocations_changed(patience)).await);
+                }
             }
         };
         tokio::pin!(pause);
