@@ -63,10 +63,12 @@ pub struct RouteDocs {
     pub hidden: bool,
     /// What the upstream says of the call.
     pub bundle: Option<Arc<Bundle>>,
+    /// What goes over the WebSocket, by the upstream: see [`Bundle::of_channel`].
+    pub channel: Option<Arc<Bundle>>,
 }
 
 impl RouteDocs {
-    fn of(route: &Route, described: bool, manifest: &Manifest) -> Self {
+    fn of(route: &Route, described: bool, channel: Option<Arc<Bundle>>, manifest: &Manifest) -> Self {
         let Some(docs) = &route.docs else { return RouteDocs::default() };
         let bundle = docs.openapi.as_ref().filter(|_| described);
         RouteDocs {
@@ -75,6 +77,7 @@ impl RouteDocs {
             tags: docs.tags.0.iter().map(|tag| tag.value.clone()).collect(),
             hidden: docs.hidden,
             bundle: bundle.and_then(|reference| Bundle::of(reference, manifest)).map(Arc::new),
+            channel,
         }
     }
 }
@@ -225,6 +228,7 @@ impl<'a> RouteChecker<'a> {
         let maintenance = targets::maintenance::of_route(route, group.maintenance.as_ref(), out);
         let method = parsed.as_ref().map(|(method, _)| method.as_str());
         let described = self.described(route, method, &params, out);
+        let channel = self.channel(route, ending.as_ref(), out);
         access(route, &links, out);
         kept(&links, out);
         let streaming = match &ending {
@@ -280,6 +284,7 @@ impl<'a> RouteChecker<'a> {
         group.deprecation.hash(&mut state);
         links.iter().for_each(|link| link.fingerprint.hash(&mut state));
         described.as_ref().map(|described| described.digest()).hash(&mut state);
+        channel.iter().for_each(|channel| channel.digest(&mut state));
         for name in used(route, self.manifest) {
             self.upstreams.get(name).hash(&mut state);
         }
@@ -293,7 +298,7 @@ impl<'a> RouteChecker<'a> {
             predicates,
             links,
             ending,
-            docs: RouteDocs::of(route, described.is_some(), self.manifest),
+            docs: RouteDocs::of(route, described.is_some(), channel, self.manifest),
             described,
             deprecation: group.deprecation.clone(),
             maintenance,
@@ -321,6 +326,26 @@ impl<'a> RouteChecker<'a> {
     ) -> Option<Arc<Operation>> {
         let reference = route.docs.as_ref()?.openapi.as_ref()?;
         Operation::check(reference, method, params, self.manifest, out)
+    }
+
+    /// The channel that the route's documentation names.
+    fn channel(&self, route: &Route, ending: Option<&Ending>, out: &mut Diagnostics) -> Option<Arc<Bundle>> {
+        let reference = route.docs.as_ref()?.asyncapi.as_ref()?;
+        let misplaced = match (&route.bridge, ending) {
+            (Some(_), _) => {
+                Some("what a bridge passes is said by `docs.openapi`, or by the operation itself")
+            }
+            (None, Some(ending)) if !ending.is_socket() => Some(
+                "it is for routes with `protocol: websocket`; of others, `docs.openapi` says what is sent",
+            ),
+            _ => None,
+        };
+        if let Some(help) = misplaced {
+            let message = "`asyncapi` describes a WebSocket that callers do not open here";
+            out.push(Diagnostic::error(Code::MISPLACED, reference.span, message).help(help));
+            return None;
+        }
+        Bundle::of_channel(reference, self.manifest, out).map(Arc::new)
     }
 
     fn ending(&mut self, route: &Spanned<Route>, params: &[String], out: &mut Diagnostics) -> Option<Ending> {
