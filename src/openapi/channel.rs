@@ -38,6 +38,9 @@ impl Bundle {
         let before = out.counts().0;
         let place = find(manifest, reference, out)?;
         version(place, reference, out);
+        if out.counts().0 > before {
+            return None;
+        }
         let named = place.at(&place.document.root).get("channels");
         let known: Vec<_> = named.into_iter().flat_map(Place::entries).collect();
         let Some((name, _)) = known.iter().find(|(_, known)| std::ptr::eq(known.node, place.node)).copied()
@@ -124,7 +127,9 @@ fn key<'m>(
         known.iter().find(|(_, known)| place.is_some_and(|place| std::ptr::eq(place.node, known.node)));
     if found.is_none() {
         let last = text.rsplit('/').next().unwrap_or_default();
-        let help = did_you_mean(last, names).unwrap_or_else(|| {
+        // The right key of another channel is no slip of the pen.
+        let near = did_you_mean(last, names.iter().copied()).filter(|_| !names.contains(&last));
+        let help = near.unwrap_or_else(|| {
             "refer to it where the channel lists it: `#/channels/name/messages/key`".to_owned()
         });
         let message = "this is no message of the operation's channel";
