@@ -2,7 +2,7 @@
 //!
 //! The document's application is the gateway: it receives what callers send. Who may connect, how the caller says who it is
 //! and within which limits, is the handshake's business, which the OpenAPI document describes; it is said here too.
-//! Messages are those of [`Frames`]; where nobody has said what they are, only that they pass.
+//! Messages are those of `frames`; where nobody has said what they are, only that they pass.
 
 use super::components::Components;
 use super::frames::Frames;
