@@ -63,10 +63,18 @@ pub struct RouteDocs {
     pub hidden: bool,
     /// What the upstream says of the call.
     pub bundle: Option<Arc<Bundle>>,
+    /// What goes over the WebSocket, by the upstream: see [`Bundle::of_channel`].
+    pub channel: Option<Arc<Bundle>>,
 }
 
 impl RouteDocs {
-    fn of(route: &Route, described: bool, upstream: &str, manifest: &Manifest) -> Self {
+    fn of(
+        route: &Route,
+        described: bool,
+        upstream: &str,
+        channel: Option<Arc<Bundle>>,
+        manifest: &Manifest,
+    ) -> Self {
         let Some(docs) = &route.docs else { return RouteDocs::default() };
         let bundle = docs.openapi.as_ref().filter(|_| described);
         RouteDocs {
@@ -77,6 +85,7 @@ impl RouteDocs {
             bundle: bundle
                 .and_then(|it| Bundle::of(it, &PathNames::of(&it.value, upstream), manifest))
                 .map(Arc::new),
+            channel,
         }
     }
 }
@@ -228,6 +237,7 @@ impl<'a> RouteChecker<'a> {
         let method = parsed.as_ref().map(|(method, _)| method.as_str());
         let upstream = path_upstream(route, parsed.as_ref().map(|(_, pattern)| pattern));
         let described = self.described(route, method, &params, &upstream, out);
+        let channel = self.channel(route, ending.as_ref(), out);
         access(route, &links, out);
         kept(&links, out);
         let streaming = match &ending {
@@ -283,6 +293,7 @@ impl<'a> RouteChecker<'a> {
         group.deprecation.hash(&mut state);
         links.iter().for_each(|link| link.fingerprint.hash(&mut state));
         described.as_ref().map(|described| described.digest()).hash(&mut state);
+        channel.iter().for_each(|channel| channel.digest(&mut state));
         for name in used(route, self.manifest) {
             self.upstreams.get(name).hash(&mut state);
         }
@@ -296,7 +307,7 @@ impl<'a> RouteChecker<'a> {
             predicates,
             links,
             ending,
-            docs: RouteDocs::of(route, described.is_some(), &upstream, self.manifest),
+            docs: RouteDocs::of(route, described.is_some(), &upstream, channel, self.manifest),
             described,
             deprecation: group.deprecation.clone(),
             maintenance,
@@ -326,6 +337,26 @@ impl<'a> RouteChecker<'a> {
         let reference = route.docs.as_ref()?.openapi.as_ref()?;
         let names = PathNames::of(&reference.value, upstream);
         Operation::check(reference, method, params, &names, self.manifest, out)
+    }
+
+    /// The channel that the route's documentation names.
+    fn channel(&self, route: &Route, ending: Option<&Ending>, out: &mut Diagnostics) -> Option<Arc<Bundle>> {
+        let reference = route.docs.as_ref()?.asyncapi.as_ref()?;
+        let misplaced = match (&route.bridge, ending) {
+            (Some(_), _) => {
+                Some("what a bridge passes is said by `docs.openapi`, or by the operation itself")
+            }
+            (None, Some(ending)) if !ending.is_socket() => Some(
+                "it is for routes with `protocol: websocket`; of others, `docs.openapi` says what is sent",
+            ),
+            _ => None,
+        };
+        if let Some(help) = misplaced {
+            let message = "`asyncapi` describes a WebSocket that callers do not open here";
+            out.push(Diagnostic::error(Code::MISPLACED, reference.span, message).help(help));
+            return None;
+        }
+        Bundle::of_channel(reference, self.manifest, out).map(Arc::new)
     }
 
     fn ending(&mut self, route: &Spanned<Route>, params: &[String], out: &mut Diagnostics) -> Option<Ending> {

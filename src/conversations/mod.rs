@@ -7,6 +7,7 @@
 //! `turns` holds every turn of this process and speaks with the other replicas, `turn` brings one home, `log` keeps
 //! its events, `reply` gathers what was said, `tail` is what one reader sees of it.
 
+mod event;
 mod export;
 mod log;
 mod mirror;
@@ -17,6 +18,7 @@ mod tail;
 mod turn;
 mod turns;
 
+pub use event::ChatEvent;
 pub use export::Export;
 pub use retry::IdempotencyKey;
 pub use sessions::{Clock, DEFAULT_TITLE, Listing, Sessions, author_word, owner, status_word, timestamp};

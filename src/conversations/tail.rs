@@ -1,5 +1,6 @@
 //! One reader's view of a turn: the events it has not read yet, then those to come.
 
+use super::event::ChatEvent;
 use super::fault;
 use super::turn::Turn;
 use super::turns::{Turns, log_key};
@@ -9,7 +10,6 @@ use crate::sse;
 use crate::stores::{Message, MessageStatus, Owner, TurnRef};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
@@ -67,21 +67,21 @@ impl Tail {
     /// Of a turn whose events are gone: its message in their place.
     pub(super) fn told_again(turn: &TurnRef, message: &Message) -> Self {
         let mut events = VecDeque::new();
-        let mut say = |data: serde_json::Value| {
-            let number = events.len() + 1;
-            events.push_back(Bytes::from(format!("data: {data}\nid: {}:{number}\n\n", turn.id)));
+        let mut say = |event: &ChatEvent| {
+            let id = format!("{}:{}", turn.id, events.len() + 1);
+            events.push_back(event.numbered(&id));
         };
-        say(json!({ "type": "start", "session_id": turn.session_id }));
+        say(&ChatEvent::Start { session_id: turn.session_id.clone() });
         if !message.content.is_empty() {
-            say(json!({ "type": "token", "content": message.content }));
+            say(&ChatEvent::Token { content: message.content.clone() });
         }
         let end = match message.status {
             MessageStatus::Complete => {
-                say(json!({ "type": "end", "total_tokens": message.total_tokens.unwrap_or_default() }));
+                say(&ChatEvent::End { total_tokens: message.total_tokens.unwrap_or_default() });
                 End::Complete
             }
             MessageStatus::Cancelled => {
-                say(json!({ "type": "cancelled" }));
+                say(&ChatEvent::Cancelled {});
                 End::Complete
             }
             MessageStatus::Interrupted => {
@@ -89,7 +89,7 @@ impl Tail {
                 End::UpstreamBroke
             }
             MessageStatus::Failed => {
-                say(json!({ "type": "error", "code": "failed" }));
+                say(&ChatEvent::failed("failed"));
                 End::UpstreamBroke
             }
         };

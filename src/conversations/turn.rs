@@ -26,8 +26,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// How long the upstream gets to end its answer after the event that says so, for its connection to be used again.
 const TRAILING: Duration = Duration::from_millis(100);
 
-const CANCELLED: &str = "data: {\"type\":\"cancelled\"}\n";
-const TOO_LARGE: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"stream_too_large\"}\n";
+pub(super) const CANCELLED: &str = "data: {\"type\":\"cancelled\"}\n";
+pub(super) const TOO_LARGE: &str = "event: error\ndata: {\"type\":\"error\",\"code\":\"stream_too_large\"}\n";
 
 /// Limits of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

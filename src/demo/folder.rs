@@ -21,6 +21,9 @@ const SHIPPED: &[(&str, &str)] = &[
     ("policies/rate-limits.yaml", include_str!("../../policies/rate-limits.yaml")),
     ("openapi/upstreams/algo.yaml", include_str!("../../openapi/upstreams/algo.yaml")),
     ("openapi/upstreams/voice.yaml", include_str!("../../openapi/upstreams/voice.yaml")),
+    ("openapi/upstreams/speech.yaml", include_str!("../../openapi/upstreams/speech.yaml")),
+    ("openapi/upstreams/webrtc.yaml", include_str!("../../openapi/upstreams/webrtc.yaml")),
+    ("openapi/upstreams/notifications.yaml", include_str!("../../openapi/upstreams/notifications.yaml")),
     ("openapi/protos/documents.proto", include_str!("../../openapi/protos/documents.proto")),
 ];
 

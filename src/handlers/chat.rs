@@ -21,7 +21,6 @@ use poem::{Body, IntoResponse, Request, Response};
 use poem_openapi::param::Header;
 use poem_openapi::payload::{Json, Payload};
 use poem_openapi::registry::{MetaSchemaRef, Registry};
-use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, Object, OpenApi};
 use serde_json::json;
 use std::io;
@@ -82,8 +81,8 @@ struct CancelledChat {
 /// An answer as server-sent events.
 #[derive(ApiResponse)]
 enum StreamResponse {
-    /// The answer, event by event: `{"type":"start","session_id"}`, `{"type":"token","content"}` …,
-    /// `{"type":"end","total_tokens"}`; or `{"type":"error","code"}`, `{"type":"cancelled"}`, `{"type":"reauth","code"}`.
+    /// The answer, event by event: `start`, `token` after `token`, then one of `end`, `cancelled`, `error`; or `reauth`.
+    /// Each has an `id:` to go on from, but `reauth` and what the gateway says when it goes down.
     #[oai(status = 200)]
     Streams(
         EventsPayload,
@@ -103,37 +102,21 @@ enum CancelResponse {
     Cancelled(Json<CancelledChat>),
 }
 
-/// An event of an answer. Go by `type`, and pass over types that you do not know.
-// Events pass as the upstream wrote them: this is what callers are told of them.
-#[derive(Object)]
-struct ChatEvent {
-    /// `start`, `token`, then one of `end`, `cancelled`, `error`; or `reauth`, where the caller's token is over.
-    #[oai(rename = "type")]
-    kind: String,
-    /// Of `start`: the session.
-    session_id: Option<String>,
-    /// Of `token`: the next piece of the answer.
-    content: Option<String>,
-    /// Of `end`: how many there were.
-    total_tokens: Option<i64>,
-    /// Of `error` and `reauth`: why, in a word that stays.
-    code: Option<String>,
-    /// Of `error`: why, for people.
-    error: Option<String>,
-}
-
-/// A body of events.
+/// A body of events, which are [`ChatEvent`](crate::conversations::ChatEvent)s.
 struct EventsPayload(Events);
+
+/// What the description calls them.
+pub(super) const EVENTS: &str = "ChatEvent";
 
 impl Payload for EventsPayload {
     const CONTENT_TYPE: &'static str = "text/event-stream";
 
     fn schema_ref() -> MetaSchemaRef {
-        ChatEvent::schema_ref()
+        MetaSchemaRef::Reference(EVENTS.to_owned())
     }
 
-    fn register(registry: &mut Registry) {
-        ChatEvent::register(registry);
+    fn register(_: &mut Registry) {
+        // Its variants have schemas of their own, which `described` adds.
     }
 }
 

@@ -1,8 +1,9 @@
 //! What poem-openapi knows of native operations, in the words of OpenAPI 3.1.
 
-use super::Groups;
+use super::{Groups, chat};
+use crate::conversations::ChatEvent;
 use crate::error::Kind;
-use crate::openapi::upgraded;
+use crate::openapi::{upgraded, variants};
 use poem_openapi::OpenApi as _;
 use poem_openapi::registry::Registry;
 use serde_json::{Map, Value, json};
@@ -44,7 +45,8 @@ pub fn described() -> &'static Described {
         let schemas = registry.schemas.iter();
         let schemas =
             schemas.map(|(name, schema)| (name.clone(), optional(json(serde_json::to_value(schema)))));
-        Described { operations, schemas: schemas.collect() }
+        let events = variants::<ChatEvent>(chat::EVENTS, "type");
+        Described { operations, schemas: schemas.chain(events).collect() }
     })
 }
 

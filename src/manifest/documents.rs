@@ -1,10 +1,10 @@
-//! Documents that a manifest refers to: OpenAPI descriptions and JSON Schemas, in YAML or JSON.
+//! Documents that a manifest refers to: OpenAPI and AsyncAPI descriptions and JSON Schemas, in YAML or JSON.
 //!
 //! They are read with the manifest, so that its hash covers them and a reload notices when one changes; nothing is
 //! ever fetched. What refers to one is written `file#/json/pointer`, relative to the file it stands in; inside a
 //! document `$ref` does the same. Which documents those are is found by key, since stage bodies are decoded later:
-//! `docs.openapi` of a route, and `validate` or `validate.schema` of a stage. Whether a reference leads anywhere is the
-//! business of the checks ([`crate::openapi`]).
+//! `docs.openapi` and `docs.asyncapi` of a route, and `validate` or `validate.schema` of a stage. Whether a reference
+//! leads anywhere is the business of the checks ([`crate::openapi`]).
 
 use super::Spanned;
 use super::load::Manifest;
@@ -96,7 +96,8 @@ pub(super) fn named(manifest: &Manifest) -> Vec<PathBuf> {
     for route in manifest.versions.iter().flat_map(|version| &version.routes.0).chain(&manifest.routes) {
         stages.extend(listed(&route.chain));
         stages.extend(&route.with.0);
-        references.extend(route.docs.as_ref().and_then(|docs| docs.openapi.as_ref()));
+        let docs = route.docs.iter();
+        references.extend(docs.flat_map(|docs| docs.openapi.iter().chain(&docs.asyncapi)));
     }
     let named = stages.into_iter().filter(|stage| stage.name.text == "validate");
     let bodies = named.filter_map(|stage| match &stage.body.value {

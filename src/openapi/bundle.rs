@@ -13,11 +13,12 @@ use crate::manifest::documents::parts;
 use crate::manifest::node::Value as Written;
 use crate::manifest::{Manifest, Spanned};
 use serde_json::{Map, Value};
+use std::hash::{Hash, Hasher};
 
 /// An operation with the schemas it refers to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bundle {
-    /// The operation object.
+    /// The operation object; or a channel, see [`Bundle::of_channel`].
     pub operation: Value,
     /// Schemas that it refers to as `#/$defs/N`; so do they.
     pub schemas: Vec<Bundled>,
@@ -83,6 +84,16 @@ impl Bundle {
     }
 }
 
+impl Bundle {
+    /// Feeds what it says to a hash.
+    pub fn digest(&self, state: &mut impl Hasher) {
+        self.operation.to_string().hash(state);
+        for schema in &self.schemas {
+            (&schema.file, &schema.name, schema.value.to_string()).hash(state);
+        }
+    }
+}
+
 /// Anything of an operation but a schema; its references are replaced by what they lead to.
 fn object<'m>(gathered: &mut Gathered<'m, '_>, place: Place<'m>) -> Value {
     let Some(place) = gathered.dereferenced(place) else { return Value::Null };
@@ -92,7 +103,7 @@ fn object<'m>(gathered: &mut Gathered<'m, '_>, place: Place<'m>) -> Value {
             for (key, node) in entries {
                 let inner = place.at(node);
                 let value = match key.text.as_str() {
-                    "schema" => gathered.schema(inner),
+                    "schema" | "itemSchema" => gathered.schema(inner),
                     "example" | "default" | "value" => node.to_json(),
                     _ => object(gathered, inner),
                 };
@@ -106,7 +117,7 @@ fn object<'m>(gathered: &mut Gathered<'m, '_>, place: Place<'m>) -> Value {
 }
 
 /// The name of a schema that stands under `components/schemas` of its document.
-fn name_of(place: Place<'_>) -> Option<String> {
+pub(super) fn name_of(place: Place<'_>) -> Option<String> {
     let named = place.at(&place.document.root).get("components")?.get("schemas")?;
     named.entries().find(|(_, known)| std::ptr::eq(known.node, place.node)).map(|(name, _)| name.to_owned())
 }

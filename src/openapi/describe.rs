@@ -3,10 +3,12 @@
 //! Whoever does something says so itself: a stage that refuses with 429 calls [`OperationDoc::refuses`], and nobody writes
 //! that down a second time. What only holds under a condition (`when:`) is said under [`OperationDoc::only_where`].
 
+use super::events::{EVENT, EVENT_STREAM, variants};
 use crate::error::Kind;
 use crate::exchange::RouteInfo;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method};
+use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -165,6 +167,51 @@ impl OperationDoc {
     /// What the target answers, to be changed.
     pub fn answers_mut(&mut self) -> &mut BTreeMap<String, Value> {
         &mut self.answers
+    }
+
+    /// The target's event streams may hold these events too: each the names it has, and the schema of its data.
+    pub fn events(&mut self, more: &[(&str, Value)]) {
+        let more: Vec<Value> = more
+            .iter()
+            .map(|(event, schema)| {
+                let mut schema = schema.clone();
+                schema[EVENT] = (*event).into();
+                schema
+            })
+            .collect();
+        self.may_hold(more);
+    }
+
+    /// The gateway's own notices may end the target's event streams.
+    pub fn notices<T: JsonSchema>(&mut self, name: &str) {
+        self.schemas.extend(variants::<T>(name, "type"));
+        self.may_hold(vec![json!({ "$ref": format!("#/components/schemas/{name}") })]);
+    }
+
+    fn may_hold(&mut self, more: Vec<Value>) {
+        for answer in self.answers.values_mut() {
+            let Some(media) = answer.get_mut("content").and_then(|all| all.get_mut(EVENT_STREAM)) else {
+                continue;
+            };
+            let schema = media.get_mut("schema").map_or(json!({}), Value::take);
+            // What is not described may be anything, a notice too.
+            let key = if schema.as_object().is_some_and(|map| map.contains_key("anyOf")) || is_any(&schema) {
+                "anyOf"
+            } else {
+                "oneOf"
+            };
+            let mut all = match schema {
+                Value::Object(mut map) if map.len() == 1 && map.contains_key(key) => {
+                    match map.shift_remove(key) {
+                        Some(Value::Array(all)) => all,
+                        _ => Vec::new(),
+                    }
+                }
+                one => vec![one],
+            };
+            all.extend(more.iter().cloned());
+            media["schema"] = json!({ key: all });
+        }
     }
 
     /// Nobody has said what the target answers: then it may be anything.
@@ -343,6 +390,12 @@ pub fn example_of<'a>(headers: &'a HeaderMap, body: &[u8]) -> Option<(&'a str, V
         _ => Value::from(String::from_utf8_lossy(body)),
     };
     Some((essence, example))
+}
+
+/// Whether a schema holds nothing back.
+fn is_any(schema: &Value) -> bool {
+    let says = |key: &String| ["title", "description"].contains(&key.as_str());
+    schema.as_object().is_none_or(|map| map.keys().all(says))
 }
 
 /// One response for all refusals of a status.

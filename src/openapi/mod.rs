@@ -2,11 +2,13 @@
 //!
 //! A reference is `file#/json/pointer`. [`find`] follows one that stands in the manifest, `follow` a `$ref` inside a
 //! document; both report what leads nowhere, at its place, with what may be meant. [`Operation`] is what a route's
-//! `docs.openapi` names, [`Schema`] compiles a JSON Schema with everything it refers to. Documents are OpenAPI 3.1 (3.2
+//! `docs.openapi` names, [`Bundle::of_channel`] is what its `docs.asyncapi` names, [`Schema`] compiles a JSON Schema with everything it refers to. Documents are OpenAPI 3.1 (3.2
 //! reads the same here) and JSON Schema 2020-12; they were read with the manifest, and nothing is ever fetched.
 
 mod bundle;
+mod channel;
 mod describe;
+mod events;
 mod faults;
 mod names;
 mod operation;
@@ -17,7 +19,9 @@ mod values;
 mod yaml;
 
 pub use bundle::{Bundle, Bundled};
+pub use channel::is_json as is_json_message;
 pub use describe::{Alternative, Described, On, OperationDoc, example_of};
+pub use events::{EVENT, EVENT_STREAM, EventKind, alternatives, variants};
 pub use names::PathNames;
 pub use operation::{Answered, Broken, Operation, Parameter, Source};
 pub use published::{Published, Rendering};
@@ -192,4 +196,10 @@ fn resolve<'m>(
 /// A key as it stands in a JSON Pointer.
 fn escaped(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
+}
+
+/// A word as part of a name: `algo` becomes `Algo`; what names cannot hold is left out.
+pub fn capital(word: &str) -> String {
+    let parts = word.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+    parts.map(|part| format!("{}{}", part[..1].to_ascii_uppercase(), &part[1..])).collect()
 }

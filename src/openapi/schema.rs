@@ -172,7 +172,8 @@ impl<'m, 'o> Gathered<'m, 'o> {
         super::dereferenced(self.manifest, place, self.out)
     }
 
-    fn number(&mut self, place: Place<'m>) -> usize {
+    /// Takes a schema in; its place in `parts`.
+    pub(super) fn number(&mut self, place: Place<'m>) -> usize {
         let parts = &mut self.parts;
         *self.index.entry(std::ptr::from_ref(place.node)).or_insert_with(|| {
             parts.push(place);

@@ -1,10 +1,12 @@
 //! Event streams (server-sent events; WHATWG HTML, section 9.2): their limits, where an event ends, and what the
 //! gateway itself says in one.
 
+mod notice;
 mod position;
 mod split;
 mod times;
 
+pub use notice::{Broken, Notice, Over};
 pub use position::Position;
 pub use split::{Splitter, fields};
 pub use times::StreamTimes;

@@ -93,6 +93,10 @@ impl Stage for Checked {
             match source {
                 TokenSource::Header => {
                     way("bearer", json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT" }));
+                    if op.websocket {
+                        let about = "`voicegate.v1, bearer.<token>`: a browser can set no other header.";
+                        way("subprotocol", key("header", "Sec-WebSocket-Protocol", about));
+                    }
                 }
                 TokenSource::Query => {
                     way("query_token", key("query", TOKEN, "The same token, where no header can be set."))

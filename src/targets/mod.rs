@@ -109,6 +109,11 @@ pub trait Target: Send + Sync {
         false
     }
 
+    /// What answers behind a bridge that callers open a WebSocket to, if there is one.
+    fn bridged(&self) -> Option<&dyn Target> {
+        None
+    }
+
     /// Whether it bounds something by who is calling.
     fn counts_callers(&self) -> bool {
         false

@@ -10,7 +10,7 @@ use crate::error::GatewayError;
 use crate::exchange::Exchange;
 use crate::manifest::Spanned;
 use crate::manifest::model::{self, Protocol, Route, StreamLimits};
-use crate::openapi::OperationDoc;
+use crate::openapi::{EVENT_STREAM, OperationDoc};
 use crate::sse::{StreamTimes, set_headers};
 use crate::state::Shared;
 use crate::telemetry::StreamMetrics;
@@ -103,10 +103,12 @@ impl Target for Proxy {
         if let Some(times) = &self.stream {
             op.extension("x-stream", times.document());
             if !op.described {
-                let content = serde_json::json!({ "text/event-stream": { "schema": { "type": "string" } } });
+                let data = serde_json::json!({ "description": "Whatever the service says." });
+                let content = serde_json::json!({ EVENT_STREAM: { "schema": data } });
                 let about = "Server-sent events, as the service sends them.";
                 op.answers("200", serde_json::json!({ "description": about, "content": content }));
             }
+            sse::document(op);
         }
     }
 

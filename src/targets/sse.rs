@@ -12,6 +12,7 @@
 
 use super::notice::{Leave, Notice};
 use crate::exchange::{End, Exchange};
+use crate::openapi::OperationDoc;
 use crate::sse::{
     self, HEARTBEAT, IDLE, INTERRUPTED, Position, SHUTTING_DOWN, StreamTimes, TOKEN_EXPIRED, TOKEN_REVOKED,
     TOO_LONG,
@@ -36,6 +37,11 @@ pub(super) fn is_stream(response: &Response<UpstreamBody>) -> bool {
 
 /// How long the event under way may still take when the caller's time is over.
 const LAST_EVENT: Duration = Duration::from_secs(1);
+
+/// Says how the gateway itself may end the event streams that a target answers with.
+pub(super) fn document(op: &mut OperationDoc) {
+    op.notices::<sse::Notice>("StreamNotice");
+}
 
 type Out = Poll<Option<io::Result<Frame<Bytes>>>>;
 

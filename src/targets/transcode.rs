@@ -202,6 +202,14 @@ impl Target for Transcode {
         }
         if let Some(times) = &self.times {
             op.extension("x-stream", times.document());
+            let end = serde_json::json!({
+                "type": "object",
+                "description": "The service has said everything. Nothing follows.",
+                "maxProperties": 0,
+            });
+            let failed = serde_json::json!({ "$ref": "#/components/schemas/Problem" });
+            op.events(&[("end", end), ("error", failed)]);
+            super::sse::document(op);
         }
         if op.has_body() {
             op.refuses(&[Kind::Invalid, Kind::UnsupportedMediaType, Kind::PayloadTooLarge], "");

@@ -4,6 +4,7 @@
 //! `auth.login` is `client.auth.login(…)`. What a method does at run time is the same for all of them and is written by
 //! hand in `runtime.ts`; the file carries it, with one row a method. The same document always gives the same file.
 
+mod events;
 mod names;
 mod operation;
 mod types;

@@ -1,5 +1,6 @@
 //! Operations as methods: what a caller passes, what comes back, and one row that says how it is done.
 
+use super::events;
 use super::names;
 use super::types::{Types, union};
 use serde_json::Value;
@@ -321,14 +322,14 @@ fn body_of<'d>(types: &mut Types<'d>, body: &'d Value) -> Option<Body> {
 fn answer_of<'d>(types: &mut Types<'d>, operation: &'d Value) -> (Answer, bool) {
     let Some(responses) = operation["responses"].as_object() else { return (Answer::Nothing, false) };
     if responses.contains_key("101") {
-        let frames = |types: &mut Types<'d>, key: &str| {
-            let schema = operation.get("x-websocket").and_then(|socket| socket.get(key));
-            match schema.map_or("unknown".to_owned(), |schema| types.of(schema)) {
-                unknown if unknown == "unknown" => "any".to_owned(),
-                known => known,
-            }
+        let socket = operation.get("x-websocket");
+        let mut frames = |key: &str, bytes: &str| {
+            socket
+                .and_then(|socket| socket.get(key))
+                .map_or("any".to_owned(), |all| events::frames(types, all, bytes))
         };
-        return (Answer::Socket(frames(types, "receive"), frames(types, "send")), false);
+        let (receive, send) = (frames("receive", "ArrayBuffer"), frames("send", "BufferSource | Blob"));
+        return (Answer::Socket(receive, send), false);
     }
     let mut statuses: Vec<&String> = responses.keys().filter(|status| status.starts_with('2')).collect();
     let described = !statuses.is_empty();
@@ -351,8 +352,8 @@ fn answer_of<'d>(types: &mut Types<'d>, operation: &'d Value) -> (Answer, bool) 
         |wanted: &dyn Fn(&str) -> bool| contents.iter().find(|(media, _)| wanted(essence(media))).copied();
     if let Some((_, value)) = find(&|media| media == "text/event-stream") {
         let schema = value.get("itemSchema").or(value.get("schema"));
-        let data = schema.map_or("unknown".to_owned(), |schema| event_data(types, schema));
-        return (Answer::Events(data), false);
+        let all = schema.map_or("ServerEvent<any>".to_owned(), |schema| events::all(types, schema));
+        return (Answer::Events(all), false);
     }
     let json: Vec<&Value> =
         contents.iter().filter(|(media, _)| is_json(media)).map(|(_, value)| *value).collect();
@@ -374,30 +375,6 @@ fn answer_of<'d>(types: &mut Types<'d>, operation: &'d Value) -> (Answer, bool) 
         Some((media, _)) if *media == "*/*" => (Answer::Any, false),
         Some((media, _)) if media.starts_with("text/") => (Answer::Text, false),
         Some(_) => (Answer::Bytes, false),
-    }
-}
-
-/// The type of an event's `data`: the schema may describe the event (`{event, data, id}`) or its data alone.
-fn event_data<'d>(types: &mut Types<'d>, schema: &'d Value) -> String {
-    let Some(resolved) = types.resolved(schema) else { return "any".to_owned() };
-    if let Some(items) = resolved.get("items") {
-        return event_data(types, items);
-    }
-    for key in ["oneOf", "anyOf"] {
-        if let Some(choices) = resolved[key].as_array() {
-            return union(choices.iter().map(|choice| event_data(types, choice)).collect());
-        }
-    }
-    let whole = resolved["properties"].get("data");
-    let data = match whole.filter(|_| {
-        resolved["properties"].get("event").is_some() || resolved["properties"].get("type").is_none()
-    }) {
-        Some(data) => data.get("contentSchema").unwrap_or(data),
-        None => schema,
-    };
-    match types.of(data) {
-        kind if kind == "unknown" || kind == "string" => "any".to_owned(),
-        kind => kind,
     }
 }
 

@@ -62,21 +62,21 @@ export class StreamError extends Error {
   }
 }
 
-/** One server-sent event. */
-export interface ServerEvent<T> { event: string; id?: string; data: T }
+/** One server-sent event; `event` is `message` where it has no name. */
+export interface ServerEvent<T, E extends string = string> { event: E; id?: string; data: T }
 
-/** Events as they come. `break` ends the request, and so does `signal`. */
-export type Events<T> = AsyncGenerator<ServerEvent<T>, void, undefined>;
+/** Events as they come; `error` is thrown. `break` ends the request, and so does `signal`. */
+export type Events<E> = AsyncGenerator<E, void, undefined>;
 
 /** An open WebSocket: iterate over its frames; JSON is parsed, binary frames are `ArrayBuffer`s. */
-export interface Socket<In, Out> extends AsyncIterable<In | ArrayBuffer> {
+export interface Socket<In, Out> extends AsyncIterable<In> {
   readonly raw: WebSocket;
   readonly closed: Promise<{ code: number; reason: string }>;
-  send(frame: Out | ArrayBuffer | Blob): void;
+  send(frame: Out): void;
   close(code?: number, reason?: string): void;
 }
 
-/** What a method takes as its body, and what it resolves to: `ResultOf<Client["auth"]["login"]>`. */
+/** What a method takes as its body, and what it resolves to, or each event of it: `ResultOf<Client["auth"]["login"]>`. */
 export type ResultOf<M> = M extends (...a: never[]) => Promise<infer R> ? R : M extends (...a: never[]) => Events<infer T> ? T : never;
 
 type Op = readonly [method: string, path: string, flags: string, type?: string];
@@ -179,7 +179,7 @@ function opened(ws: WebSocket): Promise<Socket<any, any>> {
     });
     ws.onopen = () => done({
       raw: ws, closed,
-      send: (frame) => ws.send(frame instanceof ArrayBuffer || frame instanceof Blob || typeof frame === "string" ? frame : JSON.stringify(frame)),
+      send: (frame) => ws.send(typeof frame === "string" || frame instanceof Blob || frame instanceof ArrayBuffer || ArrayBuffer.isView(frame) ? frame as any : JSON.stringify(frame)),
       close: (code = 1000, reason) => ws.close(code, reason),
       async *[Symbol.asyncIterator]() {
         for (;;) {

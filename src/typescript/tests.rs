@@ -126,7 +126,7 @@ fn operations_are_methods() {
             "get",
             json!({ "operationId": "e", "responses": { "200": { "content": { "text/event-stream": { "itemSchema": {
                 "type": "object", "properties": { "event": {}, "data": { "contentSchema": { "type": "number" } } } } } } } } }),
-            "e(options?: CallOptions): Events<number>;",
+            "e(options?: CallOptions): Events<ServerEvent<number>>;",
             r#"["GET", "/e", "s"]"#,
         ),
         (

@@ -220,7 +220,8 @@ fn says_itself(map: &Map<String, Value>) -> bool {
     structural.iter().any(|key| map.contains_key(*key))
 }
 
-fn is_binary(map: &Map<String, Value>) -> bool {
+/// Whether a schema is of bytes.
+pub(super) fn is_binary(map: &Map<String, Value>) -> bool {
     let says = |key: &str| map.get(key).and_then(Value::as_str);
     says("format") == Some("binary")
         || says("contentMediaType").is_some_and(|kind| {

@@ -14,6 +14,7 @@ mod chat;
 mod cli;
 mod codes;
 mod degraded;
+mod described;
 mod docs_page;
 mod documents;
 mod edge;

@@ -56,6 +56,8 @@ fn the_same_document_gives_the_same_file_as_json_and_as_yaml() {
 
 /// Largest client of what is shipped, in bytes, without types and comments; it is not even minified.
 const MAX_SIZE: u64 = 20_000;
+/// The same with its types and comments, of one version.
+const MAX_SOURCE: u64 = 40_000;
 
 #[test]
 fn the_shipped_api_has_a_small_client_for_each_version_and_for_all() {
@@ -67,9 +69,18 @@ fn the_shipped_api_has_a_small_client_for_each_version_and_for_all() {
         let text = std::fs::read_to_string(folder.path().join("api.js")).unwrap();
         assert!(text.contains(call), "{text}");
         assert!((text.len() as u64) < MAX_SIZE, "{document}: {} bytes", text.len());
+        let source = std::fs::metadata(folder.path().join("api.ts")).unwrap().len();
+        assert!(source < MAX_SOURCE || document == "all", "{document}: {source} bytes");
     }
     let output = run(Path::new("."), &["client", "ts", "--config", SHIPPED, "--document", "v9"]);
     assert_eq!(output.status.code(), Some(2), "{}", node::said(&output));
+}
+
+#[test]
+fn the_compiler_tells_events_and_frames_apart() {
+    let folder = folder(&["--config", SHIPPED], &["typed.ts"]);
+    std::fs::rename(folder.path().join("api.ts"), folder.path().join("voicegate.ts")).unwrap();
+    node::compile(folder.path(), &["typed.ts", "voicegate.ts"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 use super::sharing::Shared;
 use crate::error::Kind;
 use crate::handlers;
-use crate::openapi::Bundle;
+use crate::openapi::{Bundle, capital};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -44,6 +44,44 @@ impl Components {
     /// Takes a security scheme in.
     pub(super) fn scheme(&mut self, name: &'static str, scheme: Value) {
         self.schemes.insert(name, scheme);
+    }
+
+    /// What a reference to a schema leads to, native ones too.
+    pub(super) fn find(&self, reference: &str) -> Option<&Value> {
+        let name = reference.strip_prefix(SCHEMAS)?;
+        self.schemas.get(name).or_else(|| handlers::described().schemas.get(name))
+    }
+
+    /// The components object of an AsyncAPI document: what its channels refer to, and all ways of saying who is calling.
+    pub(super) fn of_channels(mut self, channels: &Value) -> Value {
+        self.schemas.insert("Problem".to_owned(), problem());
+        let mut schemas = BTreeMap::new();
+        let mut wanted = Vec::new();
+        references(channels, &mut wanted);
+        while let Some(name) = wanted.pop() {
+            if !schemas.contains_key(&name)
+                && let Some(schema) = self.find(&format!("{SCHEMAS}{name}"))
+            {
+                references(schema, &mut wanted);
+                schemas.insert(name, plain(schema));
+            }
+        }
+        let mut components = Map::new();
+        if !schemas.is_empty() {
+            components.insert("schemas".to_owned(), schemas.into_iter().collect());
+        }
+        let schemes = self.schemes.into_iter().map(|(name, mut scheme)| {
+            // OpenAPI's keys of HTTP requests have another name there.
+            if scheme["type"] == "apiKey" {
+                scheme["type"] = "httpApiKey".into();
+            }
+            (name.to_owned(), scheme)
+        });
+        let schemes: Map<String, Value> = schemes.collect();
+        if !schemes.is_empty() {
+            components.insert("securitySchemes".to_owned(), schemes.into());
+        }
+        components.into()
     }
 
     /// The components object, beside what the operations share: of native schemas, those that something refers to.
@@ -89,6 +127,21 @@ fn references(value: &Value, out: &mut Vec<String>) {
     }
 }
 
+/// A schema as AsyncAPI has it: its discriminator is a field's name, and the alternatives themselves say the rest.
+fn plain(schema: &Value) -> Value {
+    match schema {
+        Value::Object(map) => {
+            let entries = map.iter().map(|(key, value)| {
+                let field = value.get("propertyName").filter(|_| key == "discriminator");
+                (key.clone(), field.cloned().unwrap_or_else(|| plain(value)))
+            });
+            Value::Object(entries.collect())
+        }
+        Value::Array(items) => items.iter().map(plain).collect(),
+        other => other.clone(),
+    }
+}
+
 /// The value with `#/$defs/N` as the names of components.
 fn referring(value: &Value, names: &[String]) -> Value {
     match value {
@@ -108,12 +161,6 @@ fn referring(value: &Value, names: &[String]) -> Value {
         Value::Array(items) => items.iter().map(|item| referring(item, names)).collect(),
         other => other.clone(),
     }
-}
-
-/// A word as part of a name: `algo` becomes `Algo`; what names cannot hold is left out.
-fn capital(word: &str) -> String {
-    let parts = word.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
-    parts.map(|part| format!("{}{}", part[..1].to_ascii_uppercase(), &part[1..])).collect()
 }
 
 /// The form of every error that the gateway itself makes (RFC 9457).

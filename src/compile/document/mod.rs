@@ -11,6 +11,7 @@
 
 pub mod asyncapi;
 mod components;
+mod frames;
 mod newer;
 mod operation;
 mod sharing;

@@ -1,6 +1,7 @@
 //! One operation: everybody who has to do with it is asked in turn.
 
 use super::components::Components;
+use super::frames::Frames;
 use crate::check::Checked;
 use crate::check::pattern::{Segment, Want};
 use crate::check::routes::{CheckedRoute, Ending};
@@ -72,11 +73,18 @@ pub(super) fn describe(
     schemas.into_iter().for_each(|(name, schema)| components.schema(name, schema));
     let described = doc.finish();
     described.schemes.into_iter().for_each(|(name, scheme)| components.scheme(name, scheme));
-    described.operation
+    let mut operation = described.operation;
+    if route.ending.is_socket()
+        && let Some(frames) = Frames::of(route, components)
+    {
+        operation["x-websocket"]["send"] = Frames::schema(&frames.send);
+        operation["x-websocket"]["receive"] = Frames::schema(&frames.receive);
+    }
+    operation
 }
 
 /// Takes over what an operation object says. A WebSocket has neither body nor answers of it.
-fn take(doc: &mut OperationDoc, said: &Value) {
+pub(super) fn take(doc: &mut OperationDoc, said: &Value) {
     let text = |key: &str| said[key].as_str().map(str::to_owned);
     text("summary").into_iter().for_each(|summary| doc.summary(summary));
     text("description").into_iter().for_each(|description| doc.note(description));

@@ -3,7 +3,7 @@
 use super::{BodyRule, CREDENTIALS, Call};
 use crate::grpc::call::rule::Part;
 use crate::grpc::schema::Schemas;
-use crate::openapi::OperationDoc;
+use crate::openapi::{EVENT, EVENT_STREAM, OperationDoc};
 use http::StatusCode;
 use prost_reflect::Kind;
 use serde_json::{Value, json};
@@ -40,8 +40,10 @@ impl Call {
         if self.gives_stream {
             said["description"] =
                 "Its messages, one by one: events, or lines by `Accept: application/x-ndjson`.".into();
+            let mut event = answer.clone();
+            event[EVENT] = "message".into();
             said["content"] = json!({
-                "text/event-stream": { "schema": answer },
+                EVENT_STREAM: { "schema": event },
                 "application/x-ndjson": { "schema": answer },
             });
         } else if status != StatusCode::NO_CONTENT {

@@ -266,6 +266,9 @@ pub struct Docs {
     /// What the upstream says of this call, an OpenAPI 3.1 operation: `file.yaml#/paths/~1a~1path/post`, the file relative to
     /// this one.
     pub openapi: Option<Spanned<String>>,
+    /// What the upstream says over this WebSocket and is told, a channel of an AsyncAPI 3 document with its operations:
+    /// `file.yaml#/channels/name`, the file relative to this one.
+    pub asyncapi: Option<Spanned<String>>,
     /// Stays out of the documentation; it is served all the same (default `false`).
     #[serde(default)]
     pub hidden: bool,

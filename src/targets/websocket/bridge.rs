@@ -103,6 +103,10 @@ impl Target for Bridged {
         true
     }
 
+    fn bridged(&self) -> Option<&dyn Target> {
+        Some(&*self.inner)
+    }
+
     fn counts_callers(&self) -> bool {
         self.bridge.counts_callers()
     }

@@ -16,12 +16,12 @@ use crate::error::{BodyTooLarge, GatewayError, Kind};
 use crate::exchange::{End, Exchange};
 use crate::manifest::Spanned;
 use crate::manifest::model::{Route, WebSocketLimits};
-use crate::openapi::OperationDoc;
+use crate::openapi::{EVENT, EVENT_STREAM, OperationDoc};
 use crate::sse::{StreamTimes, set_headers};
 use crate::state::Shared;
 use crate::targets::notice::Notice;
 use crate::targets::proxy::{self, Decl};
-use crate::targets::sse::{EventStream, Events};
+use crate::targets::sse::{self, EventStream, Events};
 use crate::targets::template::Template;
 use crate::targets::{Meets, Target, TargetCx, forward};
 use crate::telemetry::StreamMetrics;
@@ -41,6 +41,7 @@ use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::BoxBody;
 use poem::{Body, Endpoint, Request, Response};
+use serde_json::json;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -129,9 +130,29 @@ fn of_callers(limits: &WebSocketLimits, out: &mut Diagnostics) {
 impl Target for FromSocket {
     fn document(&self, op: &mut OperationDoc) {
         self.meets.document(op);
-        let content = serde_json::json!({ "text/event-stream": { "schema": { "type": "string" } } });
+        let text = json!({ "description": "What the service says.", EVENT: "message" });
+        let content = json!({ EVENT_STREAM: { "schema": { "anyOf": [text] } } });
         let about = "Each message of the service's is an event.";
-        op.answers("200", serde_json::json!({ "description": about, "content": content }));
+        op.answers("200", json!({ "description": about, "content": content }));
+        let binary = json!({
+            "type": "string",
+            "description": "What the service says in bytes.",
+            "contentEncoding": "base64",
+        });
+        let closed = json!({
+            "type": "object",
+            "description": "The service closed for a bad reason. Nothing follows.",
+            "required": ["type", "code", "close_code", "reason"],
+            "properties": {
+                "type": { "const": "error" },
+                "code": { "const": "upstream_closed" },
+                "close_code": { "type": "integer" },
+                "reason": { "type": "string" },
+            },
+        });
+        let end = json!({ "type": "object", "description": "The service closed. Nothing follows.", "maxProperties": 0 });
+        op.events(&[("binary", binary), ("end", end), ("error", closed)]);
+        sse::document(op);
     }
 
     fn build(&self, cx: &TargetCx<'_>) -> Next {
@@ -331,7 +352,7 @@ impl HttpBody for Told {
 
 /// The last event of a stream whose upstream closed for a bad reason.
 fn closed(code: u16, reason: &str) -> Bytes {
-    let data = serde_json::json!({
+    let data = json!({
         "type": "error", "code": "upstream_closed", "close_code": code, "reason": reason,
     });
     Bytes::from(format!("event: error\ndata: {data}\n\n"))

@@ -14,6 +14,7 @@
 //! WebSockets over HTTP/2 (RFC 8441) are not served: browsers then open an HTTP/1.1 connection.
 
 mod bridge;
+mod closings;
 pub(super) mod events;
 mod flow;
 mod origins;
@@ -193,6 +194,7 @@ fn document(limits: &SocketLimits, bridge: bool, op: &mut OperationDoc) {
             "takeover": limits.takeover,
             "subprotocols": [SUBPROTOCOL],
             "bridge": bridge,
+            "closes": closings::document(limits, bridge),
         }),
     );
 }

@@ -35,7 +35,7 @@ export async function run(baseUrl: string, name: string): Promise<Told> {
   for await (const { data } of client.v01.chat.stream({ session_id: session.session_id, query: "Tell me" })) {
     if (data.type === "token") {
       firstToken ||= Date.now() - begun;
-      tokens.push(data.content ?? "");
+      tokens.push(data.content);
     } else ended = data.type;
   }
   const { messages } = await client.v01.sessions.messages(session.session_id);
@@ -64,7 +64,7 @@ export async function run(baseUrl: string, name: string): Promise<Told> {
   const voice = await client.v2.voice.getStream();
   voice.send({ type: "voice_start", session_id: session.session_id });
   for await (const frame of voice) {
-    socket.push((frame as { type: string }).type);
+    socket.push(frame.type);
     if (socket.length === 1) voice.send({ type: "voice_stop", session_id: session.session_id });
     else if (socket.includes("session_stopped")) voice.close();
   }
