@@ -1,7 +1,6 @@
 //! What operations share: schemas under names that are unique and stay, the form of errors, ways of saying who is calling.
 
 use crate::error::Kind;
-use crate::handlers;
 use crate::openapi::Bundle;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -51,10 +50,9 @@ impl Components {
         self.headers.insert(name, header);
     }
 
-    /// The components object: of native schemas, those that something refers to.
-    pub(super) fn finish(mut self, paths: Option<&Value>) -> Value {
+    /// The components object: of `native` schemas, those that something refers to.
+    pub(super) fn finish(mut self, paths: Option<&Value>, native: &BTreeMap<String, Value>) -> Value {
         self.schemas.insert("Problem".to_owned(), problem());
-        let native = &handlers::described().schemas;
         let mut wanted = Vec::new();
         paths.into_iter().chain(self.schemas.values()).for_each(|value| references(value, &mut wanted));
         while let Some(name) = wanted.pop() {

@@ -19,6 +19,7 @@ pub use newer::newer;
 use crate::check::Checked;
 use crate::check::pattern::{MethodSet, Segment};
 use crate::check::routes::{CheckedRoute, Ending};
+use crate::handlers;
 use crate::openapi::{Published, Rendering, yaml};
 use components::Components;
 use http::Method;
@@ -117,7 +118,7 @@ pub fn openapi(checked: &Checked, version: Option<&str>) -> Value {
     let mut document = head(checked, version);
     document.insert("tags".to_owned(), all_tags(checked, &paths));
     document.insert("paths".to_owned(), paths.into());
-    let components = components.finish(document.get("paths"));
+    let components = components.finish(document.get("paths"), &handlers::schemas(&checked.auth().password));
     document.insert("components".to_owned(), components);
     if !calls.is_empty() {
         document.insert("x-grpc".to_owned(), calls.into());
