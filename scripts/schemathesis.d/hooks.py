@@ -26,6 +26,7 @@ KNOWN = {
     "v01_auth_password_change": lambda: {"old_password": PASSWORD},
     "v01_sessions_messages": lambda: {"id": session()},
     "v01_chat_stream": lambda: {"session_id": session()},
+    "v01_post_documents": lambda: {"title": "Notes", "tags": []},
     "gateway_openapi_2": lambda: {"document": "v01.json"},
 }
 
@@ -45,9 +46,17 @@ EXPLAINED = {
     "*": {"invalid_path": "no path of the gateway's holds a control character or an encoded slash"},
     "gateway_openapi_2": {"not_found": UNKNOWN},
     "v01_auth_register": {"account_exists": TAKEN, "password_too_long": BYTES},
-    "v01_auth_login": {"invalid_credentials": CREDENTIALS, "account_locked": "guessed too often"},
+    "v01_auth_login": {
+        "invalid_credentials": CREDENTIALS,
+        "account_locked": "guessed too often",
+        "password_too_long": BYTES,
+    },
     "v01_auth_refresh": {"invalid_refresh_token": UNKNOWN},
-    "v01_auth_delete": {"required": "who has a password must give it", "invalid_credentials": CREDENTIALS},
+    "v01_auth_delete": {
+        "required": "who has a password must give it",
+        "invalid_credentials": CREDENTIALS,
+        "password_too_long": BYTES,
+    },
     "v01_auth_password_change": {"invalid_credentials": CREDENTIALS, "password_too_long": BYTES},
     "v01_auth_password_reset": {"link_invalid": UNKNOWN, "password_too_long": BYTES},
     "v01_auth_wechat_login": {"invalid_wechat_code": UNKNOWN, "permission_denied": "not every tenant takes new users"},
