@@ -1,6 +1,6 @@
 //! What poem-openapi knows of native operations, in the words of OpenAPI 3.1.
 
-use super::{Groups, chat};
+use super::{Groups, chat, narrowed};
 use crate::conversations::ChatEvent;
 use crate::error::Kind;
 use crate::openapi::{upgraded, variants};
@@ -39,6 +39,7 @@ pub fn described() -> &'static Described {
             }
             if let Some(Value::Array(parameters)) = said.get_mut("parameters") {
                 parameters.iter_mut().for_each(plain);
+                parameters.iter_mut().for_each(narrowed::parameter);
             }
             operations.insert(name, Value::Object(said));
         }
@@ -105,13 +106,20 @@ fn optional(mut schema: Value) -> Value {
     schema
 }
 
-/// Media types without `charset`: JSON has none (RFC 8259, section 11).
+/// Media types without `charset`: JSON has none (RFC 8259, section 11). What is ready made in bytes is an object in JSON
+/// and in YAML, whatever poem-openapi calls it.
 fn essences(content: &mut Value) {
     if let Value::Object(content) = content {
         let kinds = std::mem::take(content).into_iter();
-        content.extend(
-            kinds.map(|(kind, media)| (kind.split(';').next().unwrap_or(&kind).trim().to_owned(), media)),
-        );
+        content.extend(kinds.map(|(kind, mut media)| {
+            let kind = kind.split(';').next().unwrap_or(&kind).trim().to_owned();
+            if ["application/json", "application/yaml"].contains(&kind.as_str())
+                && media["schema"]["format"] == "binary"
+            {
+                media["schema"] = json!({ "type": "object" });
+            }
+            (kind, media)
+        }));
     }
 }
 
@@ -194,6 +202,7 @@ pub fn refusals(name: &str) -> &'static [Kind] {
             UnsupportedMediaType,
             WechatRefused,
             AccountDisabled,
+            Forbidden,
             WechatUnreachable,
             StoreUnavailable,
             Unavailable,

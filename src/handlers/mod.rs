@@ -12,6 +12,7 @@ pub mod docs;
 mod documents;
 mod gateway;
 mod input;
+mod narrowed;
 mod sessions;
 
 pub use auth::AuthApi;
@@ -20,6 +21,7 @@ pub use described::{Described, described, refusals};
 pub use documents::DocumentsApi;
 pub use gateway::GatewayApi;
 pub(crate) use input::read as read_json;
+pub use narrowed::schemas;
 pub use sessions::SessionsApi;
 
 use crate::exchange::Exchange;

@@ -8,9 +8,11 @@ use crate::conversations::{
 };
 use crate::settings::ConversationSettings;
 use crate::stores::{AnyStore, ChatSession, Message, Order};
-use poem::{Body, Request};
+use poem::{Body, IntoResponse, Request, Response};
 use poem_openapi::param::{Header, Path, Query};
-use poem_openapi::payload::{Binary, Json};
+use poem_openapi::payload::{Json, Payload};
+use poem_openapi::registry::{MetaSchemaRef, Registry};
+use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 use std::sync::Arc;
 
@@ -149,12 +151,79 @@ enum DeletedResponse {
     Deleted,
 }
 
+/// All that a user said and was told.
+// Written piece by piece, by `conversations::export`: this is what callers are told of it.
+#[derive(Object)]
+struct SessionExport {
+    /// The account.
+    user: ExportedUser,
+    /// When this was begun, RFC 3339 in UTC.
+    exported_at: String,
+    /// Newest first.
+    sessions: Vec<ExportedSession>,
+}
+
+/// Whose export it is.
+#[derive(Object)]
+struct ExportedUser {
+    /// UUID.
+    id: String,
+    /// As registered.
+    username: String,
+    /// As registered; null where none is known (WeChat).
+    email: Option<String>,
+    /// Empty for the default one.
+    tenant_id: String,
+    /// Role's name.
+    role: String,
+    /// When it was registered, RFC 3339 in UTC.
+    created_at: String,
+    /// Last login, RFC 3339 in UTC.
+    last_login_at: Option<String>,
+}
+
+/// A conversation with what was said in it.
+#[derive(Object)]
+struct ExportedSession {
+    /// UUID.
+    session_id: String,
+    /// What people see of it in a list.
+    title: String,
+    /// When it was made, RFC 3339 in UTC.
+    created_at: String,
+    /// When it was renamed or something was said in it, RFC 3339 in UTC.
+    updated_at: String,
+    /// Oldest first.
+    messages: Vec<MessageInfo>,
+}
+
+/// A document that is written while it is read.
+struct Pieces(Body);
+
+impl Payload for Pieces {
+    const CONTENT_TYPE: &'static str = "application/json";
+
+    fn schema_ref() -> MetaSchemaRef {
+        SessionExport::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        SessionExport::register(registry);
+    }
+}
+
+impl IntoResponse for Pieces {
+    fn into_response(self) -> Response {
+        Response::builder().content_type(Self::CONTENT_TYPE).body(self.0)
+    }
+}
+
 /// A document to be kept.
 #[derive(ApiResponse)]
 enum ExportResponse {
     /// The caller's account, its sessions and their messages.
-    #[oai(status = 200, content_type = "application/json")]
-    Ok(Binary<Body>, #[oai(header = "Content-Disposition")] String, #[oai(header = "Cache-Control")] String),
+    #[oai(status = 200)]
+    Ok(Pieces, #[oai(header = "Content-Disposition")] String, #[oai(header = "Cache-Control")] String),
 }
 
 #[OpenApi]
@@ -251,7 +320,7 @@ impl SessionsApi {
         let export = Export::begin(self.store.clone(), &user, (self.clock)()).await?;
         let body = Body::from_bytes_stream(export.pieces());
         let name = "attachment; filename=\"sessions.json\"".to_owned();
-        Ok(ExportResponse::Ok(Binary(body), name, no_store()))
+        Ok(ExportResponse::Ok(Pieces(body), name, no_store()))
     }
 }
 

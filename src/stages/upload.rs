@@ -119,6 +119,14 @@ impl Stage for Checked {
     fn document(&self, op: &mut OperationDoc) {
         op.refuses(&[Kind::UnsupportedMediaType], "a form, or a part of a type that may not come");
         if op.described {
+            // Whatever else the service would take: a part of another name does not come as far.
+            let form =
+                op.body_mut().and_then(|body| body.pointer_mut("/content/multipart~1form-data/schema"));
+            if let Some(serde_json::Value::Object(schema)) = form
+                && schema.contains_key("properties")
+            {
+                schema.insert("additionalProperties".to_owned(), false.into());
+            }
             return;
         }
         let (mut properties, mut encoding) = (serde_json::Map::new(), serde_json::Map::new());

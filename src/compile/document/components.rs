@@ -84,10 +84,9 @@ impl Components {
         components.into()
     }
 
-    /// The components object, beside what the operations share: of native schemas, those that something refers to.
-    pub(super) fn finish(mut self, paths: &Value, shared: Shared) -> Value {
+    /// The components object, beside what the operations share: of `native` schemas, those that something refers to.
+    pub(super) fn finish(mut self, paths: &Value, shared: Shared, native: &BTreeMap<String, Value>) -> Value {
         self.schemas.insert("Problem".to_owned(), problem());
-        let native = &handlers::described().schemas;
         let mut wanted = Vec::new();
         references(paths, &mut wanted);
         shared.responses.values().for_each(|value| references(value, &mut wanted));

@@ -21,6 +21,7 @@ pub use newer::newer;
 use crate::check::Checked;
 use crate::check::pattern::MethodSet;
 use crate::check::routes::{CheckedRoute, Ending};
+use crate::handlers;
 use crate::openapi::{Published, Rendering, yaml};
 use components::Components;
 use http::Method;
@@ -124,7 +125,7 @@ pub fn openapi(checked: &Checked, version: Option<&str>) -> Value {
     document.insert("tags".to_owned(), all_tags(checked, &paths));
     let shared = sharing::share(&mut paths);
     let paths = Value::Object(paths);
-    let components = components.finish(&paths, shared);
+    let components = components.finish(&paths, shared, &handlers::schemas(&checked.auth().password));
     document.insert("paths".to_owned(), paths);
     document.insert("components".to_owned(), components);
     if !calls.is_empty() {

@@ -97,7 +97,8 @@ fn text(kind: &Kind) -> Value {
         Kind::Enum(kind) => {
             let names: Vec<String> = kind.values().map(|value| value.name().to_owned()).collect();
             // By name or by number.
-            json!({ "anyOf": [{ "type": "string", "enum": names }, { "type": "integer" }] })
+            let number = json!({ "type": "integer", "minimum": i32::MIN, "maximum": i32::MAX });
+            json!({ "anyOf": [{ "type": "string", "enum": names }, number] })
         }
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
             json!({ "type": "integer", "minimum": i32::MIN, "maximum": i32::MAX })

@@ -176,7 +176,9 @@ fn document(limits: &SocketLimits, bridge: bool, op: &mut OperationDoc) {
         let schema = json!({ "type": "string", "const": value });
         op.parameter(json!({ "name": name, "in": "header", "required": true, "schema": schema }));
     }
-    let key = json!({ "type": "string", "description": "16 random bytes in base64." });
+    // The last of 22 digits has two bits of the 128.
+    let digits = "^[A-Za-z0-9+/]{21}[AQgw]==$";
+    let key = json!({ "type": "string", "description": "16 random bytes in base64.", "pattern": digits });
     op.parameter(json!({ "name": "Sec-WebSocket-Key", "in": "header", "required": true, "schema": key }));
     op.refuses(&[Kind::UpgradeRequired, Kind::OriginNotAllowed], "");
     if let Some(seats) = limits.per_user.filter(|_| !limits.takeover) {
