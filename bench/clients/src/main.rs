@@ -8,7 +8,6 @@ mod clients;
 mod serve;
 
 use clients::{Client, Kind};
-use rustix::time::{ClockId, clock_gettime};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -46,10 +45,10 @@ fn ask(kind: Kind, server: SocketAddr, requests: u64, lanes: u64) -> Outcome {
             clients.push(shared.lane().await?);
         }
         let clients = every(clients, WARM).await?;
-        let (cpu, wall) = (cpu_ns(), Instant::now());
+        let (cpu, wall) = (cpu_ns()?, Instant::now());
         let each = requests / lanes;
         every(clients, each).await?;
-        let (cpu, wall) = (cpu_ns() - cpu, wall.elapsed().as_nanos() as u64);
+        let (cpu, wall) = (cpu_ns()? - cpu, wall.elapsed().as_nanos() as u64);
         let all = (each * lanes).max(1) as f64;
         println!(
             r#"{{"client": "{}", "lanes": {lanes}, "requests": {}, "cpu_us": {:.3}, "wall_us": {:.3}}}"#,
@@ -85,8 +84,9 @@ async fn every(clients: Vec<Client>, requests: u64) -> Outcome<Vec<Client>> {
     Ok(back)
 }
 
-/// Processor time of this thread, which is the only one that works.
-fn cpu_ns() -> u64 {
-    let spent = clock_gettime(ClockId::ThreadCPUTime);
-    spent.tv_sec as u64 * 1_000_000_000 + spent.tv_nsec as u64
+/// Processor time of the only thread, in nanoseconds. Read from the kernel's file, because valgrind 3.19 does not survive
+/// rustix looking for the clock.
+fn cpu_ns() -> Outcome<u64> {
+    let spent = std::fs::read_to_string("/proc/self/schedstat")?;
+    Ok(spent.split(' ').next().ok_or("no time in schedstat")?.parse()?)
 }
