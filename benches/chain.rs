@@ -1,6 +1,10 @@
-//! What the full chain costs, with state in memory and in Redis; what a flood of logins and a hanging Redis cost others.
+//! What the full chain costs, with state in memory and in Redis; what a flood of logins and a hanging Redis cost others; and
+//! what each stage costs in instructions, which must not grow unnoticed.
 //!
-//! `cargo bench --bench chain`. The gateway is a process of its own, the load comes from here over connections that are
+//! `cargo bench --bench chain -- --instructions` counts under callgrind and fails where something costs over 5 % more than
+//! `benches/chain/instructions.json` says; `scripts/test` runs it. With `--save` that file is written.
+//!
+//! `cargo bench --bench chain` takes times. The gateway is a process of its own, the load comes from here over connections that are
 //! kept. Cases take turns in short rounds, so that what else the machine does meets all of them alike: compare figures
 //! within one run. Without `--bench`, as under `cargo test`, each case runs once and briefly.
 
@@ -9,6 +13,8 @@
 
 #[path = "chain/gateway.rs"]
 mod gateway;
+#[path = "chain/instructions.rs"]
+mod instructions;
 #[path = "chain/load.rs"]
 mod load;
 #[expect(
@@ -23,7 +29,7 @@ use gateway::{Gateway, service};
 use load::{Caller, Times, get, load, post};
 use redis::RedisServer;
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -97,14 +103,19 @@ fn head(title: &str, to: &str) {
     );
 }
 
-fn main() {
-    let bench = std::env::args().any(|argument| argument == "--bench");
+fn main() -> ExitCode {
+    let asked = |wanted: &str| std::env::args().any(|argument| argument == wanted);
+    let bench = asked("--bench");
     let scale = match bench {
         true => Scale { rounds: 6, slice: Duration::from_millis(500) },
         false => Scale { rounds: 1, slice: Duration::from_millis(100) },
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(async {
+    let runtime = runtime.expect("a runtime");
+    if asked("--instructions") {
+        return runtime.block_on(instructions::run(asked("--save")));
+    }
+    runtime.block_on(async {
         let app = service();
         let memory = Gateway::start(app, None).await;
         let redis = has_redis().then(RedisServer::start);
@@ -121,6 +132,7 @@ fn main() {
             hanging(redis, shared, scale).await;
         }
     });
+    ExitCode::SUCCESS
 }
 
 fn has_redis() -> bool {

@@ -3,13 +3,15 @@
 use super::load::{Caller, post};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-const MANIFEST: &str = r#"version: 1
+/// Every benchmark of requests has these; more routes may follow.
+pub const MANIFEST_OF_ALL: &str = r#"version: 1
 upstreams: { app: { targets: [{ url: "${APP}" }] } }
 cors: { default: { origins: ["http://localhost:3000"], credentials: true } }
 rate_limits: { default: { limit: 1000000000, per: 1m, by: [ip, route] } }
@@ -21,11 +23,14 @@ chains:
 routes:
   - { route: GET /bare/fixed, chain: bare, public: true, respond: { text: hello } }
   - { route: GET /bare/proxied, chain: bare, public: true, upstream: app, path: / }
+  - { route: GET /bare/events, chain: bare, public: true, upstream: app, path: /events, protocol: sse }
   - { route: GET /full/fixed, chain: full, respond: { text: hello } }
   - { route: GET /full/proxied, chain: full, upstream: app, path: / }
   - { route: POST /register, chain: [recovery], public: true, handler: auth.register }
   - { route: POST /login, chain: [recovery], public: true, handler: auth.login }
 "#;
+
+const VOICEGATE: &str = env!("CARGO_BIN_EXE_voicegate");
 
 /// A running `voicegate serve`. Killed when dropped.
 pub struct Gateway {
@@ -47,14 +52,28 @@ impl Gateway {
     /// Over SQLite, with Redis or with state in memory.
     pub async fn start(app: SocketAddr, redis: Option<&str>) -> Self {
         let redis = redis.map(|url| ("REDIS_URL", url));
-        Self::start_with(MANIFEST, app, redis.as_slice()).await
+        Self::start_with(MANIFEST_OF_ALL, app, redis.as_slice()).await
     }
 
     /// With another manifest, which has `/register`, and these variables.
     pub async fn start_with(manifest: &str, app: SocketAddr, variables: &[(&str, &str)]) -> Self {
+        Self::run(Command::new(VOICEGATE), manifest, app, variables).await
+    }
+
+    /// With one worker, under callgrind, which writes what it counts to `counts`.
+    #[allow(dead_code, reason = "not every benchmark counts")]
+    pub async fn counted(manifest: &str, app: SocketAddr, counts: &Path) -> Self {
+        let mut valgrind = Command::new("valgrind");
+        valgrind.args(["--tool=callgrind", "--quiet"]);
+        valgrind.arg(format!("--callgrind-out-file={}", counts.display())).arg(VOICEGATE);
+        let path = std::env::var("PATH").unwrap_or_default();
+        Self::run(valgrind, manifest, app, &[("WORKERS", "1"), ("PATH", &path)]).await
+    }
+
+    async fn run(mut command: Command, manifest: &str, app: SocketAddr, variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the gateway");
         std::fs::write(folder.path().join("routes.yaml"), manifest).expect("the folder is ours");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_voicegate"))
+        let mut process = command
             .args(["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"])
             .current_dir(folder.path())
             .env_clear()
@@ -81,7 +100,7 @@ impl Gateway {
             }
             let _ = tell.send(Err(before));
         });
-        let address = match told.recv_timeout(Duration::from_secs(30)) {
+        let address = match told.recv_timeout(Duration::from_secs(60)) {
             Ok(Ok(address)) => address,
             other => panic!("the gateway does not listen: {other:?}"),
         };

@@ -6,7 +6,7 @@
 use super::Upstream;
 use super::http2::StreamBody;
 use super::meter::Meter;
-use super::pool::Lease;
+use super::pool::{Conn, Lease};
 use super::send::callers_fault;
 use crate::error::{GatewayError, grpc};
 use crate::exchange::{End, Exchange};
@@ -15,7 +15,6 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Incoming;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -135,28 +134,52 @@ impl Body for RequestBody {
 
 /// Where a response's body comes from.
 pub(super) enum Source {
-    Http1(Incoming),
+    /// The connection that the lease holds.
+    Http1(Remaining),
     Http2(StreamBody),
 }
 
+/// What is left of a body, known also when its connection is gone.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Remaining {
+    done: bool,
+    left: Option<u64>,
+}
+
+impl Remaining {
+    pub(super) fn of(conn: &Conn) -> Self {
+        Remaining { done: conn.is_done(), left: conn.left() }
+    }
+}
+
 impl Source {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(
+        &mut self,
+        lease: &mut Option<Lease>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self {
-            Source::Http1(body) => Pin::new(body).poll_frame(cx).map_err(io::Error::other),
+            Source::Http1(remaining) => {
+                let conn = lease.as_mut().and_then(|lease| lease.conn.as_mut());
+                let Some(conn) = conn else { return Poll::Ready(None) };
+                let polled = ready!(conn.poll_frame(cx));
+                *remaining = Remaining::of(conn);
+                Poll::Ready(polled.map(|frame| frame.map_err(io::Error::from)))
+            }
             Source::Http2(body) => Pin::new(body).poll_frame(cx).map_err(io::Error::other),
         }
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
         match self {
-            Source::Http1(body) => body.is_end_stream(),
+            Source::Http1(remaining) => remaining.done,
             Source::Http2(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Source::Http1(body) => body.size_hint(),
+            Source::Http1(remaining) => remaining.left.map_or_else(SizeHint::default, SizeHint::with_exact),
             Source::Http2(body) => body.size_hint(),
         }
     }
@@ -253,7 +276,7 @@ impl Body for UpstreamBody {
             // Read whole, or failed.
             return Poll::Ready(None);
         }
-        let failure = match this.incoming.poll_frame(cx) {
+        let failure = match this.incoming.poll_frame(this.lease, cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if this.waiting.take().is_some() && this.until.is_some_and(|until| Instant::now() >= until) {
                     io::Error::new(io::ErrorKind::TimedOut, "the exchange took too long")

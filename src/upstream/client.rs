@@ -2,12 +2,9 @@
 //!
 //! Proxies named by the environment play no part, because nothing here reads it.
 
-use super::body::RequestBody;
+use super::http1::{Http1, Socket};
 use super::pool::Conn;
 use super::spec::ServerSpec;
-use hyper::client::conn::http1::{self, Connection};
-use hyper::rt::{Read, Write};
-use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::sync::Arc;
@@ -16,11 +13,6 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
-
-/// Largest head of a response.
-const MAX_HEAD: usize = 64 << 10;
-/// Most a connection buffers each way: what a slow reader costs.
-const MAX_BUFFER: usize = 128 << 10;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy)]
@@ -50,13 +42,14 @@ pub(super) async fn connect(
             let probes = TcpKeepalive::new().with_time(probe).with_interval(probe).with_retries(3);
             SockRef::from(&socket).set_tcp_keepalive(&probes)?;
         }
-        match (&server.tls, tls) {
+        let socket = match (&server.tls, tls) {
             (Some(name), Some(config)) => {
                 let connector = TlsConnector::from(config.clone());
-                handshake(TokioIo::new(connector.connect(name.clone(), socket).await?), purpose).await
+                Socket::Tls(Box::new(connector.connect(name.clone(), socket).await?))
             }
-            _ => handshake(TokioIo::new(socket), purpose).await,
-        }
+            _ => Socket::Plain(socket),
+        };
+        Ok(Conn::new(Http1::new(socket)))
     };
     timeout_at(deadline, all).await.unwrap_or_else(|_| Err(late()))
 }
@@ -86,25 +79,4 @@ pub(super) async fn dial(server: &ServerSpec, deadline: Instant) -> io::Result<T
         }
     }
     Err(last)
-}
-
-async fn handshake<T>(io: T, purpose: Purpose) -> io::Result<Conn>
-where
-    T: Read + Write + Unpin + Send + 'static,
-{
-    let mut builder = http1::Builder::new();
-    builder.max_buf_size(MAX_BUFFER).max_header_size(MAX_HEAD);
-    let (sender, connection): (_, Connection<T, RequestBody>) =
-        builder.handshake(io).await.map_err(io::Error::other)?;
-    let driver = tokio::spawn(async move {
-        let ended = match purpose {
-            Purpose::Requests => connection.await,
-            Purpose::Upgrade { .. } => connection.with_upgrades().await,
-        };
-        // Its requests learn of an error themselves; here it can only concern a connection at rest.
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a connection to an upstream ended");
-        }
-    });
-    Ok(Conn::new(sender, driver.abort_handle()))
 }

@@ -17,6 +17,7 @@ mod circuits;
 mod client;
 mod cluster;
 mod health;
+mod http1;
 mod http2;
 mod identity;
 mod keeper;

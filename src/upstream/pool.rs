@@ -9,6 +9,7 @@ use super::body::RequestBody;
 use super::breaker::Breaker;
 use super::circuits::Passages;
 use super::health::Health;
+use super::http1::{Broken, Early, Failed, Http1, Socket};
 use super::http2::{Links, Seat};
 use super::outcome::Outcome;
 use super::outlier::Conduct;
@@ -16,7 +17,9 @@ use super::spec::{ServerSpec, UpstreamSpec};
 use super::standing::Standing;
 use crate::exchange::UpstreamNote;
 use crate::telemetry::{Held, TargetMetrics, UpstreamMetrics};
-use hyper::client::conn::http1::SendRequest;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Frame;
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
@@ -25,14 +28,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep};
 
 /// A connection that rested this long is not used any more.
 pub(super) const REST: Duration = Duration::from_secs(60);
-
-/// How long a connection may take to settle after its last response before it is closed instead of kept.
-const SETTLE: Duration = Duration::from_millis(500);
 
 /// One server and its connections.
 pub(super) struct Server {
@@ -67,12 +66,19 @@ pub(super) struct Watch {
 
 /// One connection; dropping it closes the socket.
 pub(super) struct Conn {
-    pub(super) sender: SendRequest<RequestBody>,
-    driver: AbortHandle,
+    line: Line,
     /// Whether it carried a request before.
     pub(super) used: bool,
     /// Stays armed from one request to the next.
     alarm: Alarm,
+}
+
+/// Who drives a connection.
+enum Line {
+    /// Whoever waits for its answer.
+    Here(Box<Http1>),
+    /// A task, while the request is still being sent.
+    Early(Early),
 }
 
 /// A timer for deadlines that mostly do not pass.
@@ -103,9 +109,80 @@ pub(super) struct Uncounted {
 }
 
 impl Conn {
-    /// A new connection; `driver` is the task that moves its bytes.
-    pub(super) fn new(sender: SendRequest<RequestBody>, driver: AbortHandle) -> Self {
-        Conn { sender, driver, used: false, alarm: Alarm::default() }
+    /// A new connection.
+    pub(super) fn new(http1: Http1) -> Self {
+        Conn { line: Line::Here(Box::new(http1)), used: false, alarm: Alarm::default() }
+    }
+
+    /// See [`Http1::start`].
+    pub(super) fn start(&mut self, request: Request<RequestBody>) {
+        if let Line::Here(http1) = &mut self.line {
+            http1.start(request);
+        }
+    }
+
+    /// See [`Http1::poll_head`].
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Failed>> {
+        match &mut self.line {
+            Line::Here(http1) => http1.poll_head(cx),
+            Line::Early(_) => {
+                let why = Broken::Closed("its answer has begun already");
+                Poll::Ready(Err(Failed { why, unsent: None }))
+            }
+        }
+    }
+
+    /// The answer has begun: where its request is not over, the rest of that goes out by itself from now on.
+    pub(super) fn answered(self) -> Self {
+        match self.line {
+            Line::Here(http1) if !http1.is_sent() => Conn { line: Line::Early(Early::new(http1)), ..self },
+            line => Conn { line, ..self },
+        }
+    }
+
+    /// See [`Http1::poll_frame`].
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match &mut self.line {
+            Line::Here(http1) => http1.poll_frame(cx),
+            Line::Early(early) => early.poll_frame(cx),
+        }
+    }
+
+    /// Whether nothing is left of the answer.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(&self.line, Line::Here(http1) if http1.is_done())
+    }
+
+    /// Whether only the connection's end tells the answer's.
+    pub(super) fn ends_with_connection(&self) -> bool {
+        matches!(&self.line, Line::Here(http1) if http1.ends_with_connection())
+    }
+
+    /// How many bytes are left of the answer, where its head told.
+    pub(super) fn left(&self) -> Option<u64> {
+        match &self.line {
+            Line::Here(http1) => http1.left(),
+            Line::Early(_) => None,
+        }
+    }
+
+    fn is_reusable(&self) -> bool {
+        matches!(&self.line, Line::Here(http1) if http1.is_reusable())
+    }
+
+    fn is_quiet(&mut self) -> bool {
+        match &mut self.line {
+            Line::Here(http1) => http1.is_quiet(),
+            Line::Early(_) => false,
+        }
+    }
+
+    /// The socket of a connection that switched protocols, and what was read from it already.
+    pub(super) fn into_socket(self) -> Option<(Socket, Bytes)> {
+        match self.line {
+            Line::Here(http1) => Some(http1.into_socket()),
+            Line::Early(_) => None,
+        }
     }
 
     /// See [`Alarm::poll`].
@@ -126,13 +203,6 @@ impl Alarm {
             timer.as_mut().reset(due);
         }
         timer.as_mut().poll(cx)
-    }
-}
-
-impl Drop for Conn {
-    fn drop(&mut self) {
-        // The driver owns the socket: without it there is no waiting for hyper to notice that nobody listens.
-        self.driver.abort();
     }
 }
 
@@ -241,7 +311,7 @@ impl Server {
         }
         let now = Instant::now();
         for shard in &self.resting {
-            lock(shard).retain(|it| !it.conn.sender.is_closed() && now.duration_since(it.since) < REST);
+            lock(shard).retain_mut(|it| now.duration_since(it.since) < REST && it.conn.is_quiet());
         }
     }
 }
@@ -257,7 +327,7 @@ fn take(shard: &mut Vec<Resting>, now: Instant) -> Option<Conn> {
             shard.clear();
             return None;
         }
-        if conn.sender.is_ready() && !conn.sender.is_closed() {
+        if conn.is_quiet() {
             conn.used = true;
             return Some(conn);
         }
@@ -296,20 +366,10 @@ impl Lease {
 
     /// The response was read whole: the connection rests, if it can carry another request.
     pub(super) fn finish(mut self) {
-        let Some(mut conn) = self.conn.take() else { return };
-        if conn.sender.is_closed() {
-            return;
-        }
-        if conn.sender.is_ready() {
+        if let Some(conn) = self.conn.take_if(|conn| conn.is_reusable()) {
             // Before the slot is given back: who waits for it finds the connection.
-            return self.server.put(conn);
+            self.server.put(conn);
         }
-        // The last piece was seen here before the driver's turn was over, or the request's body is still being sent.
-        tokio::spawn(async move {
-            if let Ok(Ok(())) = tokio::time::timeout(SETTLE, conn.sender.ready()).await {
-                self.server.put(conn);
-            }
-        });
     }
 }
 

@@ -6,9 +6,10 @@
 //! sent twice. Redirects are answers like any other.
 
 use super::Upstream;
-use super::body::{Causes, Progress, RequestBody, Source, UpstreamBody};
+use super::body::{Causes, Progress, Remaining, RequestBody, Source, UpstreamBody};
 use super::circuits::Chosen;
 use super::client::{Purpose, connect};
+use super::http1::{Broken, Failed};
 use super::kept::Kept;
 use super::meter::Meter;
 use super::outcome::Outcome;
@@ -18,15 +19,13 @@ use crate::error::grpc;
 use crate::error::{BodyTimeout, GatewayError, Kind};
 use crate::exchange::Exchange;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::HOST;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::combinators::BoxBody;
-use hyper::body::Incoming;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -59,7 +58,7 @@ pub struct SendOptions {
 /// Why there is no response.
 pub(super) enum Fail {
     /// Neither a response nor a deadline; the request where it never left.
-    Broke(hyper::Error, Option<Box<Request<RequestBody>>>),
+    Broke(Broken, Option<Box<Request<RequestBody>>>),
     /// The upstream's deadline passed.
     Late,
     /// The caller's body did not come.
@@ -158,15 +157,13 @@ impl Upstream {
                 None => {
                     *request.version_mut() = Version::HTTP_11;
                     request.headers_mut().insert(HOST, server.spec.authority.clone());
-                    let (response, lease) = self.exchange_heads(server, request, kept, plan, began).await?;
-                    match framing(&response) {
-                        Ok(close_delimited) => (response.map(Source::Http1), lease, None, close_delimited),
-                        Err(why) => {
-                            return Err(self
-                                .failed(exchange, server, Kind::UpstreamBadResponse, &why)
-                                .into());
-                        }
+                    let (response, mut lease) = self.exchange_heads(server, request, kept, plan, began).await?;
+                    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                        let why = "it switched protocols unasked";
+                        return Err(self.failed(exchange, server, Kind::UpstreamBadResponse, &why).into());
                     }
+                    let (response, close_delimited) = begun(response, &mut lease);
+                    (response, lease, None, close_delimited)
                 }
             })
         };
@@ -219,7 +216,7 @@ impl Upstream {
         kept: Option<&Kept>,
         plan: &Try<'_>,
         began: Instant,
-    ) -> Result<(Response<Incoming>, Lease), Unanswered> {
+    ) -> Result<(Response<()>, Lease), Unanswered> {
         let (patience, exchange) = (plan.patience, plan.exchange);
         let Some(mut lease) = server.lease(patience).await else {
             let why = "every connection is in use";
@@ -365,16 +362,13 @@ pub(super) async fn head(
     request: Request<RequestBody>,
     progress: Option<&Progress>,
     deadlines: &Deadlines,
-) -> Result<Response<Incoming>, Fail> {
+) -> Result<Response<()>, Fail> {
     let sent = Instant::now();
     let mut due = deadlines.due(sent, sent, progress).map_err(Fail::from)?;
-    let mut answer = pin!(conn.sender.try_send_request(request));
+    conn.start(request);
     poll_fn(|cx| {
-        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-            return Poll::Ready(answer.map_err(|mut error| {
-                let unsent = error.take_message().map(Box::new);
-                Fail::Broke(error.into_error(), unsent)
-            }));
+        if let Poll::Ready(answer) = conn.poll_head(cx) {
+            return Poll::Ready(answer.map_err(|Failed { why, unsent }| Fail::Broke(why, unsent)));
         }
         loop {
             ready!(conn.poll_timer(due, cx));
@@ -412,20 +406,13 @@ pub(super) fn outcome_of(kind: Kind) -> Outcome {
     }
 }
 
-/// Whether only the connection's end tells the body's; an error for framing that two parsers could read differently
-/// (RFC 9112, section 6.3) and for a switch of protocols that nobody asked for.
-pub(super) fn framing(response: &Response<Incoming>) -> Result<bool, &'static str> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err("it switched protocols unasked");
-    }
-    let headers = response.headers();
-    let length = headers.contains_key(CONTENT_LENGTH);
-    match headers.get(TRANSFER_ENCODING) {
-        Some(_) if length => Err("both Content-Length and Transfer-Encoding"),
-        Some(coding) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(false),
-        Some(_) => Err("a transfer coding other than chunked"),
-        None => Ok(!length && !response.body().is_end_stream()),
-    }
+/// The answer with its body, which the lease's connection brings; and whether only the connection's end tells the body's.
+pub(super) fn begun(response: Response<()>, lease: &mut Lease) -> (Response<Source>, bool) {
+    lease.conn = lease.conn.take().map(Conn::answered);
+    let conn = lease.conn.as_ref();
+    let remaining = conn.map(Remaining::of).unwrap_or_default();
+    let close_delimited = conn.is_some_and(Conn::ends_with_connection);
+    (response.map(|()| Source::Http1(remaining)), close_delimited)
 }
 
 /// The error that ended the caller's body, or that it broke off.

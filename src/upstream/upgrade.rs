@@ -5,19 +5,19 @@
 //! twice: what it would open cannot be told apart from what it has opened.
 
 use super::Upstream;
-use super::body::{RequestBody, Source, UpstreamBody};
+use super::body::{RequestBody, UpstreamBody};
 use super::circuits::Chosen;
 use super::client::Purpose;
 use super::outcome::Outcome;
-use super::pool::{Lease, Server};
-use super::send::{Deadlines, Fail, SendOptions, framing, head, outcome_of};
+use super::pool::{Conn, Lease, Server};
+use super::http1::Socket;
+use super::send::{Deadlines, SendOptions, begun, head, outcome_of};
 use crate::error::{GatewayError, Kind};
 use crate::exchange::Exchange;
 use crate::shed::Pass;
 use http::header::HOST;
 use http::{Request, Response, StatusCode, Version, response};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 /// What a server said to a request to switch.
 #[derive(Debug)]
@@ -47,7 +47,9 @@ impl Switch {
 
 /// A connection that speaks something else than HTTP now. Dropping it closes it and gives its slot back.
 pub struct UpstreamSocket {
-    io: TokioIo<Upgraded>,
+    io: Socket,
+    /// What came with the head that switched.
+    ahead: Bytes,
     _lease: Lease,
     _upstream: Arc<Upstream>,
     /// Where the upstream counts what is under way.
@@ -99,30 +101,27 @@ impl Upstream {
         let conn = self.open(exchange, server, patience, Purpose::Upgrade { probe }).await?;
         let conn = lease.conn.insert(conn);
         let answer = head(conn, request, None, deadlines).await;
-        let mut response = answer.map_err(|fail| self.explain(exchange, server, fail, None))?;
+        let response = answer.map_err(|fail| self.explain(exchange, server, fail, None))?;
         let took = began.elapsed();
         exchange.upstream_answered(took);
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let close_delimited = framing(&response)
-                .map_err(|why| self.failed(exchange, server, Kind::UpstreamBadResponse, &why))?;
             self.observe(server, Outcome::Answered { status: response.status().as_u16(), took });
-            return Ok(Switch::Declined(Box::new(response.map(|incoming| {
-                let (source, upstream) = (Source::Http1(incoming), self.clone());
+            let (response, close_delimited) = begun(response, &mut lease);
+            return Ok(Switch::Declined(Box::new(response.map(|source| {
+                let upstream = self.clone();
                 let mut body =
                     UpstreamBody::new(source, lease, upstream, exchange.clone(), None, close_delimited);
                 body.set_limits(Some(times.idle), deadlines.until);
                 body
             }))));
         }
-        let upgraded = timeout(deadlines.first_byte, hyper::upgrade::on(&mut response)).await;
-        let upgraded = upgraded
-            .map_err(|_| self.explain(exchange, server, Fail::Late, None))?
-            .map_err(|error| self.explain(exchange, server, Fail::Broke(error, None), None))?;
+        // What is left of the lease is the slot.
+        let Some((io, ahead)) = lease.conn.take().and_then(Conn::into_socket) else {
+            let why = "it switched protocols before it was asked to";
+            return Err(self.failed(exchange, server, Kind::UpstreamBadResponse, &why));
+        };
         self.observe(server, Outcome::Answered { status: response.status().as_u16(), took });
-        // Its driver is done; what is left of it is the slot.
-        lease.conn = None;
-        let socket =
-            UpstreamSocket { io: TokioIo::new(upgraded), _lease: lease, _upstream: self.clone(), pass: None };
+        let socket = UpstreamSocket { io, ahead, _lease: lease, _upstream: self.clone(), pass: None };
         Ok(Switch::Switched(Box::new(response.into_parts().0), socket))
     }
 
@@ -163,6 +162,11 @@ impl AsyncRead for UpstreamSocket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let length = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
@@ -170,6 +174,18 @@ impl AsyncRead for UpstreamSocket {
 impl AsyncWrite for UpstreamSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -7,6 +7,7 @@ use crate::upstream::spec::{HealthSpec, Probe, ServerSpec, UpstreamSpec};
 use http::header::{CONNECTION, HOST, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Uri};
+use std::future::poll_fn;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -44,7 +45,8 @@ async fn get(
     headers.insert(HOST, server.authority.clone());
     headers.insert(USER_AGENT, ASKER);
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    let answer = conn.sender.send_request(request).await.map_err(|error| Causes(&error).to_string())?;
+    conn.start(request);
+    let answer = poll_fn(|cx| conn.poll_head(cx)).await.map_err(|failed| Causes(&failed.why).to_string())?;
     match answer.status().is_success() {
         true => Ok(()),
         false => Err(format!("status {}", answer.status().as_u16())),
