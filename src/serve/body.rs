@@ -144,6 +144,8 @@ pin_project_lite::pin_project! {
         #[pin]
         body: BoxBody<Bytes, io::Error>,
         exchange: Option<Arc<Exchange>>,
+        // Said when what came before it is on its way.
+        failed: Option<io::Error>,
     }
 }
 
@@ -154,12 +156,12 @@ impl ResponseBody {
         if body.is_end_stream() {
             exchange.ended(End::Complete);
         }
-        ResponseBody { body, exchange: Some(exchange) }
+        ResponseBody { body, exchange: Some(exchange), failed: None }
     }
 
     /// A body that is not counted: it ends no exchange.
     pub(super) fn of_nobody(body: BoxBody<Bytes, io::Error>) -> Self {
-        ResponseBody { body, exchange: None }
+        ResponseBody { body, exchange: None, failed: None }
     }
 }
 
@@ -169,6 +171,9 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let mut this = self.project();
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let polled = ready!(this.body.as_mut().poll_frame(cx));
         if let Some(exchange) = this.exchange.as_ref() {
             match &polled {
@@ -184,6 +189,12 @@ impl Body for ResponseBody {
                 Some(Err(_)) => exchange.ended(End::UpstreamBroke),
                 None => exchange.ended(End::Complete),
             }
+        }
+        if let Some(Err(error)) = polled {
+            // hyper drops what it has not written when a body fails, the head too. Without the error it writes that first.
+            *this.failed = Some(error);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         Poll::Ready(polled)
     }

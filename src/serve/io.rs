@@ -25,6 +25,8 @@ use super::framing::{Framing, Phase};
 
 /// What is read at once while nothing is held for the connection: more than most requests have.
 const HEARD: usize = 2 << 10;
+/// Up to so many bytes are joined before they are written.
+const JOINED: usize = 2 << 10;
 /// How long a peer may go on sending after we have closed, so that it gets to read the answer: closing a socket with
 /// unread bytes in it makes the kernel discard what we wrote last.
 const LINGER: Duration = Duration::from_secs(2);
@@ -187,7 +189,20 @@ impl<S: AsyncWrite + Unpin, T: Unpin> AsyncWrite for Steady<S, T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        // One buffer costs the kernel less than several: a head with a small body, an event with its chunk's frame.
+        let mut room = [MaybeUninit::uninit(); JOINED];
+        let mut joined = ReadBuf::uninit(&mut room);
+        let whole = slices.iter().take_while(|slice| {
+            let fits = slice.len() <= joined.remaining();
+            if fits {
+                joined.put_slice(slice);
+            }
+            fits
+        });
+        let polled = match whole.count() == slices.len() {
+            true => Pin::new(&mut self.io).poll_write(cx, joined.filled()),
+            false => Pin::new(&mut self.io).poll_write_vectored(cx, slices),
+        };
         self.hold(cx, polled)
     }
 

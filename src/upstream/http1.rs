@@ -112,8 +112,7 @@ impl Http1 {
         }
         let answer = ready!(self.poll_answer(cx));
         // A server that went away while it was being told something may have said why; else the first failure counts.
-        let failure = answer.map_err(|why| Failed { why: self.sending.refused().unwrap_or(why), unsent: None });
-        Poll::Ready(failure)
+        Poll::Ready(answer.map_err(|why| Failed { why: self.sending.refused().unwrap_or(why), unsent: None }))
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Broken>> {
@@ -262,9 +261,9 @@ impl Http1 {
         }
     }
 
-    /// Whether the whole request is out.
+    /// Whether nothing of the request is left to be sent.
     pub(super) fn is_sent(&self) -> bool {
-        self.sending.is_done()
+        self.sending.is_over()
     }
 
     /// Whether nothing is left of the answer.
@@ -288,7 +287,7 @@ impl Http1 {
 
     /// Whether it can carry another request.
     pub(super) fn is_reusable(&self) -> bool {
-        self.keeps && self.is_done() && self.is_sent() && self.ahead.is_empty()
+        self.keeps && self.is_done() && self.sending.is_done() && self.ahead.is_empty()
     }
 
     /// Whether a connection at rest still stands, with nothing said that nobody asked for. Costs no system call while

@@ -22,7 +22,8 @@ const KEPT: usize = 1 << 10;
 /// What of a request is still to be sent.
 #[derive(Default)]
 pub(super) struct Sending {
-    /// The request as it came; its body is what is left of that.
+    method: Method,
+    /// The request as it came, until it is out: its headers may hold on to what the caller's connection has read.
     request: Option<Request<RequestBody>>,
     framing: Framing,
     /// Bytes to write, and how many of them have been.
@@ -59,17 +60,23 @@ impl Sending {
         write_head(&request, &mut self.out);
         (self.written, self.begun, self.taken, self.flushed) = (0, false, false, false);
         self.refused = None;
+        self.method.clone_from(request.method());
         self.request = Some(request);
     }
 
     /// The method of the request.
     pub(super) fn method(&self) -> &Method {
-        self.request.as_ref().map_or(&Method::GET, Request::method)
+        &self.method
     }
 
     /// Whether all of it is out.
     pub(super) fn is_done(&self) -> bool {
         self.framing == Framing::Over && self.written == self.out.len() && self.piece.is_empty() && self.flushed
+    }
+
+    /// Whether nothing more of it will be sent: all of it is out, or the server takes no more.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_done() || self.refused.is_some()
     }
 
     /// The request, if nothing of it has left.
@@ -84,7 +91,7 @@ impl Sending {
 
     /// Writes on. Ready when nothing is left, or with what went wrong.
     pub(super) fn poll(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        if self.is_done() || self.refused.is_some() {
+        if self.is_over() {
             return Poll::Ready(Ok(()));
         }
         loop {
@@ -106,6 +113,7 @@ impl Sending {
             }
             ready!(taken)?;
             if self.framing == Framing::Over && self.written == self.out.len() {
+                self.request = None;
                 return Poll::Ready(Ok(()));
             }
         }
