@@ -5,11 +5,29 @@
 
 use crate::error::GatewayError;
 use crate::exchange::Exchange;
-use poem::endpoint::BoxEndpoint;
+use futures_util::future::BoxFuture;
+use poem::endpoint::{BoxEndpoint, DynEndpoint, ToDynEndpoint};
 use poem::{Endpoint, IntoResponse, Request, Response};
+use std::future::Future;
 
 /// An endpoint whose errors are finished responses already.
-pub type Next = BoxEndpoint<'static, Response>;
+pub struct Next(BoxEndpoint<'static, Response>);
+
+impl Next {
+    /// Answers a request. What can be done without waiting is done before this returns: no future carries the request
+    /// about that was passed on already.
+    pub fn call(&self, request: Request) -> BoxFuture<'_, poem::Result<Response>> {
+        DynEndpoint::call(&*self.0, request)
+    }
+}
+
+impl Endpoint for Next {
+    type Output = Response;
+
+    fn call(&self, request: Request) -> impl Future<Output = poem::Result<Response>> + Send {
+        Next::call(self, request)
+    }
+}
 
 /// Boxes an endpoint so that its errors are finished responses in the common form: outer stages see them like
 /// any other. Every stage and target goes through here once.
@@ -17,7 +35,7 @@ pub fn sealed<E>(endpoint: E) -> Next
 where
     E: Endpoint + 'static,
 {
-    Box::new(poem::endpoint::ToDynEndpoint(Sealed(endpoint)))
+    Next(Box::new(ToDynEndpoint(Sealed(endpoint))))
 }
 
 struct Sealed<E>(E);
@@ -25,18 +43,24 @@ struct Sealed<E>(E);
 impl<E: Endpoint> Endpoint for Sealed<E> {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> poem::Result<Response> {
+    fn call(&self, request: Request) -> impl Future<Output = poem::Result<Response>> + Send {
         let exchange = Exchange::of(&request).clone();
-        Ok(match self.0.call(request).await {
-            Ok(output) => output.into_response(),
-            Err(error) if error.is_from_response() => error.into_response(),
-            Err(error) => {
-                let ours = GatewayError::of(&error);
-                if ours.kind.status().is_server_error() && error.downcast_ref::<GatewayError>().is_none() {
-                    tracing::error!(request_id = exchange.request_id(), %error, "a handler failed");
-                }
-                exchange.refuse(&ours)
-            }
-        })
+        let called = self.0.call(request);
+        async move {
+            Ok(match called.await {
+                Ok(output) => output.into_response(),
+                Err(error) if error.is_from_response() => error.into_response(),
+                Err(error) => finished(&error, &exchange),
+            })
+        }
     }
+}
+
+/// What callers are told of an error.
+fn finished(error: &poem::Error, exchange: &Exchange) -> Response {
+    let ours = GatewayError::of(error);
+    if ours.kind.status().is_server_error() && error.downcast_ref::<GatewayError>().is_none() {
+        tracing::error!(request_id = exchange.request_id(), %error, "a handler failed");
+    }
+    exchange.refuse(&ours)
 }

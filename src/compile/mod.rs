@@ -26,8 +26,9 @@ use crate::state::Shared;
 use crate::state::maintenance::Closed;
 use crate::targets::{Presence, TargetCx};
 use crate::upstream::{Registry, Running};
+use futures_util::future::BoxFuture;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use poem::{Endpoint, Request, Response};
+use poem::{Request, Response};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
@@ -214,18 +215,18 @@ impl CompiledRoute {
     }
 
     /// Answers a request, unless the route is switched off or the process has too much to do.
-    async fn serve(&self, exchange: &Arc<Exchange>, mut request: Request) -> Response {
+    fn serve(&self, exchange: &Arc<Exchange>, mut request: Request) -> Answering<'_> {
         if let Some(closed) = self.maintenance() {
             request.set_data(closed);
-            return finish(self.closed().call(request).await);
+            return self.closed().call(request);
         }
         let pressure = &self.shared.pressure;
         match pressure.admit(self.rank, exchange) {
-            Ok(()) => finish(self.endpoint.call(request).await),
+            Ok(()) => self.endpoint.call(request),
             Err(reason) => {
                 request.set_data(Refused(pressure.refuse(exchange, reason)));
                 let refusing = self.refusing.get_or_init(|| shedding::refusing(&self.checked, &self.shared));
-                finish(refusing.call(request).await)
+                refusing.call(request)
             }
         }
     }
@@ -309,7 +310,7 @@ impl RoutingTable {
     /// Answers a request. `host` is its normalised host; the path is the exchange's.
     ///
     /// The exchange must be in the request's extensions already.
-    pub async fn answer(&self, exchange: &Arc<Exchange>, host: &str, request: Request) -> Response {
+    pub fn answer<'a>(&'a self, exchange: &'a Arc<Exchange>, host: &'a str, request: Request) -> Answering<'a> {
         let asked = Asked {
             host,
             method: &exchange.method,
@@ -320,24 +321,24 @@ impl RoutingTable {
         match self.find(&asked) {
             Found::Route(route, params) => {
                 exchange.matched(route.checked.info.clone(), params);
-                route.serve(exchange, request).await
+                route.serve(exchange, request)
             }
             Found::NotAllowed(allow) if exchange.method == Method::OPTIONS => {
-                Box::pin(self.answer_options(exchange, host, request, allow)).await
+                Box::pin(async move { Ok(self.answer_options(exchange, host, request, allow).await) })
             }
             Found::NotAllowed(allow) => {
                 let mut error = GatewayError::from(Kind::MethodNotAllowed);
                 error.allow = Some(allow);
-                Box::pin(self.refuse(request, error)).await
+                self.refuse(request, error)
             }
-            Found::Nothing => Box::pin(self.refuse(request, Kind::NotFound.into())).await,
+            Found::Nothing => self.refuse(request, Kind::NotFound.into()),
         }
     }
 
     /// Answers with an error, logged and counted like any other request.
-    pub async fn refuse(&self, mut request: Request, error: GatewayError) -> Response {
+    pub fn refuse(&self, mut request: Request, error: GatewayError) -> Answering<'_> {
         request.set_data(Refused(error));
-        finish(self.refuse.call(request).await)
+        self.refuse.call(request)
     }
 
     async fn answer_options(
@@ -361,13 +362,16 @@ impl RoutingTable {
             _ => {
                 let mut error = GatewayError::from(Kind::MethodNotAllowed);
                 error.allow = Some(allow);
-                self.refuse(request, error).await
+                finish(self.refuse(request, error).await)
             }
         }
     }
 }
 
-/// Every endpoint here is sealed, so an error is a response already.
-fn finish(result: poem::Result<Response>) -> Response {
+/// A request that is being answered; see [`finish`].
+pub type Answering<'a> = BoxFuture<'a, poem::Result<Response>>;
+
+/// The answer. Every endpoint here is sealed, so an error is a response already.
+pub fn finish(result: poem::Result<Response>) -> Response {
     result.unwrap_or_else(|error| error.into_response())
 }

@@ -6,6 +6,7 @@ use super::client::caller;
 use super::intake::{IntakeLimits, Refusal, admit};
 use super::io::Unread;
 use super::live::Live;
+use crate::compile::finish;
 use crate::error::grpc::Form;
 use crate::error::{GatewayError, Kind, Lang};
 use crate::exchange::{Arrival, Exchange};
@@ -91,10 +92,11 @@ impl Service for Gateway {
         if let Some(catalogue) = table.catalogue() {
             exchange.errors_described_at(catalogue);
         }
-        let response = match &refusal {
-            None => table.answer(&exchange, &host, request).await,
-            Some(refusal) => table.refuse(request, error_of(refusal)).await,
+        let answering = match &refusal {
+            None => table.answer(&exchange, &host, request),
+            Some(refusal) => table.refuse(request, error_of(refusal)),
         };
+        let response = finish(answering.await);
         drop(table);
         exchange.set_status(response.status().as_u16());
         let response: Response<_> = response.into();

@@ -28,9 +28,11 @@ use crate::manifest::{Manifest, Table};
 use crate::openapi::{Operation, OperationDoc};
 use crate::shed::Priority;
 use crate::state::Shared;
+use futures_util::future::Either;
 use poem::{Endpoint, Request, Response};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
+use std::future::Future;
 use std::hash::DefaultHasher;
 use std::sync::Arc;
 use std::time::Duration;
@@ -456,7 +458,7 @@ struct Hooks {
 impl Endpoint for Hooks {
     type Output = Response;
 
-    async fn call(&self, mut request: Request) -> poem::Result<Response> {
+    fn call(&self, mut request: Request) -> impl Future<Output = poem::Result<Response>> + Send {
         let exchange = Exchange::of(&request).clone();
         let mut marks: [Mark; MAX_RUN] = [0; MAX_RUN];
         let mut entered = 0;
@@ -474,13 +476,16 @@ impl Endpoint for Hooks {
             }
             entered += 1;
         }
-        let mut response = match stopped {
-            Some(response) => response,
-            None => self.next.call(request).await?,
+        let called = match stopped {
+            Some(response) => Either::Left(std::future::ready(Ok(response))),
+            None => Either::Right(self.next.call(request)),
         };
-        for (hook, mark) in self.hooks.iter().zip(marks).take(entered).rev() {
-            hook.leave(&exchange, mark, &mut response);
+        async move {
+            let mut response = called.await?;
+            for (hook, mark) in self.hooks.iter().zip(marks).take(entered).rev() {
+                hook.leave(&exchange, mark, &mut response);
+            }
+            Ok(response)
         }
-        Ok(response)
     }
 }

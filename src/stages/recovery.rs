@@ -60,7 +60,8 @@ impl Endpoint for Guarded {
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let exchange = Exchange::of(&request).clone();
-        let mut call = pin!(self.0.call(request));
+        // Within the future, for a call does what it can before it returns one.
+        let mut call = pin!(async { self.0.call(request).await });
         let outcome = std::future::poll_fn(|cx| match guarded(|| call.as_mut().poll(cx)) {
             Ok(poll) => poll.map(Ok),
             Err(panic) => Poll::Ready(Err(panic)),

@@ -11,7 +11,7 @@ use crate::state::Shared;
 use crate::state::tests::shared;
 use bytes::Bytes;
 use http::Method;
-use poem::{Body, Endpoint, Request, Response};
+use poem::{Body, Request, Response};
 use std::future::Future;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;

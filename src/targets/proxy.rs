@@ -18,6 +18,7 @@ use crate::upstream::{Pieces, Primed, SendOptions, Upstream, UpstreamBody};
 use http::header::ACCEPT_ENCODING;
 use http_body_util::combinators::BoxBody;
 use poem::{Body, Endpoint, Request, Response};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -170,32 +171,38 @@ struct Running {
 }
 
 impl Running {
+    /// The request as the upstream is to see it.
+    fn prepared(&self, exchange: &Exchange, request: Request) -> Result<Prepared, GatewayError> {
+        let trusted = self.shared.settings.trusts(exchange.peer.ip());
+        forward::request(exchange, request, self.path.as_deref(), trusted)
+    }
+
     /// Sends the request on; the response's headers are cleaned.
     async fn pass(
         &self,
         exchange: &Arc<Exchange>,
-        request: Request,
+        prepared: Result<Prepared, GatewayError>,
         options: &SendOptions,
     ) -> Result<http::Response<UpstreamBody>, GatewayError> {
-        let trusted = self.shared.settings.trusts(exchange.peer.ip());
-        let mut request = forward::request(exchange, request, self.path.as_deref(), trusted)?;
-        if options.stream {
-            // Events must be readable here: limits and heartbeats go by their boundaries.
-            request.headers_mut().remove(ACCEPT_ENCODING);
-        }
-        let mut response = self.upstream.send(exchange, request, options).await?;
+        let mut response = self.upstream.send(exchange, prepared?, options).await?;
         forward::clean_response(response.headers_mut());
         Ok(response)
     }
 }
 
+/// A request on its way out.
+type Prepared = http::Request<BoxBody<bytes::Bytes, std::io::Error>>;
+
 impl Endpoint for Running {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> poem::Result<Response> {
+    fn call(&self, request: Request) -> impl Future<Output = poem::Result<Response>> + Send {
         let exchange = Exchange::of(&request).clone();
-        let response = self.pass(&exchange, request, &SendOptions::default()).await?;
-        Ok(finished(response.map(BoxBody::new)))
+        let prepared = self.prepared(&exchange, request);
+        async move {
+            let response = self.pass(&exchange, prepared, &SendOptions::default()).await?;
+            Ok(finished(response.map(BoxBody::new)))
+        }
     }
 }
 
@@ -215,7 +222,10 @@ impl Endpoint for Streaming {
         let began = tokio::time::Instant::now();
         let options =
             SendOptions { first_byte: Some(self.times.first_event), stream: true, ..Default::default() };
-        let mut response = self.running.pass(&exchange, request, &options).await?;
+        let mut prepared = self.running.prepared(&exchange, request)?;
+        // Events must be readable here: limits and heartbeats go by their boundaries.
+        prepared.headers_mut().remove(ACCEPT_ENCODING);
+        let mut response = self.running.pass(&exchange, Ok(prepared), &options).await?;
         if !sse::is_stream(&response) {
             let times = self.running.upstream.spec().timeouts();
             response.body_mut().set_limits(Some(times.idle), Some(began + times.total));

@@ -81,8 +81,17 @@ pub(super) enum Broken {
 /// A request without an answer.
 pub(super) struct Failed {
     pub(super) why: Broken,
-    /// The request, where nothing of it has left.
-    pub(super) unsent: Option<Box<Request<RequestBody>>>,
+    pub(super) request: Returned,
+}
+
+/// What comes back of a request without an answer.
+pub(super) enum Returned {
+    /// All of it: nothing has left.
+    Unsent(Box<Request<RequestBody>>),
+    /// All of it, but it may have arrived. It has no body.
+    Sent(Box<Request<RequestBody>>),
+    /// Nothing: its body is gone.
+    Nothing,
 }
 
 impl Http1 {
@@ -108,11 +117,14 @@ impl Http1 {
     /// Ready with the answer's head. A server may answer before it has the whole request, see [`is_sent`](Self::is_sent).
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Failed>> {
         if let Poll::Ready(Err(why)) = self.sending.poll(&mut self.socket, cx) {
-            return Poll::Ready(Err(Failed { why, unsent: self.sending.unsent() }));
+            return Poll::Ready(Err(Failed { why, request: self.sending.give_back() }));
         }
         let answer = ready!(self.poll_answer(cx));
         // A server that went away while it was being told something may have said why; else the first failure counts.
-        Poll::Ready(answer.map_err(|why| Failed { why: self.sending.refused().unwrap_or(why), unsent: None }))
+        Poll::Ready(answer.map_err(|why| Failed {
+            why: self.sending.refused().unwrap_or(why),
+            request: self.sending.give_back(),
+        }))
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Broken>> {
@@ -127,6 +139,7 @@ impl Http1 {
                 Poll::Ready(read_head(held, buf.filled(), method))
             });
             if let Some((head, ahead)) = ready!(read)? {
+                self.sending.answered();
                 self.ahead = ahead;
                 self.receiving = match head.body {
                     Body::None | Body::Length(0) => Receiving::Done,

@@ -9,7 +9,7 @@ use super::body::RequestBody;
 use super::breaker::Breaker;
 use super::circuits::Passages;
 use super::health::Health;
-use super::http1::{Broken, Early, Failed, Http1, Socket};
+use super::http1::{Broken, Early, Failed, Http1, Returned, Socket};
 use super::http2::{Links, Seat};
 use super::outcome::Outcome;
 use super::outlier::Conduct;
@@ -127,7 +127,7 @@ impl Conn {
             Line::Here(http1) => http1.poll_head(cx),
             Line::Early(_) => {
                 let why = Broken::Closed("its answer has begun already");
-                Poll::Ready(Err(Failed { why, unsent: None }))
+                Poll::Ready(Err(Failed { why, request: Returned::Nothing }))
             }
         }
     }

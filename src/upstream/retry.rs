@@ -189,7 +189,7 @@ impl Upstream {
             one.deadlines.until = Some(one.deadlines.until.map_or(end, |until| until.min(end)));
             one.patience = one.patience.min(per_try);
         }
-        self.attempt(chosen, request, kept, &one).await
+        self.attempt(chosen, request, &one).await
     }
 
     /// A try, and a second one beside it if the first takes too long. The first good answer counts, and the other try is

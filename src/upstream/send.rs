@@ -9,8 +9,7 @@ use super::Upstream;
 use super::body::{Causes, Progress, Remaining, RequestBody, Source, UpstreamBody};
 use super::circuits::Chosen;
 use super::client::{Purpose, connect};
-use super::http1::{Broken, Failed};
-use super::kept::Kept;
+use super::http1::{Failed, Returned};
 use super::meter::Meter;
 use super::outcome::Outcome;
 use super::pool::{Conn, Lease, Server, Uncounted};
@@ -57,8 +56,8 @@ pub struct SendOptions {
 
 /// Why there is no response.
 pub(super) enum Fail {
-    /// Neither a response nor a deadline; the request where it never left.
-    Broke(Broken, Option<Box<Request<RequestBody>>>),
+    /// Neither a response nor a deadline.
+    Broke(Failed),
     /// The upstream's deadline passed.
     Late,
     /// The caller's body did not come.
@@ -128,17 +127,14 @@ impl Upstream {
             return Box::pin(self.send_again(retry, key, request, plan)).await;
         }
         let chosen = self.pick(key, &[])?;
-        // Only for the case that its connection had been closed behind our back.
-        let kept = if is_idempotent(request.method()) { Kept::bodyless(&request) } else { None };
-        self.attempt(chosen, request, kept.as_ref(), &plan).await.map_err(|unanswered| unanswered.error)
+        self.attempt(chosen, request, &plan).await.map_err(|unanswered| unanswered.error)
     }
 
-    /// One try at one server. `kept` is the request once more, where it may be said twice.
+    /// One try at one server.
     pub(super) async fn attempt(
         self: &Arc<Self>,
         chosen: Chosen,
         mut request: Request<BoxBody<Bytes, io::Error>>,
-        kept: Option<&Kept>,
         plan: &Try<'_>,
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let began = Instant::now();
@@ -157,7 +153,7 @@ impl Upstream {
                 None => {
                     *request.version_mut() = Version::HTTP_11;
                     request.headers_mut().insert(HOST, server.spec.authority.clone());
-                    let (response, mut lease) = self.exchange_heads(server, request, kept, plan, began).await?;
+                    let (response, mut lease) = self.exchange_heads(server, request, plan, began).await?;
                     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                         let why = "it switched protocols unasked";
                         return Err(self.failed(exchange, server, Kind::UpstreamBadResponse, &why).into());
@@ -213,7 +209,6 @@ impl Upstream {
         &self,
         server: &Arc<Server>,
         request: Request<BoxBody<Bytes, io::Error>>,
-        kept: Option<&Kept>,
         plan: &Try<'_>,
         began: Instant,
     ) -> Result<(Response<()>, Lease), Unanswered> {
@@ -234,8 +229,8 @@ impl Upstream {
             },
         };
         let progress = (!request.body().is_end_stream()).then(Progress::new);
-        // A request with a body may have been carried out before its connection died.
-        let repeatable = kept.filter(|_| progress.is_none() && is_idempotent(request.method()));
+        // One with a body may have been carried out before its connection died, and does not come back.
+        let repeatable = is_idempotent(request.method());
         let mut request = request.map(|body| RequestBody::new(body, progress.clone()));
         loop {
             // Only a connection that was used before can have been closed behind our back; it is never used after
@@ -247,14 +242,14 @@ impl Upstream {
                 Err(fail) => fail,
             };
             lease.conn = None;
-            request = match (fail, repeatable) {
-                (Fail::Broke(_, Some(unsent)), _) if used => *unsent,
-                (Fail::Broke(error, None), Some(kept)) if used && !error.is_parse() => {
-                    let mut again = kept.request().map(|body| RequestBody::new(body, None));
-                    again.headers_mut().insert(HOST, server.spec.authority.clone());
-                    again
+            request = match fail {
+                Fail::Broke(Failed { request: Returned::Unsent(unsent), .. }) if used => *unsent,
+                Fail::Broke(Failed { request: Returned::Sent(sent), why })
+                    if used && repeatable && !why.is_parse() =>
+                {
+                    *sent
                 }
-                (fail, _) => return Err(self.explain(exchange, server, fail, progress.as_deref()).into()),
+                fail => return Err(self.explain(exchange, server, fail, progress.as_deref()).into()),
             };
             Meter::add(&self.meter.resent);
             conn = self.open(exchange, server, patience, Purpose::Requests).await?;
@@ -292,7 +287,7 @@ impl Upstream {
         match fail {
             Fail::Starved => BodyTimeout.into(),
             Fail::Late => self.failed(exchange, server, Kind::UpstreamTimeout, &"no answer in time"),
-            Fail::Broke(error, _) => {
+            Fail::Broke(Failed { why: error, .. }) => {
                 if let Some(failure) = progress.and_then(Progress::failure) {
                     return callers_fault(failure);
                 }
@@ -368,7 +363,7 @@ pub(super) async fn head(
     conn.start(request);
     poll_fn(|cx| {
         if let Poll::Ready(answer) = conn.poll_head(cx) {
-            return Poll::Ready(answer.map_err(|Failed { why, unsent }| Fail::Broke(why, unsent)));
+            return Poll::Ready(answer.map_err(Fail::Broke));
         }
         loop {
             ready!(conn.poll_timer(due, cx));

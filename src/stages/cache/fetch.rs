@@ -11,7 +11,7 @@ use crate::error::Kind;
 use crate::exchange::Exchange;
 use crate::telemetry::CacheResult;
 use http::{HeaderMap, Method, StatusCode};
-use poem::{Endpoint as _, Request, Response};
+use poem::{Request, Response};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{oneshot, watch};

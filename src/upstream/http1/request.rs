@@ -1,6 +1,6 @@
 //! Requests on their way out: the head, then the body as it comes, framed as RFC 9112 section 6 wants it.
 
-use super::{Broken, Socket};
+use super::{Broken, Returned, Socket};
 use crate::upstream::body::RequestBody;
 use bytes::Bytes;
 use http::header::{
@@ -23,8 +23,10 @@ const KEPT: usize = 1 << 10;
 #[derive(Default)]
 pub(super) struct Sending {
     method: Method,
-    /// The request as it came, until it is out: its headers may hold on to what the caller's connection has read.
+    /// The request as it came, until it is out, or answered if it has no body: its headers may hold on to what the
+    /// caller's connection has read.
     request: Option<Request<RequestBody>>,
+    bodyless: bool,
     framing: Framing,
     /// Bytes to write, and how many of them have been.
     out: Vec<u8>,
@@ -55,6 +57,7 @@ impl Sending {
     /// Takes a request, and writes its head into the buffer.
     pub(super) fn start(&mut self, mut request: Request<RequestBody>) {
         self.framing = frame(&mut request);
+        self.bodyless = self.framing == Framing::Over;
         self.out.clear();
         self.out.shrink_to(KEPT);
         write_head(&request, &mut self.out);
@@ -79,9 +82,20 @@ impl Sending {
         self.is_done() || self.refused.is_some()
     }
 
-    /// The request, if nothing of it has left.
-    pub(super) fn unsent(&mut self) -> Option<Box<Request<RequestBody>>> {
-        if self.begun || self.taken { None } else { self.request.take().map(Box::new) }
+    /// What is there of a request that is not answered.
+    pub(super) fn give_back(&mut self) -> Returned {
+        match self.request.take().map(Box::new) {
+            Some(request) if !self.begun && !self.taken => Returned::Unsent(request),
+            Some(request) if self.bodyless => Returned::Sent(request),
+            _ => Returned::Nothing,
+        }
+    }
+
+    /// It is answered: nobody will ask for it again.
+    pub(super) fn answered(&mut self) {
+        if self.bodyless {
+            self.request = None;
+        }
     }
 
     /// How writing failed, where the server may still have an answer.
@@ -113,7 +127,9 @@ impl Sending {
             }
             ready!(taken)?;
             if self.framing == Framing::Over && self.written == self.out.len() {
-                self.request = None;
+                if !self.bodyless {
+                    self.request = None;
+                }
                 return Poll::Ready(Ok(()));
             }
         }

@@ -123,7 +123,7 @@ async fn a_body_must_be_as_long_as_it_is_said_to_be() {
         let body = BoxBody::new(StreamBody::new(futures_util::stream::iter(frames)));
         http1.start(request("PUT", body, &[("content-length", length)]));
         let failed = head(&mut http1).await.err().expect("it fails");
-        assert!(failed.unsent.is_none() && failed.why.to_string().contains("Content-Length"), "{}", failed.why);
+        assert!(matches!(failed.request, Returned::Nothing) && failed.why.to_string().contains("Content-Length"), "{}", failed.why);
         assert!(!http1.is_reusable());
     }
 }
@@ -297,6 +297,6 @@ async fn a_request_of_which_nothing_left_comes_back() {
     socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write).unwrap();
     http1.start(request("GET", body(""), &[("x-a", "1")]));
     let failed = head(&mut http1).await.err().expect("it fails");
-    let unsent = failed.unsent.expect("nothing has left");
+    let Returned::Unsent(unsent) = failed.request else { panic!("nothing has left") };
     assert_eq!((unsent.method().as_str(), &unsent.headers()["x-a"]), ("GET", &"1".parse().unwrap()));
 }
