@@ -67,10 +67,15 @@ pub(super) const HEADER_REMOVED: Rule = harmless("response-header-removed");
 /// It was promised with every answer.
 pub(super) const REQUIRED_HEADER_REMOVED: Rule = breaking("required-response-header-removed");
 
+/// It was promised with every answer, and may be missing now.
+pub(super) const HEADER_OPTIONAL: Rule = breaking("response-header-became-optional");
+
 pub(super) const AUTH_ADDED: Rule = breaking("auth-added");
 pub(super) const AUTH_REMOVED: Rule = harmless("auth-removed");
 pub(super) const SCHEME_ADDED: Rule = harmless("auth-scheme-added");
 pub(super) const SCHEME_REMOVED: Rule = breaking("auth-scheme-removed");
+/// Under the same name it is another one, such as a key in another header.
+pub(super) const SCHEME_CHANGED: Rule = breaking("auth-scheme-changed");
 pub(super) const PERMISSION_ADDED: Rule = breaking("permission-added");
 pub(super) const PERMISSION_REMOVED: Rule = harmless("permission-removed");
 pub(super) const PERMISSION_CHANGED: Rule = breaking("permission-changed");
