@@ -14,7 +14,7 @@ const SCHEMAS: &str = "#/components/schemas/";
 #[derive(Default)]
 pub(super) struct Components {
     schemas: BTreeMap<String, Value>,
-    schemes: BTreeMap<&'static str, Value>,
+    schemes: BTreeMap<String, Value>,
 }
 
 impl Components {
@@ -42,7 +42,7 @@ impl Components {
     }
 
     /// Takes a security scheme in.
-    pub(super) fn scheme(&mut self, name: &'static str, scheme: Value) {
+    pub(super) fn scheme(&mut self, name: String, scheme: Value) {
         self.schemes.insert(name, scheme);
     }
 
@@ -75,7 +75,7 @@ impl Components {
             if scheme["type"] == "apiKey" {
                 scheme["type"] = "httpApiKey".into();
             }
-            (name.to_owned(), scheme)
+            (name, scheme)
         });
         let schemes: Map<String, Value> = schemes.collect();
         if !schemes.is_empty() {
@@ -106,8 +106,7 @@ impl Components {
             components.insert("headers".to_owned(), shared.headers.into());
         }
         if !self.schemes.is_empty() {
-            let schemes = self.schemes.into_iter().map(|(name, scheme)| (name.to_owned(), scheme));
-            components.insert("securitySchemes".to_owned(), schemes.collect());
+            components.insert("securitySchemes".to_owned(), self.schemes.into_iter().collect());
         }
         components.into()
     }
