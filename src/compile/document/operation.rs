@@ -36,6 +36,7 @@ pub(super) fn describe(
 ) -> Value {
     let mut doc = OperationDoc::new(route.info.clone(), method.clone());
     doc.websocket = route.ending.is_socket();
+    doc.imported = route.described.clone();
     if let Ending::Native(native) = &route.ending {
         doc.handler = Some(native.operation.name);
         doc.extension("x-handler", native.operation.name.into());
