@@ -45,7 +45,8 @@ fn response<'d>(
         "default" => "any other answer (`default`)".to_owned(),
         status => format!("the answer {status}"),
     };
-    media((old, before), (new, now), (Way::Response, medias, &what), seen, out);
+    let way = if is_error(status) { Way::Refusal } else { Way::Response };
+    media((old, before), (new, now), (way, medias, &what), seen, out);
     let headers = |place: &Place<'d>| -> BTreeMap<String, Place<'d>> {
         let entries = place.get("headers").map(|headers| headers.entries()).unwrap_or_default();
         entries.into_iter().map(|(name, place)| (name.to_ascii_lowercase(), place)).collect()

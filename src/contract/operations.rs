@@ -310,7 +310,7 @@ pub(super) fn media<'d>(
     // Who takes anything takes this; who may answer anything may answer this.
     let included = |name: &str| match way {
         Way::Request => now.keys().any(|range| includes(range, name)),
-        Way::Response => now.keys().any(|one| includes(name, one)),
+        Way::Response | Way::Refusal => now.keys().any(|one| includes(name, one)),
     };
     for (name, place) in &before {
         match now.get(name) {

@@ -96,10 +96,12 @@ pub(super) enum Way {
     Request,
     /// Callers read them.
     Response,
+    /// Callers read them where something went wrong: a code that they do not know is one more status, which breaks nobody.
+    Refusal,
 }
 
 /// A rule of schemas, both ways.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Both {
     pub(super) request: Rule,
     pub(super) response: Rule,
@@ -109,7 +111,8 @@ impl Both {
     pub(super) fn going(self, way: Way) -> Rule {
         match way {
             Way::Request => self.request,
-            Way::Response => self.response,
+            Way::Refusal if self == ENUM_WIDENED => REFUSAL_ENUM_WIDENED,
+            Way::Response | Way::Refusal => self.response,
         }
     }
 }
@@ -154,6 +157,7 @@ pub(super) const TYPE_WIDENED: Both = widens!("type-widened");
 pub(super) const TYPE_CHANGED: Both = breaks!("type-changed");
 pub(super) const ENUM_NARROWED: Both = narrows!("enum-narrowed");
 pub(super) const ENUM_WIDENED: Both = widens!("enum-widened");
+const REFUSAL_ENUM_WIDENED: Rule = harmless("refusal-enum-widened");
 pub(super) const FIELD_ADDED: Both = changes!("field-added");
 pub(super) const FIELD_ADDED_REQUIRED: Both = narrows!("field-added-required");
 /// Writers: what they send is not understood any more. Readers: what they look for is not there.

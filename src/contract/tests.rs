@@ -271,6 +271,12 @@ fn operations_and_what_is_around_schemas_are_judged() {
         )
     };
     let (json_in, json_out) = media(&["application/json"]);
+    let refusal = |codes: &[&str]| {
+        let schema = json!({ "type": "object", "properties": { "code": { "enum": codes } } });
+        let refused =
+            json!({ "description": "", "content": { "application/problem+json": { "schema": schema } } });
+        plain(json!({ "responses": { "200": { "description": "" }, "409": refused } }))
+    };
     let (any_in, any_out) = media(&["application/*"]);
     let (both_in, both_out) = media(&["application/json; charset=utf-8", "text/plain"]);
     let statuses = |names: &[&str]| {
@@ -343,6 +349,9 @@ fn operations_and_what_is_around_schemas_are_judged() {
         (statuses(&["200", "202"]), statuses(&["2XX"]), "response-status-added"),
         (statuses(&["200"]), statuses(&["200", "404"]), "error-status-added"),
         (statuses(&["200", "404"]), statuses(&["200"]), "error-status-removed"),
+        // A code that callers do not know is like a status that they do not know.
+        (refusal(&["a"]), refusal(&["a", "b"]), "refusal-enum-widened"),
+        (refusal(&["a", "b"]), refusal(&["a"]), "response-enum-narrowed"),
         // What is said of any other status is of refusals, where successes are described.
         (
             statuses(&["204", "default"]),
