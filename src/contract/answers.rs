@@ -79,7 +79,8 @@ fn is_error(status: &str) -> bool {
     status.starts_with(['4', '5']) || status == "default"
 }
 
-/// What a document says of a status of another: of the status itself, of its range, of those in it, or of all others.
+/// What a document says of a status of another: of the status itself, of its range, of those in it, or of all others. A
+/// refusal that is only among all others now is one that is gone.
 fn matching<'d>(status: &str, responses: Option<&Place<'d>>) -> Vec<Place<'d>> {
     let Some(responses) = responses else { return Vec::new() };
     let class = status.get(..1).unwrap_or_default();
@@ -91,7 +92,7 @@ fn matching<'d>(status: &str, responses: Option<&Place<'d>>) -> Vec<Place<'d>> {
     let succeeds = entries.iter().any(|(status, _)| status.starts_with('2'));
     let within = entries.into_iter().filter(|(other, _)| status == range && other.starts_with(class));
     let within: Vec<Place<'d>> = within.map(|(_, place)| place).collect();
-    match within.is_empty() && (is_error(status) || !succeeds) {
+    match within.is_empty() && !is_error(status) && !succeeds {
         true => responses.get("default").into_iter().collect(),
         false => within,
     }

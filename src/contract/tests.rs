@@ -360,6 +360,7 @@ fn operations_and_what_is_around_schemas_are_judged() {
         ),
         (statuses(&["200", "default"]), statuses(&["default"]), ""),
         (statuses(&["200", "default"]), statuses(&["200"]), "error-status-removed"),
+        (statuses(&["200", "409", "default"]), statuses(&["200", "default"]), "error-status-removed"),
         (statuses(&["2XX"]), statuses(&["200"]), "response-status-added"),
         (
             statuses(&["2XX", "default"]),
