@@ -67,14 +67,14 @@ fn code(wanted: &str) -> u8 {
     }
     let numbers: Vec<String> = CATALOG.iter().map(|info| info.code.to_string()).collect();
     let upper = wanted.to_ascii_uppercase();
-    let near = match upper.starts_with("VG") {
-        true => did_you_mean(&upper, numbers.iter().map(String::as_str)),
-        false => did_you_mean(wanted, Kind::ALL.iter().map(|kind| kind.code())),
+    let (near, list) = match upper.starts_with("VG") {
+        true => (did_you_mean(&upper, numbers.iter().map(String::as_str)), "diagnostics"),
+        false => (did_you_mean(wanted, Kind::ALL.iter().map(|kind| kind.code())), "errors"),
     };
     say(&format!("error: `{wanted}` is no code, and a request needs its path: `explain GET /path`"));
-    if let Some(near) = near {
-        say(&format!("  help: {near}"));
-    }
+    let help =
+        near.unwrap_or_else(|| format!("docs/{list}.md and /docs/{list} of a gateway list every code"));
+    say(&format!("  help: {help}"));
     USAGE
 }
 
