@@ -7,7 +7,10 @@
 //! refuses returns a `GatewayError`; faults of the manifest are [`crate::diag`]; faults of start-up are
 //! their own enums, beside the code that meets them. Clients get less than logs: causes are logged, never sent.
 
+mod further;
 pub mod grpc;
+
+pub use further::{FURTHER, Further, further};
 
 use crate::units::Size;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -260,6 +263,13 @@ kinds! {
 
 /// What `type` of a problem begins with where no page describes the codes: they are named all the same.
 const CODES: &str = "urn:voicegate:error:";
+
+/// `type` of a problem with this code: where the catalogue has it, if this gateway serves one and it is no code of a
+/// service's own.
+pub fn type_of(code: &str, catalogue: Option<&str>) -> String {
+    let known = Kind::ALL.iter().any(|kind| kind.code() == code) || further(code).is_some();
+    format!("{}{code}", catalogue.filter(|_| known).unwrap_or(CODES))
+}
 
 /// On a response: the gateway itself made it, as an error of this kind in the common form.
 #[derive(Debug, Clone, Copy)]

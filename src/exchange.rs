@@ -384,6 +384,11 @@ impl Exchange {
         let _ = self.catalogue.set(catalogue);
     }
 
+    /// Where this gateway describes error codes, up to a code, if it does.
+    pub fn catalogue(&self) -> Option<&'static str> {
+        self.catalogue.get().copied()
+    }
+
     /// When the route's `timeout` ends it, if it has one.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline.get().copied()
@@ -484,7 +489,7 @@ impl Exchange {
         if *form != Form::Problem {
             self.set_grpc_status(error.grpc_code());
         }
-        error.respond_as(form, self.request_id(), self.lang, self.catalogue.get().copied())
+        error.respond_as(form, self.request_id(), self.lang, self.catalogue())
     }
 }
 

@@ -1,9 +1,11 @@
-// Swagger UI over the same document.
+// Swagger UI over the same document, as whoever is signed in on the page beside it.
 import { folder, session } from "./gateway.js";
 import { dressed, fetchDocument } from "./document.js";
 
 const { document: described } = await fetchDocument("all.json");
-window.SwaggerUIBundle({
+const schemes = Object.entries(described.components?.securitySchemes ?? {});
+const bearer = schemes.find(([, scheme]) => scheme.type === "http" && scheme.scheme === "bearer")?.[0];
+const page = window.SwaggerUIBundle({
   spec: dressed(described),
   dom_id: "#reference",
   deepLinking: true,
@@ -15,6 +17,9 @@ window.SwaggerUIBundle({
       request.headers.Authorization = `Bearer ${known.token}`;
     }
     return request;
+  },
+  onComplete: () => {
+    if (bearer && session.now) page.preauthorizeApiKey(bearer, session.now.token);
   },
 });
 document.documentElement.dataset.shows = "swagger";

@@ -1,22 +1,24 @@
 // A console for WebSockets: a ticket, frames both ways, and a microphone for voice.
 import { element, labelled } from "./elements.js";
 import { address, call } from "./gateway.js";
-import { handled, sockets } from "./document.js";
+import { example, handled, resolved, sockets } from "./document.js";
 
 /** Most lines that are kept. */
 const LINES = 500;
 
-/** First frames to send, by what the path says it is about. */
-function presets(path) {
+/** Frames to send, as the document describes them: each kind with what it must have, and one session for all. */
+function presets(document, path) {
   const session_id = `docs-${Math.random().toString(36).slice(2, 10)}`;
-  if (/\/voice\/stream$/.test(path)) {
-    const config = { sample_rate: 16000, channels: 1, language: "zh-CN" };
-    return [{ type: "voice_start", session_id, config }, { type: "voice_stop", session_id }];
-  }
-  if (/\/voice\/ws$/.test(path)) {
-    return [{ type: "start_recording", session_id }, { type: "stop_recording", session_id }, { type: "ping", session_id }];
-  }
-  return [{ type: "ping" }];
+  const said = resolved(document, document.paths[path]?.get?.["x-websocket"]?.send) ?? {};
+  const kinds = (said.oneOf ?? said.anyOf ?? [said]).map((kind) => resolved(document, kind) ?? {});
+  const frames = kinds.filter(({ properties }) => properties?.type).map((kind) => {
+    const frame = example(document, kind);
+    if (kind.properties.session_id) frame.session_id = session_id;
+    // What the microphone sends.
+    if (frame.type === "voice_start") frame.config = { sample_rate: 16000, channels: 1, language: "zh-CN" };
+    return frame;
+  });
+  return frames.length ? frames : [{ type: "ping" }];
 }
 
 /** Fills the panel for a document; an open connection stays while its operation does. */
@@ -54,7 +56,7 @@ export function showSockets(panel, document) {
   fill();
 
   function fill() {
-    const frames = presets(choice.value);
+    const frames = presets(panel.document, choice.value);
     const put = (one) => (frame.value = JSON.stringify(one, null, 2));
     ready.replaceChildren(...frames.map((one) => element("button", { type: "button", onclick: () => put(one) }, one.type)));
     put(frames[0]);

@@ -27,13 +27,14 @@ async function* events(body) {
   }
 }
 
-/** What an event adds to the answer. */
-function token({ data }) {
+/** What an event adds to the answer: those that are called so, by `type` or by name, or not called anything. */
+function token({ event, data }) {
   try {
     const said = JSON.parse(data);
     const inner = said.data ?? said;
     const text = inner.content ?? inner.token ?? inner.text ?? inner.delta;
-    return typeof text === "string" && (said.type ?? "token") === "token" ? text : "";
+    const kind = said.type ?? (event === "message" ? "token" : event);
+    return typeof text === "string" && kind === "token" ? text : "";
   } catch {
     return "";
   }
@@ -89,8 +90,10 @@ export function showStreams(panel, document) {
     const example = method === "get" ? undefined : (exampleBody(panel.document, operation) ?? {});
     if (example && typeof example === "object") {
       if ("query" in example && !example.query) example.query = "Tell me about gateways";
-      if ("session_id" in example && !example.session_id && operation["x-handler"] !== "chat.stream") {
-        example.session_id = `docs-${Math.random().toString(36).slice(2, 10)}`;
+      // The example's is nobody's: a native chat gets a session of the caller's own when it is sent.
+      if ("session_id" in example) {
+        const native = operation["x-handler"] === "chat.stream";
+        example.session_id = native ? "" : `docs-${Math.random().toString(36).slice(2, 10)}`;
       }
     }
     body.value = example === undefined ? "" : JSON.stringify(example, null, 2);

@@ -40,6 +40,11 @@ pub(super) fn any(path: &Path) -> Result<Value, u8> {
     if document["openapi"].as_str().is_some_and(|version| version.starts_with("3.")) {
         return Ok(document);
     }
+    if let Some(kind) = ["openapi", "swagger", "asyncapi"].iter().find(|kind| document.get(kind).is_some()) {
+        let version = &document[*kind];
+        say(&format!("{}: OpenAPI 3 is read here, not `{kind}: {version}`", path.display()));
+        return Err(USAGE);
+    }
     let checked = sound(path).map_err(|_| USAGE)?;
     Ok(api(&checked, "all").unwrap_or_default())
 }

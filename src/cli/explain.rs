@@ -6,7 +6,7 @@ use crate::check::Checked;
 use crate::check::routes::Ending;
 use crate::check::walk::{Course, Imagined as Request, Taken, Walks};
 use crate::diag::{CATALOG, did_you_mean};
-use crate::error::{Kind, Lang};
+use crate::error::{FURTHER, Further, Kind, Lang, further};
 use crate::path::normalise_path;
 use crate::stages::Verdict;
 use clap::Args;
@@ -65,16 +65,24 @@ fn code(wanted: &str) -> u8 {
         print(&format!("{code} ({status}): {en} · {zh}\n\nCause: {}\nCure: {}\n", kind.cause(), kind.cure()));
         return OK;
     }
+    if let Some(further) = further(&wanted.to_ascii_lowercase()) {
+        let Further { code, place, en, zh, cause, cure } = further;
+        print(&format!("{code} ({place}): {en} · {zh}\n\nCause: {cause}\nCure: {cure}\n"));
+        return OK;
+    }
     let numbers: Vec<String> = CATALOG.iter().map(|info| info.code.to_string()).collect();
     let upper = wanted.to_ascii_uppercase();
-    let near = match upper.starts_with("VG") {
-        true => did_you_mean(&upper, numbers.iter().map(String::as_str)),
-        false => did_you_mean(wanted, Kind::ALL.iter().map(|kind| kind.code())),
+    let (near, list) = match upper.starts_with("VG") {
+        true => (did_you_mean(&upper, numbers.iter().map(String::as_str)), "diagnostics"),
+        false => {
+            let further = FURTHER.iter().map(|further| further.code);
+            (did_you_mean(wanted, Kind::ALL.iter().map(|kind| kind.code()).chain(further)), "errors")
+        }
     };
     say(&format!("error: `{wanted}` is no code, and a request needs its path: `explain GET /path`"));
-    if let Some(near) = near {
-        say(&format!("  help: {near}"));
-    }
+    let help =
+        near.unwrap_or_else(|| format!("docs/{list}.md and /docs/{list} of a gateway list every code"));
+    say(&format!("  help: {help}"));
     USAGE
 }
 

@@ -2,6 +2,7 @@
 
 use super::changelog::date;
 use super::operations::Operation;
+use super::place::escaped;
 use super::{Findings, rules, shown};
 use crate::units::{Dur, Size};
 use serde_json::Value;
@@ -57,8 +58,26 @@ fn ways<'d>(operation: &Operation<'d>) -> Ways<'d> {
     all.into_iter().flatten().map(one).collect()
 }
 
+/// What a way's scheme is, without what is only said of it.
+fn scheme<'d>(operation: &Operation<'d>, name: &str) -> Option<BTreeMap<&'d str, &'d Value>> {
+    let known = operation.document["components"]["securitySchemes"].get(name)?.as_object()?;
+    let counts = |key: &str| !["description", "bearerFormat"].contains(&key) && !key.starts_with("x-");
+    Some(known.iter().map(|(key, value)| (key.as_str(), value)).filter(|(key, _)| counts(key)).collect())
+}
+
 fn security(old: &Operation<'_>, new: &Operation<'_>, out: &mut Findings) {
     let (before, now) = (ways(old), ways(new));
+    let names = |ways: &Ways<'_>| -> BTreeSet<String> {
+        ways.iter().flat_map(BTreeMap::keys).map(|name| (*name).to_owned()).collect()
+    };
+    for name in names(&before).intersection(&names(&now)) {
+        if let (Some(was), Some(is)) = (scheme(old, name), scheme(new, name))
+            && was != is
+        {
+            let at = format!("/components/securitySchemes/{}", escaped(name));
+            out.add(rules::SCHEME_CHANGED, &at, format!("{name} is given in another way"));
+        }
+    }
     let open = |ways: &Ways<'_>| ways.is_empty() || ways.iter().any(BTreeMap::is_empty);
     let at = format!("{}/security", new.place.at);
     match (open(&before), open(&now)) {
@@ -199,7 +218,14 @@ fn limits(old: &Operation<'_>, new: &Operation<'_>, out: &mut Findings) {
             continue;
         };
         let rule = match (allows(was), allows(is)) {
-            _ if said(was) == said(is) => continue,
+            _ if said(was) == said(is) => {
+                if was.get("by") != is.get("by") {
+                    let by = |value: &Value| value.get("by").map_or("all together".to_owned(), plain);
+                    let sentence = format!("{} counts by {}, was {}", called(name), by(is), by(was));
+                    out.add(rules::LIMIT_CHANGED, &at(name), sentence);
+                }
+                continue;
+            }
             (Some(was), Some(is)) if is == was => continue,
             (Some(was), Some(is)) if is.0 >= was.0 && is.1 >= was.1 => rules::LIMIT_RAISED,
             (Some(was), Some(is)) if is.0 <= was.0 && is.1 <= was.1 => rules::LIMIT_LOWERED,
@@ -212,9 +238,13 @@ fn limits(old: &Operation<'_>, new: &Operation<'_>, out: &mut Findings) {
     }
 }
 
+/// A text as it is, anything else as JSON.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| shown(value), str::to_owned)
+}
+
 /// A limit in a sentence.
 fn said(value: &Value) -> String {
-    let plain = |value: &Value| value.as_str().map_or_else(|| shown(value), str::to_owned);
     let window = ["per", "window"].into_iter().find_map(|key| value.get(key));
     match (value.get("limit"), window) {
         (Some(limit), Some(window)) => format!("{} per {}", plain(limit), plain(window)),

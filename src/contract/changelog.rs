@@ -34,6 +34,8 @@ pub struct Entry {
     pub version: String,
     /// When it began to serve.
     pub since: SystemTime,
+    /// Whether none was served before it.
+    pub first: bool,
     /// What callers see change; nothing for the first one.
     pub changes: Vec<Change>,
 }
@@ -42,10 +44,10 @@ impl Changelog {
     /// From now on this document is served. Gives what callers see change.
     pub fn record(&self, revision: u64, document: Arc<Value>, since: SystemTime) -> Arc<Entry> {
         let before = self.lock().document.clone();
-        let today = date(since);
+        let (today, first) = (date(since), before.is_none());
         let changes = before.map(|before| compare(&before, &document, &today)).unwrap_or_default();
         let version = document["info"]["version"].as_str().unwrap_or_default().to_owned();
-        let entry = Arc::new(Entry { revision, version, since, changes });
+        let entry = Arc::new(Entry { revision, version, since, first, changes });
         let mut state = self.lock();
         state.document = Some(document);
         state.entries.push_back(entry.clone());
@@ -80,7 +82,7 @@ impl Changelog {
     pub fn html(&self) -> String {
         let mut out = String::new();
         for entry in self.entries() {
-            let Entry { revision, version, since, changes } = &*entry;
+            let Entry { revision, version, since, first, changes } = &*entry;
             let since = timestamp(*since);
             let _ = write!(
                 out,
@@ -88,7 +90,9 @@ impl Changelog {
                 escaped(version)
             );
             if changes.is_empty() {
-                out.push_str("<p>Callers see no change.</p></section>\n");
+                let said =
+                    if *first { "The first that this gateway served." } else { "Callers see no change." };
+                let _ = writeln!(out, "<p>{said}</p></section>");
                 continue;
             }
             let _ = write!(out, "<p>{}</p><ul>", report::summary(changes));

@@ -99,12 +99,10 @@ impl Comparison<'_> {
         if !old.deprecated && new.deprecated {
             self.say(rules::FIELD_DEPRECATED, at, format!("{what} is deprecated"));
         }
-        if let (Some(old), Some(new)) = (&old.items, &new.items) {
-            self.schemas(old, new, &format!("an item of {what}"), depth + 1);
-        }
-        if let (Some(old), Some(new)) = (&old.content, &new.content) {
-            self.schemas(old, new, &format!("the content of {what}"), depth + 1);
-        }
+        let lists = old.is("array") && new.is("array");
+        self.inner(&old.items, &new.items, lists, &format!("an item of {what}"), depth);
+        let texts = old.is("string") && new.is("string");
+        self.inner(&old.content, &new.content, texts, &format!("the content of {what}"), depth);
         for (index, (old, new)) in old.first_items.iter().zip(&new.first_items).enumerate() {
             self.schemas(old, new, &format!("item {index} of {what}"), depth + 1);
         }
@@ -112,6 +110,23 @@ impl Comparison<'_> {
             let sentence =
                 format!("{what} begins with {} items, was {}", new.first_items.len(), old.first_items.len());
             self.say(rules::CONSTRAINT_CHANGED, at, sentence);
+        }
+    }
+
+    /// What is within a list or a text. Where one side says nothing of it and both have it (`alike`), it may be anything.
+    fn inner(
+        &mut self,
+        old: &Option<Schema<'_>>,
+        new: &Option<Schema<'_>>,
+        alike: bool,
+        what: &str,
+        depth: usize,
+    ) {
+        match (old, new) {
+            (Some(old), Some(new)) => self.schemas(old, new, what, depth + 1),
+            (None, Some(new)) if alike => self.schemas(&Schema::anything(new.at()), new, what, depth + 1),
+            (Some(old), None) if alike => self.schemas(old, &Schema::anything(old.at()), what, depth + 1),
+            _ => {}
         }
     }
 
@@ -236,6 +251,14 @@ impl Comparison<'_> {
                 };
                 self.say(rule, now.at(), format!("field `{name}` of {what} is new, and {how}"));
             }
+        }
+        // Fields that must be there and are described nowhere.
+        let nameless = |name: &&&str| !old.fields.contains_key(**name) && !new.fields.contains_key(**name);
+        for name in new.required.difference(&old.required).filter(nameless) {
+            self.say(rules::FIELD_REQUIRED, at, format!("field `{name}` of {what} is required now"));
+        }
+        for name in old.required.difference(&new.required).filter(nameless) {
+            self.say(rules::FIELD_OPTIONAL, at, format!("field `{name}` of {what} may be left out now"));
         }
         match (&old.additional, &new.additional) {
             (Additional::Of(old), Additional::Of(new)) => {

@@ -5,9 +5,11 @@
 //! no changes, and a change in a component is one change, however many operations use it.
 
 mod access;
+mod answers;
 pub mod changelog;
 mod compare;
 mod operations;
+mod place;
 pub mod report;
 mod rules;
 mod schema;

@@ -1,9 +1,10 @@
 //! Operations of two documents: which are gone, and of the others, what they take and answer.
 
 use super::compare::{Seen, compare as schemas};
+use super::place::Place;
 use super::rules::{self, Way};
-use super::schema::{Place, Schema};
-use super::{Findings, access};
+use super::schema::Schema;
+use super::{Findings, access, answers};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -91,6 +92,7 @@ fn all(document: &Value) -> BTreeMap<(String, &'static str), Operation<'_>> {
 }
 
 pub(super) fn compare(old: &Value, new: &Value, today: &str, out: &mut Findings) {
+    calls(old, new, out);
     let (before, now) = (all(old), all(new));
     let same_components =
         old.get("components") == new.get("components") && old.get("security") == new.get("security");
@@ -132,6 +134,24 @@ pub(super) fn compare(old: &Value, new: &Value, today: &str, out: &mut Findings)
     }
 }
 
+/// Routes that gRPC passes through: no operations, only named (`x-grpc`).
+fn calls(old: &Value, new: &Value, out: &mut Findings) {
+    let all = |document: &Value| -> Vec<String> {
+        let routes = document["x-grpc"].as_array().into_iter().flatten();
+        routes.filter_map(|call| call["route"].as_str()).map(str::to_owned).collect()
+    };
+    let (before, now) = (all(old), all(new));
+    for (these, those, rule, sentence) in [
+        (&before, &now, rules::OPERATION_REMOVED, "gRPC does not pass any more"),
+        (&now, &before, rules::OPERATION_ADDED, "gRPC passes now"),
+    ] {
+        for route in these.iter().filter(|route| !those.contains(route)) {
+            out.operation.clone_from(route);
+            out.add(rule, "/x-grpc", sentence.to_owned());
+        }
+    }
+}
+
 fn operation(old: &Operation<'_>, new: &Operation<'_>, out: &mut Findings) {
     let mut seen = Seen::default();
     let (id, was) = (new.get("operationId"), old.get("operationId"));
@@ -143,7 +163,23 @@ fn operation(old: &Operation<'_>, new: &Operation<'_>, out: &mut Findings) {
     access::compare(old, new, out);
     parameters(old, new, &mut seen, out);
     body(old, new, &mut seen, out);
-    responses(old, new, &mut seen, out);
+    answers::compare(old, new, &mut seen, out);
+    frames(old, new, &mut seen, out);
+}
+
+/// What is said over a WebSocket, each way.
+fn frames(old: &Operation<'_>, new: &Operation<'_>, seen: &mut Seen, out: &mut Findings) {
+    for (key, way, what) in [
+        ("send", Way::Request, "what callers send over the socket"),
+        ("receive", Way::Response, "what callers hear over the socket"),
+    ] {
+        let (before, now) = (old.place.get("x-websocket"), new.place.get("x-websocket"));
+        let (before, now) = (before.and_then(|it| it.get(key)), now.and_then(|it| it.get(key)));
+        if let (Some(before), Some(now)) = (before, now) {
+            let (before, now) = (Schema::new(old.document, before), Schema::new(new.document, now));
+            schemas(&before, &now, way, what, seen, out);
+        }
+    }
 }
 
 fn parameters(old: &Operation<'_>, new: &Operation<'_>, seen: &mut Seen, out: &mut Findings) {
@@ -160,7 +196,6 @@ fn parameters(old: &Operation<'_>, new: &Operation<'_>, seen: &mut Seen, out: &m
             }
             continue;
         };
-        let required = |place: &Place<'_>| place.value["required"] == true;
         match (required(old_place), required(new_place)) {
             (false, true) => out.add(
                 rules::PARAMETER_REQUIRED,
@@ -192,7 +227,7 @@ fn parameters(old: &Operation<'_>, new: &Operation<'_>, seen: &mut Seen, out: &m
         if before.contains_key(key) || key.0 == "path" {
             continue;
         }
-        match place.value["required"] == true {
+        match required(place) {
             true => out.add(
                 rules::PARAMETER_ADDED_REQUIRED,
                 &place.at,
@@ -214,12 +249,17 @@ fn style(parameter: &Value) -> (&str, bool) {
 }
 
 /// The schema of a parameter, a header or a body: its own, or that of its content.
-fn schema<'d>(document: &'d Value, place: &Place<'d>) -> Option<Schema<'d>> {
+pub(super) fn schema<'d>(document: &'d Value, place: &Place<'d>) -> Option<Schema<'d>> {
     let place = place.get("schema").or_else(|| place.get("itemSchema")).or_else(|| {
         let (_, content) = place.get("content")?.entries().into_iter().next()?;
         content.get("schema")
     })?;
     Some(Schema::new(document, place))
+}
+
+/// Whether a parameter, a body or a header must be there.
+pub(super) fn required(place: &Place<'_>) -> bool {
+    place.value["required"] == true
 }
 
 /// Contents by their media types without parameters.
@@ -234,7 +274,6 @@ fn contents<'d>(place: &Place<'d>) -> BTreeMap<&'d str, Place<'d>> {
 fn body(old: &Operation<'_>, new: &Operation<'_>, seen: &mut Seen, out: &mut Findings) {
     let before = old.place.get("requestBody").and_then(|place| place.followed(old.document));
     let now = new.place.get("requestBody").and_then(|place| place.followed(new.document));
-    let required = |place: &Place<'_>| place.value["required"] == true;
     let (before, now) = match (before, now) {
         (None, None) => return,
         (Some(before), None) => {
@@ -260,7 +299,7 @@ fn body(old: &Operation<'_>, new: &Operation<'_>, seen: &mut Seen, out: &mut Fin
 }
 
 /// What the contents of a body or a response differ in.
-fn media<'d>(
+pub(super) fn media<'d>(
     (old, before): (&'d Value, &Place<'d>),
     (new, now): (&'d Value, &Place<'d>),
     (way, (added, removed), what): (Way, (rules::Rule, rules::Rule), &str),
@@ -268,8 +307,14 @@ fn media<'d>(
     out: &mut Findings,
 ) {
     let (before, now) = (contents(before), contents(now));
+    // Who takes anything takes this; who may answer anything may answer this.
+    let included = |name: &str| match way {
+        Way::Request => now.keys().any(|range| includes(range, name)),
+        Way::Response | Way::Refusal => now.keys().any(|one| includes(name, one)),
+    };
     for (name, place) in &before {
         match now.get(name) {
+            None if included(name) => {}
             None => out.add(removed, &place.at, format!("{what} is not {name} any more")),
             Some(other) => {
                 if let (Some(before), Some(now)) = (schema(old, place), schema(new, other)) {
@@ -283,67 +328,8 @@ fn media<'d>(
     }
 }
 
-fn is_error(status: &str) -> bool {
-    status.starts_with(['4', '5'])
-}
-
-fn responses(old: &Operation<'_>, new: &Operation<'_>, seen: &mut Seen, out: &mut Findings) {
-    let (before, now) = (old.place.get("responses"), new.place.get("responses"));
-    let all = |place: &Option<Place<'_>>| -> Vec<String> {
-        let entries = place.as_ref().map(|place| place.entries()).unwrap_or_default();
-        entries.into_iter().map(|(status, _)| status.to_owned()).collect()
-    };
-    let (old_statuses, new_statuses) = (all(&before), all(&now));
-    for (status, place) in before.iter().flat_map(Place::entries) {
-        let range = format!("{}XX", status.get(..1).unwrap_or_default());
-        let matching =
-            [status, range.as_str(), "default"].into_iter().find_map(|name| now.as_ref()?.get(name));
-        let Some(matching) = matching else {
-            let rule = if is_error(status) { rules::ERROR_REMOVED } else { rules::STATUS_REMOVED };
-            out.add(rule, &place.at, format!("it does not answer {status} any more"));
-            continue;
-        };
-        if let (Some(before), Some(now)) = (place.followed(old.document), matching.followed(new.document)) {
-            response((old.document, &before), (new.document, &now), status, seen, out);
-        }
-    }
-    for status in new_statuses.iter().filter(|status| !old_statuses.contains(status)) {
-        let rule = if is_error(status) { rules::ERROR_ADDED } else { rules::STATUS_ADDED };
-        let at = now.as_ref().and_then(|now| now.get(status)).map(|place| place.at).unwrap_or_default();
-        out.add(rule, &at, format!("it may answer {status} now"));
-    }
-}
-
-fn response<'d>(
-    (old, before): (&'d Value, &Place<'d>),
-    (new, now): (&'d Value, &Place<'d>),
-    status: &str,
-    seen: &mut Seen,
-    out: &mut Findings,
-) {
-    let medias = (rules::RESPONSE_MEDIA_ADDED, rules::RESPONSE_MEDIA_REMOVED);
-    let what = format!("the answer {status}");
-    media((old, before), (new, now), (Way::Response, medias, &what), seen, out);
-    let headers = |place: &Place<'d>| -> BTreeMap<String, Place<'d>> {
-        let entries = place.get("headers").map(|headers| headers.entries()).unwrap_or_default();
-        entries.into_iter().map(|(name, place)| (name.to_ascii_lowercase(), place)).collect()
-    };
-    let (before, now) = (headers(before), headers(now));
-    for (name, place) in &before {
-        let Some(other) = now.get(name) else {
-            let required = place.clone().followed(old).is_some_and(|place| place.value["required"] == true);
-            let rule = if required { rules::REQUIRED_HEADER_REMOVED } else { rules::HEADER_REMOVED };
-            out.add(rule, &place.at, format!("header `{name}` of {what} is gone"));
-            continue;
-        };
-        let (place, other) = (place.clone().followed(old), other.clone().followed(new));
-        if let (Some(place), Some(other)) = (place, other)
-            && let (Some(before), Some(now)) = (schema(old, &place), schema(new, &other))
-        {
-            schemas(&before, &now, Way::Response, &format!("header `{name}`"), seen, out);
-        }
-    }
-    for (name, place) in now.iter().filter(|(name, _)| !before.contains_key(*name)) {
-        out.add(rules::HEADER_ADDED, &place.at, format!("header `{name}` of {what} is new"));
-    }
+/// Whether a range of media types (`audio/*`, `*/*`) has one of them in it.
+fn includes(range: &str, media: &str) -> bool {
+    let beginning = range.strip_suffix('*').map(|beginning| beginning.trim_start_matches("*/"));
+    beginning.is_some_and(|beginning| media.starts_with(beginning))
 }

@@ -67,10 +67,15 @@ pub(super) const HEADER_REMOVED: Rule = harmless("response-header-removed");
 /// It was promised with every answer.
 pub(super) const REQUIRED_HEADER_REMOVED: Rule = breaking("required-response-header-removed");
 
+/// It was promised with every answer, and may be missing now.
+pub(super) const HEADER_OPTIONAL: Rule = breaking("response-header-became-optional");
+
 pub(super) const AUTH_ADDED: Rule = breaking("auth-added");
 pub(super) const AUTH_REMOVED: Rule = harmless("auth-removed");
 pub(super) const SCHEME_ADDED: Rule = harmless("auth-scheme-added");
 pub(super) const SCHEME_REMOVED: Rule = breaking("auth-scheme-removed");
+/// Under the same name it is another one, such as a key in another header.
+pub(super) const SCHEME_CHANGED: Rule = breaking("auth-scheme-changed");
 pub(super) const PERMISSION_ADDED: Rule = breaking("permission-added");
 pub(super) const PERMISSION_REMOVED: Rule = harmless("permission-removed");
 pub(super) const PERMISSION_CHANGED: Rule = breaking("permission-changed");
@@ -91,10 +96,12 @@ pub(super) enum Way {
     Request,
     /// Callers read them.
     Response,
+    /// Callers read them where something went wrong: a code that they do not know is one more status, which breaks nobody.
+    Refusal,
 }
 
 /// A rule of schemas, both ways.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Both {
     pub(super) request: Rule,
     pub(super) response: Rule,
@@ -104,7 +111,8 @@ impl Both {
     pub(super) fn going(self, way: Way) -> Rule {
         match way {
             Way::Request => self.request,
-            Way::Response => self.response,
+            Way::Refusal if self == ENUM_WIDENED => REFUSAL_ENUM_WIDENED,
+            Way::Response | Way::Refusal => self.response,
         }
     }
 }
@@ -149,6 +157,7 @@ pub(super) const TYPE_WIDENED: Both = widens!("type-widened");
 pub(super) const TYPE_CHANGED: Both = breaks!("type-changed");
 pub(super) const ENUM_NARROWED: Both = narrows!("enum-narrowed");
 pub(super) const ENUM_WIDENED: Both = widens!("enum-widened");
+const REFUSAL_ENUM_WIDENED: Rule = harmless("refusal-enum-widened");
 pub(super) const FIELD_ADDED: Both = changes!("field-added");
 pub(super) const FIELD_ADDED_REQUIRED: Both = narrows!("field-added-required");
 /// Writers: what they send is not understood any more. Readers: what they look for is not there.

@@ -3,65 +3,16 @@
 //! A [`Schema`] is a conjunction of places in a document, so that `allOf`, `$ref` with keys beside it and a field that two
 //! parts describe are the same thing. [`Shape`] is what the parts say together.
 
+use super::place::{Place, find};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Parts that a schema may have; more are left out, so that documents which refer to themselves come to an end.
 const MAX_PARTS: usize = 64;
-
-/// A place in a document.
-#[derive(Debug, Clone)]
-pub(super) struct Place<'d> {
-    pub(super) value: &'d Value,
-    /// JSON Pointer (RFC 6901).
-    pub(super) at: String,
-}
-
-impl<'d> Place<'d> {
-    /// The value under a key, if it is there.
-    pub(super) fn get(&self, key: &str) -> Option<Self> {
-        let value = self.value.get(key)?;
-        Some(Place { value, at: format!("{}/{}", self.at, escaped(key)) })
-    }
-
-    /// The items of a list.
-    pub(super) fn items(&self) -> Vec<Self> {
-        let items = self.value.as_array().map(Vec::as_slice).unwrap_or_default();
-        items.iter().enumerate().map(|(at, value)| Place { value, at: format!("{}/{at}", self.at) }).collect()
-    }
-
-    /// The entries of a mapping.
-    pub(super) fn entries(&self) -> Vec<(&'d str, Self)> {
-        let entries = self.value.as_object().into_iter().flatten();
-        let entries = entries
-            .map(|(key, value)| (key.as_str(), Place { value, at: format!("{}/{}", self.at, escaped(key)) }));
-        entries.collect()
-    }
-
-    /// What `$ref`s lead to from here.
-    pub(super) fn followed(self, document: &'d Value) -> Option<Self> {
-        let mut place = self;
-        for _ in 0..16 {
-            match place.value["$ref"].as_str() {
-                None => return Some(place),
-                Some(reference) => place = find(document, reference)?,
-            }
-        }
-        None
-    }
-}
-
-/// What a reference inside a document names.
-pub(super) fn find<'d>(document: &'d Value, reference: &str) -> Option<Place<'d>> {
-    let pointer = reference.strip_prefix('#')?;
-    let at = percent_encoding::percent_decode_str(pointer).decode_utf8().ok()?.into_owned();
-    Some(Place { value: document.pointer(&at)?, at })
-}
-
-/// A key as it stands in a JSON Pointer.
-pub(super) fn escaped(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
-}
+/// Variants that a schema may have before choices within them stay undecided: choices multiply.
+const MAX_VARIANTS: usize = 64;
+/// What is said where nothing is said.
+static ANYTHING: Value = Value::Bool(true);
 
 /// All of these at once.
 #[derive(Debug, Clone)]
@@ -135,6 +86,11 @@ impl<'d> Schema<'d> {
         Schema { document, parts: vec![place], decided: BTreeSet::new() }
     }
 
+    /// The schema of anything, standing where another one does.
+    pub(super) fn anything(at: &str) -> Self {
+        Schema::new(&ANYTHING, Place { value: &ANYTHING, at: at.to_owned() })
+    }
+
     /// Where it stands.
     pub(super) fn at(&self) -> &str {
         self.parts.first().map_or("", |part| &part.at)
@@ -196,18 +152,36 @@ impl<'d> Schema<'d> {
         all
     }
 
-    /// What it can be, null apart: itself, or each of its choices together with what holds for all.
+    /// What it can be, null apart: itself, or each of its choices together with what holds for all; choices within them too.
     pub(super) fn variants(&self) -> (bool, Vec<Schema<'d>>) {
+        let Some((mut null, mut open)) = self.choices() else {
+            return (self.shape().null, vec![self.clone()]);
+        };
+        let mut variants = Vec::new();
+        while let Some(variant) = open.pop_front() {
+            let room = variants.len() + open.len() < MAX_VARIANTS;
+            match variant.choices().filter(|_| room) {
+                Some((nullable, within)) => {
+                    null |= nullable;
+                    within.into_iter().rev().for_each(|choice| open.push_front(choice));
+                }
+                None => variants.push(variant),
+            }
+        }
+        (null, variants)
+    }
+
+    /// The first of its choices, decided; whether null is one of them.
+    fn choices(&self) -> Option<(bool, VecDeque<Schema<'d>>)> {
         let parts = self.expanded();
         let undecided = |part: &&Place<'_>| !self.decided.contains(&part.at);
-        let choices = parts.iter().filter(undecided).find_map(|part| {
+        let (at, list) = parts.iter().filter(undecided).find_map(|part| {
             let list = part.get("oneOf").or_else(|| part.get("anyOf"))?;
             Some((part.at.clone(), list))
-        });
-        let Some((at, list)) = choices else { return (self.shape().null, vec![self.clone()]) };
+        })?;
         let mut decided = self.decided.clone();
         decided.insert(at);
-        let (mut null, mut variants) = (false, Vec::new());
+        let (mut null, mut variants) = (false, VecDeque::new());
         for choice in list.items() {
             if choice.value["type"] == "null" {
                 null = true;
@@ -218,9 +192,9 @@ impl<'d> Schema<'d> {
             parts.extend(self.parts.iter().cloned());
             let variant = Schema { document: self.document, parts, decided: decided.clone() };
             null |= variant.shape().values_null();
-            variants.push(variant);
+            variants.push_back(variant);
         }
-        (null, variants)
+        Some((null, variants))
     }
 
     /// What tells one variant from the others: the component it is, or the one value of a field that is always the same.
@@ -283,6 +257,11 @@ impl Default for Shape<'_> {
 }
 
 impl<'d> Shape<'d> {
+    /// Whether it names a type.
+    pub(super) fn is(&self, kind: &str) -> bool {
+        self.types.as_ref().is_some_and(|types| types.contains(kind))
+    }
+
     /// Whether null was named, not only not forbidden.
     fn values_null(&self) -> bool {
         self.null && (self.types.is_some() || self.values.is_some())
@@ -334,8 +313,8 @@ impl<'d> Shape<'d> {
         }
         self.bound(part.value);
         for key in EXACT {
-            let value = part.value.get(key).filter(|value| **value != Value::Bool(false));
-            if let Some(value) = value {
+            let idle = Value::Bool(key == "unevaluatedProperties");
+            if let Some(value) = part.value.get(key).filter(|value| **value != idle) {
                 let known = self.exact.entry(key).or_default();
                 if !known.contains(&value) {
                     known.push(value);

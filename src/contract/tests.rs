@@ -204,6 +204,45 @@ fn schemas_are_judged_by_the_direction_of_their_values() {
         ),
         (json!({ "type": "string", "description": "x" }), s(), "", ""),
         (json!({ "type": "string", "minLength": 0 }), s(), "", ""),
+        // Where nothing is said of the items, they may be anything.
+        (
+            json!({ "type": "array" }),
+            json!({ "type": "array", "items": s() }),
+            "!request-type-narrowed",
+            "response-type-narrowed",
+        ),
+        (
+            json!({ "type": "array", "items": s() }),
+            json!({ "type": "array" }),
+            "request-type-widened",
+            "!response-type-widened",
+        ),
+        (s(), json!({ "type": "array", "items": s() }), "!request-type-changed", "!response-type-changed"),
+        (
+            object(json!({})),
+            json!({ "type": "object", "properties": {}, "required": ["a"] }),
+            "!request-field-became-required",
+            "response-field-became-required",
+        ),
+        (
+            json!({ "type": "object" }),
+            json!({ "type": "object", "unevaluatedProperties": false }),
+            "!request-constraint-tightened",
+            "response-constraint-tightened",
+        ),
+        // Choices within choices are choices.
+        (
+            json!({ "oneOf": [{ "oneOf": [s(), { "type": "integer" }] }, { "type": "boolean" }] }),
+            json!({ "oneOf": [s(), { "oneOf": [{ "type": "integer", "minimum": 1 }, { "type": "boolean" }] }] }),
+            "!request-constraint-tightened",
+            "response-constraint-tightened",
+        ),
+        (
+            json!({ "oneOf": [{ "oneOf": [s(), { "type": "integer" }] }, { "type": "boolean" }] }),
+            json!({ "oneOf": [{ "oneOf": [s()] }, { "type": "boolean" }] }),
+            "!request-variant-removed",
+            "response-variant-removed",
+        ),
     ] {
         for (make, expected) in [(request as fn(Value) -> Value, in_request), (response, in_response)] {
             let found = rules_of(&make(old.clone()), &make(new.clone())).join(" ");
@@ -232,6 +271,13 @@ fn operations_and_what_is_around_schemas_are_judged() {
         )
     };
     let (json_in, json_out) = media(&["application/json"]);
+    let refusal = |codes: &[&str]| {
+        let schema = json!({ "type": "object", "properties": { "code": { "enum": codes } } });
+        let refused =
+            json!({ "description": "", "content": { "application/problem+json": { "schema": schema } } });
+        plain(json!({ "responses": { "200": { "description": "" }, "409": refused } }))
+    };
+    let (any_in, any_out) = media(&["application/*"]);
     let (both_in, both_out) = media(&["application/json; charset=utf-8", "text/plain"]);
     let statuses = |names: &[&str]| {
         let all: serde_json::Map<_, _> =
@@ -295,14 +341,37 @@ fn operations_and_what_is_around_schemas_are_judged() {
         (body(false), body(true), "!request-body-became-required"),
         (body(true), body(false), "request-body-became-optional"),
         (json_in.clone(), both_in.clone(), "request-content-type-added"),
-        (both_in, json_in, "!request-content-type-removed"),
+        (both_in, json_in.clone(), "!request-content-type-removed"),
         (json_out.clone(), both_out.clone(), "response-content-type-added"),
-        (both_out, json_out, "!response-content-type-removed"),
+        (both_out, json_out.clone(), "!response-content-type-removed"),
         (statuses(&["200"]), statuses(&["200", "202"]), "response-status-added"),
         (statuses(&["200", "202"]), statuses(&["200"]), "!response-status-removed"),
         (statuses(&["200", "202"]), statuses(&["2XX"]), "response-status-added"),
         (statuses(&["200"]), statuses(&["200", "404"]), "error-status-added"),
         (statuses(&["200", "404"]), statuses(&["200"]), "error-status-removed"),
+        // A code that callers do not know is like a status that they do not know.
+        (refusal(&["a"]), refusal(&["a", "b"]), "refusal-enum-widened"),
+        (refusal(&["a", "b"]), refusal(&["a"]), "response-enum-narrowed"),
+        // What is said of any other status is of refusals, where successes are described.
+        (
+            statuses(&["204", "default"]),
+            statuses(&["200", "default"]),
+            "!response-status-removed response-status-added",
+        ),
+        (statuses(&["200", "default"]), statuses(&["default"]), ""),
+        (statuses(&["200", "default"]), statuses(&["200"]), "error-status-removed"),
+        (statuses(&["200", "409", "default"]), statuses(&["200", "default"]), "error-status-removed"),
+        (statuses(&["2XX"]), statuses(&["200"]), "response-status-added"),
+        (
+            statuses(&["2XX", "default"]),
+            statuses(&["404"]),
+            "!response-status-removed error-status-removed error-status-added",
+        ),
+        (any_in.clone(), json_in.clone(), "!request-content-type-removed request-content-type-added"),
+        (json_in.clone(), any_in, "request-content-type-added"),
+        (any_out.clone(), json_out.clone(), "response-content-type-added"),
+        (json_out.clone(), any_out, "!response-content-type-removed response-content-type-added"),
+        (header(true), header(false), "!response-header-became-optional"),
         (header(false), none.clone(), "response-header-removed"),
         (header(true), none.clone(), "!required-response-header-removed"),
         (none.clone(), header(true), "response-header-added"),
@@ -375,6 +444,18 @@ fn operations_and_what_is_around_schemas_are_judged() {
             with(json!({ "x-rate-limit": [{ "policy": "a", "limit": 20, "per": "1m" }] })),
             "limit-raised",
         ),
+        (
+            with(json!({ "x-rate-limit": [{ "policy": "a", "limit": 10, "per": "1m", "by": "user" }] })),
+            with(json!({ "x-rate-limit": [{ "policy": "a", "limit": 10, "per": "1m", "by": "ip" }] })),
+            "!limit-changed",
+        ),
+        (
+            with(
+                json!({ "x-websocket": { "send": { "enum": ["a", "b"] }, "receive": { "enum": ["a", "b"] } } }),
+            ),
+            with(json!({ "x-websocket": { "send": { "enum": ["a"] }, "receive": { "enum": ["a"] } } })),
+            "!request-enum-narrowed response-enum-narrowed",
+        ),
         // Neither names of parameters in paths nor texts are the contract.
         (
             document(
@@ -388,6 +469,27 @@ fn operations_and_what_is_around_schemas_are_judged() {
     ] {
         assert_eq!(rules_of(&old, &new).join(" "), expected, "{} -> {}", old["paths"], new["paths"]);
     }
+}
+
+#[test]
+fn what_stands_beside_operations_is_judged_too() {
+    let keyed = |header: &str| {
+        let mut document = plain(json!({ "security": [{ "key": [] }] }));
+        let scheme = json!({ "type": "apiKey", "in": "header", "name": header, "description": header });
+        document["components"]["securitySchemes"] = json!({ "key": scheme });
+        document
+    };
+    assert_eq!(rules_of(&keyed("X-A"), &keyed("X-B")), ["!auth-scheme-changed"]);
+    let calling = |routes: &[&str]| {
+        let mut document = plain(json!({}));
+        document["x-grpc"] = routes.iter().map(|route| json!({ "route": route })).collect();
+        document
+    };
+    let changes =
+        compare(&calling(&["ANY /a/*m", "ANY /b/*m"]), &calling(&["ANY /b/*m", "ANY /c/*m"]), TODAY);
+    let said: Vec<_> =
+        changes.iter().map(|change| (change.rule.name, change.operations[0].as_str())).collect();
+    assert_eq!(said, [("operation-removed", "ANY /a/*m"), ("operation-added", "ANY /c/*m")]);
 }
 
 #[test]
@@ -432,6 +534,13 @@ fn schemas_that_hold_themselves_come_to_an_end() {
     let mut new = old.clone();
     new["components"]["schemas"]["Tree"]["properties"]["leaf"]["maxLength"] = json!(3);
     assert_eq!(rules_of(&old, &new), ["!request-constraint-tightened"]);
+    // Choices that multiply, and choices that are themselves.
+    let two =
+        json!({ "oneOf": [{ "title": "a" }, { "title": "b" }, { "$ref": "#/components/schemas/Named" }] });
+    let many = request(json!({ "allOf": vec![two; 30] }));
+    let mut fewer = many.clone();
+    fewer["components"]["schemas"]["Named"]["required"] = json!(["n"]);
+    assert!(rules_of(&many, &fewer).contains(&"!request-field-became-required".to_owned()));
 }
 
 #[test]

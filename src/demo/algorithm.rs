@@ -374,14 +374,18 @@ fn query(body: &[u8]) -> Result<Value, Refusal> {
     )
 }
 
-/// `GET /api/v1/search/suggestions?q=`: what might be meant by the beginning of a question.
+/// `GET /api/v1/search/suggestions?q=&limit=`: what might be meant by the beginning of a question.
 fn suggestions(query: &str) -> Value {
-    let asked = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "q");
-    let begun = asked.map(|(_, value)| value.trim().to_owned()).filter(|begun| !begun.is_empty());
+    let asked = |wanted: &str| {
+        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+        pairs.find(|(name, _)| name == wanted).map(|(_, value)| value.trim().to_owned())
+    };
+    let begun = asked("q").filter(|begun| !begun.is_empty());
+    let limit = asked("limit").and_then(|limit| limit.parse().ok()).unwrap_or(3);
     let all = begun
         .iter()
         .flat_map(|begun| ["basics", "examples", "questions"].map(|end| format!("{begun} {end}")));
-    json!({ "suggestions": all.collect::<Vec<_>>() })
+    json!({ "suggestions": all.take(limit).collect::<Vec<_>>() })
 }
 
 /// A running generation, as the session calls show it.

@@ -36,6 +36,9 @@ pub fn render(diagnostics: &Diagnostics, sources: &Sources, format: Format, pale
     }
 }
 
+/// Characters of a line that an excerpt shows.
+const LONGEST: usize = 300;
+
 fn human(d: &Diagnostic, sources: &Sources, palette: Palette) -> String {
     let paint = |code: &str, text: &str| match palette {
         Palette::Colour => format!("\x1b[{code}m{text}\x1b[0m"),
@@ -59,10 +62,25 @@ fn human(d: &Diagnostic, sources: &Sources, palette: Palette) -> String {
     let mut excerpt = |arrow: &str, place: super::Span, caret: char, text: &str| {
         let Some(file) = sources.get(place.file) else { return };
         let (line, column) = file.position(place.start);
-        let source: String = file.line(line).chars().map(plain).collect();
-        let left: String = source.chars().take(column - 1).map(blank_of).collect();
+        // Of a line without end, as JSON in one line has it, what is about the place.
+        let whole = file.line(line);
+        let long = whole.chars().count() > LONGEST;
+        let from = if long { (column - 1).saturating_sub(LONGEST / 3) } else { 0 };
+        let before = if from > 0 { "…" } else { "" };
+        let shown_part = whole.chars().skip(from).take(LONGEST).map(plain);
+        let source: String = before.chars().chain(shown_part).collect();
+        let left = before.chars().count() + column - 1 - from;
+        let left: String = source.chars().take(left).map(blank_of).collect();
         let covered = file.text.get(place.start as usize..(place.start + place.len) as usize).unwrap_or("");
-        let carets = covered.lines().next().unwrap_or("").chars().map(width_of).sum::<usize>().max(1);
+        let carets = covered
+            .lines()
+            .next()
+            .unwrap_or("")
+            .chars()
+            .take(LONGEST / 2)
+            .map(width_of)
+            .sum::<usize>()
+            .max(1);
         let bar = paint("34", "|");
         let _ = writeln!(out, "{gutter}{} {}:{line}:{column}", paint("34", arrow), shown(&file.name));
         let _ = writeln!(out, "{gutter} {bar}");

@@ -18,7 +18,9 @@ use crate::error::FieldFault;
 use bytes::Bytes;
 use http::Method;
 use http::uri::PathAndQuery;
-use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor,
+};
 use rule::{Part, Variable, by_name, by_rule, field, method, rule, unknown};
 use std::borrow::Cow;
 use url::form_urlencoded;
@@ -76,6 +78,7 @@ enum BodyRule {
 #[derive(Debug, Clone)]
 pub struct Call {
     path: PathAndQuery,
+    method: MethodDescriptor,
     input: MessageDescriptor,
     output: MessageDescriptor,
     takes_stream: bool,
@@ -146,6 +149,7 @@ impl Call {
                 path,
                 takes_stream,
                 gives_stream: method.is_server_streaming(),
+                method,
                 input,
                 output,
                 variables,

@@ -46,7 +46,10 @@ pub fn read_field(field: &FieldDescriptor, text: &[u8]) -> Result<Value, Vec<Fie
 #[derive(Debug, Clone)]
 pub struct Style {
     options: SerializeOptions,
-    proto_names: bool,
+    /// Whether fields have the proto's own names.
+    pub proto_names: bool,
+    /// Whether fields stand there at their default value too.
+    pub defaults: bool,
 }
 
 impl Style {
@@ -54,7 +57,7 @@ impl Style {
     pub fn new(proto_names: bool, defaults: bool) -> Self {
         let options =
             SerializeOptions::new().use_proto_field_name(proto_names).skip_default_fields(!defaults);
-        Style { options, proto_names }
+        Style { options, proto_names, defaults }
     }
 
     /// Appends a message, or one field of it, as JSON.

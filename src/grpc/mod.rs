@@ -6,6 +6,7 @@
 
 mod bind;
 mod call;
+mod comments;
 pub mod frame;
 pub mod json;
 pub mod schema;

@@ -1,16 +1,19 @@
 //! Messages as JSON Schemas (proto3 JSON mapping): what callers may send, and what they get.
 //!
 //! A message becomes a component of its full name. What is read takes more than what is written: null for any field, and
-//! numbers as texts; so what callers send has components of its own, whose names end in `.Input`.
+//! numbers as texts; so what callers send has components of its own, whose names end in `.Input`. What the proto's comments
+//! say is their description.
 
+use super::comments;
+use super::json::Style;
 use prost_reflect::{Cardinality, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// How messages are written, and where they are gathered.
 pub struct Schemas<'a> {
-    /// Whether fields have the proto's own names.
-    pub proto_names: bool,
+    /// How they are written.
+    pub style: &'a Style,
     /// Whether callers send them.
     pub input: bool,
     /// By component name.
@@ -29,11 +32,26 @@ impl Schemas<'_> {
             // There already where it refers to itself.
             self.out.insert(name.clone(), Value::Null);
             let mut properties = Map::new();
+            let mut always: Vec<Value> = Vec::new();
             for field in message.fields() {
-                let key = if self.proto_names { field.name() } else { field.json_name() };
-                properties.insert(key.to_owned(), self.field(&field));
+                let key = if self.style.proto_names { field.name() } else { field.json_name() };
+                let mut schema = self.field(&field);
+                if let Some(comment) = comments::on(&field.parent_file(), field.path()) {
+                    schema["description"] = comment.into();
+                }
+                properties.insert(key.to_owned(), schema);
+                if self.style.defaults && !field.supports_presence() {
+                    always.push(key.into());
+                }
             }
-            let mut schema = json!({ "type": "object", "properties": properties });
+            let mut schema = json!({ "type": "object" });
+            if let Some(comment) = comments::on(&message.parent_file(), message.path()) {
+                schema["description"] = comment.into();
+            }
+            if !self.input && !always.is_empty() {
+                schema["required"] = always.into();
+            }
+            schema["properties"] = properties.into();
             if self.input {
                 schema["additionalProperties"] = false.into();
             }

@@ -7,8 +7,8 @@
 
 use super::Call;
 use super::wire::rpc;
-use crate::error::Lang;
 use crate::error::grpc::http_of;
+use crate::error::{Lang, further, type_of};
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -85,8 +85,16 @@ impl Failure {
         }
     }
 
-    /// The body of its answer: an object in the common form (RFC 9457). `call` knows the fields by the caller's names.
-    pub fn problem(&self, call: &Call, proto_names: bool, request_id: &str, lang: Lang) -> Json {
+    /// The body of its answer: an object in the common form (RFC 9457). `call` knows the fields by the caller's names,
+    /// `catalogue` is where error codes are described.
+    pub fn problem(
+        &self,
+        call: &Call,
+        proto_names: bool,
+        request_id: &str,
+        lang: Lang,
+        catalogue: Option<&str>,
+    ) -> Json {
         let name = self.name();
         let reason = self.detail::<rpc::ErrorInfo>().and_then(|info| stable(&info.reason));
         let violations = self.detail::<rpc::BadRequest>().map(|bad| bad.field_violations).unwrap_or_default();
@@ -113,7 +121,7 @@ impl Failure {
             "code": code,
             "request_id": request_id,
             "status": self.status().as_u16(),
-            "type": format!("urn:voicegate:error:{code}"),
+            "type": type_of(&code, catalogue),
             "title": general,
             "grpc_status": self.code as i32,
         });
@@ -138,8 +146,15 @@ impl Failure {
     }
 
     /// As a finished response.
-    pub fn respond(&self, call: &Call, proto_names: bool, request_id: &str, lang: Lang) -> Response {
-        let body = self.problem(call, proto_names, request_id, lang).to_string();
+    pub fn respond(
+        &self,
+        call: &Call,
+        proto_names: bool,
+        request_id: &str,
+        lang: Lang,
+        catalogue: Option<&str>,
+    ) -> Response {
+        let body = self.problem(call, proto_names, request_id, lang, catalogue).to_string();
         let mut response = Response::builder().status(self.status()).body(body);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -165,31 +180,31 @@ impl Failure {
 
     /// The code's name, and what it says in English and Chinese.
     fn name(&self) -> (&'static str, &'static str, &'static str) {
-        match self.code {
-            Code::Ok => ("ok", "All is well", "成功"),
-            Code::Cancelled => ("cancelled", "The call was cancelled", "调用已取消"),
-            Code::Unknown => ("unknown", "The service behind this route failed", "后端服务出错"),
-            Code::InvalidArgument => ("invalid_argument", "The request is not acceptable", "请求参数无效"),
-            Code::DeadlineExceeded => ("deadline_exceeded", "The request took too long", "请求处理超时"),
-            Code::NotFound => ("not_found", "There is nothing like that", "资源不存在"),
-            Code::AlreadyExists => ("already_exists", "There is one already", "资源已存在"),
-            Code::PermissionDenied => ("permission_denied", "Permission denied", "权限不足"),
-            Code::ResourceExhausted => ("resource_exhausted", "A limit is reached", "资源已耗尽"),
-            Code::FailedPrecondition => ("failed_precondition", "This cannot be done now", "前置条件不满足"),
-            Code::Aborted => ("aborted", "Something else came in between", "操作已中止"),
-            Code::OutOfRange => ("out_of_range", "There is nothing that far", "超出范围"),
-            Code::Unimplemented => {
-                ("unimplemented", "The service behind this route cannot do that", "后端服务不支持该操作")
+        let word = match self.code {
+            Code::Ok => return ("ok", "All is well", "成功"),
+            // Refusals of the gateway's are called so too.
+            Code::DeadlineExceeded => {
+                return ("deadline_exceeded", "The request took too long", "请求处理超时");
             }
-            Code::Internal => ("internal", "The service behind this route failed", "后端服务出错"),
+            Code::NotFound => return ("not_found", "There is nothing like that", "资源不存在"),
+            Code::PermissionDenied => return ("permission_denied", "Permission denied", "权限不足"),
             Code::Unavailable => {
-                ("unavailable", "This is not available for the moment", "服务暂时不可用，请稍后重试")
+                return ("unavailable", "This is not available for the moment", "服务暂时不可用，请稍后重试");
             }
-            Code::DataLoss => ("data_loss", "The service behind this route failed", "后端服务出错"),
-            Code::Unauthenticated => {
-                ("unauthenticated", "The service does not know who is calling", "未通过身份验证")
-            }
-        }
+            Code::Cancelled => "cancelled",
+            Code::Unknown => "unknown",
+            Code::InvalidArgument => "invalid_argument",
+            Code::AlreadyExists => "already_exists",
+            Code::ResourceExhausted => "resource_exhausted",
+            Code::FailedPrecondition => "failed_precondition",
+            Code::Aborted => "aborted",
+            Code::OutOfRange => "out_of_range",
+            Code::Unimplemented => "unimplemented",
+            Code::Internal => "internal",
+            Code::DataLoss => "data_loss",
+            Code::Unauthenticated => "unauthenticated",
+        };
+        further(word).map_or((word, word, word), |known| (known.code, known.en, known.zh))
     }
 }
 
@@ -328,7 +343,7 @@ mod tests {
             ..Default::default()
         }];
         let failed = failure(3, "no", vec![any(&rpc::BadRequest { field_violations })]);
-        let body = failed.problem(&call(), false, "r1", Lang::En);
+        let body = failed.problem(&call(), false, "r1", Lang::En, None);
         assert_eq!(
             (&body["status"], &body["code"], &body["error"]),
             (&400.into(), &"validation_failed".into(), &"no".into())
@@ -336,12 +351,25 @@ mod tests {
         let fault = json!({ "pointer": "/inner/displayName", "code": "too_long", "detail": "must be short" });
         assert_eq!(body["errors"], json!([fault]));
         assert_eq!(body["request_id"], "r1");
+        let kinds = [
+            (8, None, "urn:voicegate:error:resource_exhausted"),
+            (8, Some("/docs/errors#"), "/docs/errors#resource_exhausted"),
+        ];
+        for (code, catalogue, kind) in kinds {
+            let body = failure(code, "", vec![]).problem(&call(), false, "r", Lang::En, catalogue);
+            assert_eq!((&body["type"], &body["title"]), (&kind.into(), &"A limit is reached".into()));
+        }
+        // What a service has words of its own for, no catalogue of ours has.
+        let info = rpc::ErrorInfo { reason: "NO_SUCH_PAGE".into(), ..Default::default() };
+        let body =
+            failure(5, "", vec![any(&info)]).problem(&call(), false, "r", Lang::En, Some("/docs/errors#"));
+        assert_eq!(body["type"], "urn:voicegate:error:no_such_page");
     }
 
     #[test]
     fn reasons_delays_and_resources_are_told() {
         let info = rpc::ErrorInfo { reason: "INVALID_CREDENTIALS".into(), ..Default::default() };
-        let body = failure(16, "no", vec![any(&info)]).problem(&call(), false, "r", Lang::Zh);
+        let body = failure(16, "no", vec![any(&info)]).problem(&call(), false, "r", Lang::Zh, None);
         assert_eq!(
             (&body["code"], &body["title"]),
             (&"invalid_credentials".into(), &"未通过身份验证".into())
@@ -349,12 +377,12 @@ mod tests {
         let retry_delay = Some(prost_types::Duration { seconds: 2, nanos: 1 });
         let resource = rpc::ResourceInfo { resource_type: "document".into(), ..Default::default() };
         let failed = failure(8, "", vec![any(&rpc::RetryInfo { retry_delay }), any(&resource)]);
-        let response = failed.respond(&call(), false, "r", Lang::En);
+        let response = failed.respond(&call(), false, "r", Lang::En, None);
         assert_eq!(
             (response.status().as_u16(), &response.headers()["retry-after"]),
             (429, &HeaderValue::from(3))
         );
-        let body = failed.problem(&call(), false, "r", Lang::En);
+        let body = failed.problem(&call(), false, "r", Lang::En, None);
         assert_eq!(body["details"][0]["resource_type"], "document");
         assert_eq!(
             (&body["code"], &body["error"]),
@@ -366,14 +394,19 @@ mod tests {
     fn what_services_say_of_their_own_faults_stays_here() {
         let debug = rpc::DebugInfo { detail: "SELECT secret".into(), ..Default::default() };
         for code in [2, 13, 15] {
-            let body =
-                failure(code, "SELECT secret", vec![any(&debug)]).problem(&call(), false, "r", Lang::En);
+            let body = failure(code, "SELECT secret", vec![any(&debug)]).problem(
+                &call(),
+                false,
+                "r",
+                Lang::En,
+                None,
+            );
             assert!(!body.to_string().contains("secret") && body["status"] == 500, "{body}");
         }
         let text = rpc::LocalizedMessage { locale: "zh-CN".into(), message: "没有".into() };
         let failed = failure(5, "nothing", vec![any(&text)]);
-        assert_eq!(failed.problem(&call(), false, "r", Lang::Zh)["error"], "没有");
-        assert_eq!(failed.problem(&call(), false, "r", Lang::En)["error"], "nothing");
+        assert_eq!(failed.problem(&call(), false, "r", Lang::Zh, None)["error"], "没有");
+        assert_eq!(failed.problem(&call(), false, "r", Lang::En, None)["error"], "nothing");
     }
 
     #[test]

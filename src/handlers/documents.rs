@@ -33,7 +33,8 @@ impl DocumentsApi {
     }
 }
 
-/// A version of OpenAPI, for the description: what callers write is read by [`newer`], which says what may stand there.
+// Only for the description: what callers write is read by `newer`, which says what may stand there.
+/// A version of OpenAPI.
 #[derive(Enum)]
 enum SpecVersion {
     /// OpenAPI 3.1.

@@ -10,6 +10,7 @@ mod chat;
 mod described;
 pub mod docs;
 mod documents;
+mod examples;
 mod gateway;
 mod input;
 mod narrowed;

@@ -8,8 +8,11 @@
 //! are at most 72 *bytes*, and a cursor is what some page gave.
 
 use super::described::described;
+use super::examples;
 use crate::accounts::MAX_BYTES;
+use crate::conversations::{author_word, status_word};
 use crate::manifest::model::CharacterClass;
+use crate::stores::{Author, MessageStatus};
 use crate::tokens::policy::PasswordPolicy;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -21,7 +24,22 @@ const PASSWORDS: [(&str, &str); 3] = [
     ("PasswordResetRequest", "password"),
 ];
 
-/// Every schema of native operations, with the manifest's rules for passwords.
+/// Fields that hold a time.
+const TIMES: [(&str, &str); 11] = [
+    ("Me", "created_at"),
+    ("Me", "last_login_at"),
+    ("SessionInfo", "created_at"),
+    ("SessionInfo", "updated_at"),
+    ("MessageInfo", "created_at"),
+    ("SessionExport", "exported_at"),
+    ("ExportedUser", "created_at"),
+    ("ExportedUser", "last_login_at"),
+    ("ExportedSession", "created_at"),
+    ("ExportedSession", "updated_at"),
+    ("Health", "timestamp"),
+];
+
+/// Every schema of native operations, with the manifest's rules for passwords, and with examples.
 pub fn schemas(passwords: &PasswordPolicy) -> BTreeMap<String, Value> {
     let mut schemas = described().schemas.clone();
     let mut narrow = |schema: &str, property: &str, rules: Value| {
@@ -33,8 +51,16 @@ pub fn schemas(passwords: &PasswordPolicy) -> BTreeMap<String, Value> {
     for (schema, property, rules) in fields() {
         narrow(schema, property, rules);
     }
+    for (schema, property) in TIMES {
+        narrow(schema, property, json!({ "format": "date-time" }));
+    }
     for (schema, property) in PASSWORDS {
         narrow(schema, property, password(passwords));
+    }
+    for (name, example) in examples::all() {
+        if let Some(schema) = schemas.get_mut(name) {
+            schema["examples"] = json!([example]);
+        }
     }
     // SECURITY rule 9: registering takes only its own fields.
     if let Some(schema) = schemas.get_mut("RegisterRequest") {
@@ -44,8 +70,15 @@ pub fn schemas(passwords: &PasswordPolicy) -> BTreeMap<String, Value> {
 }
 
 /// Schema, field, and what it may be.
-fn fields() -> [(&'static str, &'static str, Value); 8] {
+fn fields() -> [(&'static str, &'static str, Value); 14] {
     let id = json!({ "minLength": 1 });
+    let one_of = |words: &[&str]| json!({ "enum": words });
+    let endings = [
+        MessageStatus::Complete,
+        MessageStatus::Interrupted,
+        MessageStatus::Failed,
+        MessageStatus::Cancelled,
+    ];
     [
         (
             "RegisterRequest",
@@ -59,6 +92,12 @@ fn fields() -> [(&'static str, &'static str, Value); 8] {
         ("StreamChatRequest", "query", json!({ "minLength": 1, "maxLength": 2000, "pattern": "\\S" })),
         ("CancelChatRequest", "session_id", id.clone()),
         ("CancelChatRequest", "stream_id", id),
+        ("MessageInfo", "role", one_of(&[Author::User, Author::Assistant].map(author_word))),
+        ("MessageInfo", "status", one_of(&endings.map(status_word))),
+        ("CancelledChat", "status", one_of(&["cancelled", "cancelling"])),
+        ("Accepted", "status", one_of(&["accepted"])),
+        ("Health", "status", one_of(&["healthy", "degraded", "unhealthy"])),
+        ("Live", "status", one_of(&["live", "ready", "not_ready"])),
     ]
 }
 
@@ -101,7 +140,7 @@ mod tests {
     #[test]
     fn every_field_that_is_narrowed_is_there() {
         let known = &described().schemas;
-        let passwords = PASSWORDS.into_iter();
+        let passwords = PASSWORDS.into_iter().chain(TIMES);
         for (schema, field) in fields().into_iter().map(|(schema, field, _)| (schema, field)).chain(passwords)
         {
             assert!(known[schema]["properties"][field].is_object(), "{schema}.{field}");

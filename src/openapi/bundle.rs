@@ -8,7 +8,7 @@
 use super::names::PathNames;
 use super::schema::Gathered;
 use super::{Place, find};
-use crate::diag::Diagnostics;
+use crate::diag::{Diagnostics, Span};
 use crate::manifest::documents::parts;
 use crate::manifest::node::Value as Written;
 use crate::manifest::{Manifest, Spanned};
@@ -31,6 +31,8 @@ pub struct Bundled {
     pub name: String,
     /// The file it comes from, without its folder and extension.
     pub file: String,
+    /// Where it stands: another bundle has the same schema from the same place.
+    pub at: Span,
     /// The schema.
     pub value: Value,
 }
@@ -52,6 +54,11 @@ impl Bundle {
         let item = gathered.dereferenced(item)?;
         let Value::Object(mut operation) = object(&mut gathered, item.get(name)?) else { return None };
         operation.retain(|key, _| !LEFT.contains(&key.as_str()));
+        // Links lead to operations as the upstream calls them.
+        let answers = operation.get_mut("responses").and_then(Value::as_object_mut).into_iter();
+        for answer in answers.flat_map(Map::values_mut).filter_map(Value::as_object_mut) {
+            answer.shift_remove("links");
+        }
         // Those of the path stand for every operation of it.
         if let Some(shared) = item.get("parameters").map(|shared| object(&mut gathered, shared))
             && let Value::Array(shared) = shared
@@ -78,6 +85,7 @@ impl Bundle {
         let schemas = schemas.map(|(place, value)| Bundled {
             name: name_of(*place).unwrap_or_default(),
             file: place.document.path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            at: place.node.span,
             value,
         });
         Some(Bundle { schemas: schemas.collect(), operation: operation.into() })

@@ -236,6 +236,7 @@ fn bundle<'m>(
     let schemas = gathered.parts.iter().zip(values).zip(names).map(|((place, value), name)| Bundled {
         name: name.or_else(|| name_of(*place)).unwrap_or_default(),
         file: place.document.path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        at: place.node.span,
         value,
     });
     Bundle { schemas: schemas.collect(), operation: json!({ "send": sent, "receive": received }) }

@@ -3,6 +3,7 @@
 //! Whoever does something says so itself: a stage that refuses with 429 calls [`OperationDoc::refuses`], and nobody writes
 //! that down a second time. What only holds under a condition (`when:`) is said under [`OperationDoc::only_where`].
 
+use super::Operation;
 use super::events::{EVENT, EVENT_STREAM, variants};
 use crate::error::Kind;
 use crate::exchange::RouteInfo;
@@ -10,6 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method};
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -28,6 +30,8 @@ pub struct OperationDoc {
     pub websocket: bool,
     /// Whether `docs.openapi` or the operation itself says what it answers.
     pub described: bool,
+    /// What `docs.openapi` names, to hold fixed answers against.
+    pub imported: Option<Arc<Operation>>,
     summary: Option<String>,
     paragraphs: Vec<String>,
     parameters: Vec<Value>,
@@ -36,7 +40,7 @@ pub struct OperationDoc {
     refusals: BTreeMap<u16, Vec<Refusal>>,
     /// Where, name, header.
     headers: Vec<(On, &'static str, Value)>,
-    security: Vec<Vec<Alternative>>,
+    security: Vec<Required>,
     extensions: BTreeMap<&'static str, Value>,
     deprecated: bool,
     condition: Option<String>,
@@ -65,9 +69,16 @@ pub enum On {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Alternative {
     /// Name of the security scheme.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The scheme, as `components/securitySchemes` holds it; none where nobody need say anything.
     pub scheme: Option<Value>,
+}
+
+/// What one stage asks of who is calling.
+struct Required {
+    alternatives: Vec<Alternative>,
+    /// Whether it asks only those who have not said who they are yet.
+    unless_known: bool,
 }
 
 /// A finished description.
@@ -75,7 +86,7 @@ pub struct Described {
     /// The operation object, without `operationId` and `tags`.
     pub operation: Value,
     /// Security schemes that it names.
-    pub schemes: Vec<(&'static str, Value)>,
+    pub schemes: Vec<(String, Value)>,
 }
 
 impl OperationDoc {
@@ -87,6 +98,7 @@ impl OperationDoc {
             handler: None,
             websocket: false,
             described: false,
+            imported: None,
             summary: None,
             paragraphs: Vec::new(),
             parameters: Vec::new(),
@@ -242,11 +254,20 @@ impl OperationDoc {
     }
 
     /// Who is calling must be said in one of these ways, beside what was required before.
-    pub fn requires(&mut self, mut alternatives: Vec<Alternative>) {
+    pub fn requires(&mut self, alternatives: Vec<Alternative>) {
+        self.require(alternatives, false);
+    }
+
+    /// Who is calling must be said in one of these ways, where it was not said before.
+    pub fn requires_unless_known(&mut self, alternatives: Vec<Alternative>) {
+        self.require(alternatives, true);
+    }
+
+    fn require(&mut self, mut alternatives: Vec<Alternative>, unless_known: bool) {
         if self.condition.is_some() {
-            alternatives.push(Alternative { name: "", scheme: None });
+            alternatives.push(Alternative { name: "".into(), scheme: None });
         }
-        self.security.push(alternatives);
+        self.security.push(Required { alternatives, unless_known });
     }
 
     /// An extension (`x-…`). Under a condition it says so. A second one of the same name, such as another rate limit, makes
@@ -450,18 +471,22 @@ fn refused(refusals: &[Refusal]) -> Value {
 }
 
 /// Every way of saying all that is required, and the schemes in them.
-fn security(required: &[Vec<Alternative>]) -> (Value, Vec<(&'static str, Value)>) {
+fn security(required: &[Required]) -> (Value, Vec<(String, Value)>) {
     let mut ways: Vec<Map<String, Value>> = vec![Map::new()];
-    let mut schemes: Vec<(&'static str, Value)> = Vec::new();
-    for alternatives in required {
+    let mut schemes: Vec<(String, Value)> = Vec::new();
+    for Required { alternatives, unless_known } in required {
         let mut next = Vec::new();
         for way in &ways {
+            if *unless_known && !way.is_empty() {
+                next.push(way.clone());
+                continue;
+            }
             for Alternative { name, scheme } in alternatives {
                 let mut way = way.clone();
                 if let Some(scheme) = scheme {
-                    way.insert((*name).to_owned(), json!([]));
+                    way.insert(name.to_string(), json!([]));
                     if !schemes.iter().any(|(known, _)| known == name) {
-                        schemes.push((*name, scheme.clone()));
+                        schemes.push((name.to_string(), scheme.clone()));
                     }
                 }
                 next.push(way);
@@ -512,7 +537,10 @@ mod tests {
     fn conditions_are_said_in_words_and_leave_the_way_without() {
         let mut doc = doc();
         doc.only_where("request.path == '/x'", |doc| {
-            doc.requires(vec![Alternative { name: "bearer", scheme: Some(json!({ "type": "http" })) }]);
+            doc.requires(vec![Alternative {
+                name: "bearer".into(),
+                scheme: Some(json!({ "type": "http" })),
+            }]);
             doc.note("It is asked.");
             doc.extension("x-permission", "a:b".into());
         });
@@ -557,10 +585,20 @@ mod tests {
     #[test]
     fn two_requirements_are_met_together() {
         let mut doc = doc();
-        let way = |name| Alternative { name, scheme: Some(json!({})) };
+        let way = |name: &'static str| Alternative { name: name.into(), scheme: Some(json!({})) };
         doc.requires(vec![way("bearer"), way("cookie")]);
         doc.requires(vec![way("key")]);
         let security = doc.finish().operation["security"].clone();
         assert_eq!(security, json!([{ "bearer": [], "key": [] }, { "cookie": [], "key": [] }]));
+    }
+
+    #[test]
+    fn whoever_is_known_already_is_not_asked_again() {
+        let mut doc = doc();
+        let way = |name: &'static str| Alternative { name: name.into(), scheme: Some(json!({})) };
+        doc.requires(vec![way("key"), Alternative { name: "".into(), scheme: None }]);
+        doc.requires_unless_known(vec![way("bearer"), way("cookie")]);
+        let security = doc.finish().operation["security"].clone();
+        assert_eq!(security, json!([{ "key": [] }, { "bearer": [] }, { "cookie": [] }]));
     }
 }

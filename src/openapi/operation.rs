@@ -144,8 +144,10 @@ impl Operation {
             );
         }
         let mut reading = Reading { manifest, reference, names, out };
+        reading.formed(operation);
         let parameters = reading.parameters(item, operation, params);
-        let body = operation.get("requestBody").and_then(|body| reading.body(body));
+        let body = operation.get("requestBody").filter(|body| matches!(body.node.value, Written::Map(_)));
+        let body = body.and_then(|body| reading.body(body));
         let answers = operation.get("responses").map(|all| reading.answers(all)).unwrap_or_default();
         if out.counts().0 > before {
             return None;
@@ -274,6 +276,37 @@ struct Reading<'m, 'o> {
 impl<'m> Reading<'m, '_> {
     fn refuse(&mut self, place: Place<'_>, message: impl Into<String>, help: impl Into<String>) {
         self.out.push(Diagnostic::error(Code::BAD_DOCUMENT, place.node.span, message).help(help));
+    }
+
+    /// Is it made as operations are? What is of another kind would be passed over.
+    fn formed(&mut self, operation: Place<'_>) {
+        let map = |place: &Place<'_>| matches!(place.node.value, Written::Map(_));
+        if !map(&operation) {
+            self.refuse(operation, "this is no operation", "an operation is a mapping, with `responses`");
+        }
+        for key in ["requestBody", "responses"] {
+            if let Some(place) = operation.get(key).filter(|place| !map(place)) {
+                self.refuse(place, format!("`{key}` is no mapping"), "see OpenAPI 3.1, section 4.8.10");
+            }
+        }
+        if let Some(place) = operation.get("parameters")
+            && !matches!(place.node.value, Written::Seq(_))
+        {
+            self.refuse(
+                place,
+                "`parameters` is no list",
+                "write `parameters: [{ name: …, in: …, schema: … }]`",
+            );
+        }
+        for (status, place) in operation.get("responses").into_iter().flat_map(Place::entries) {
+            if !status.starts_with("x-") && !map(&place) {
+                self.refuse(
+                    place,
+                    format!("the answer {status} is no mapping"),
+                    "write `{ description: … }`",
+                );
+            }
+        }
     }
 
     fn parameters(&mut self, item: Place<'m>, operation: Place<'m>, params: &[String]) -> Vec<Parameter> {

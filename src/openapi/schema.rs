@@ -199,6 +199,7 @@ impl<'m, 'o> Gathered<'m, 'o> {
                             );
                             continue;
                         }
+                        (Position::Schema, "discriminator") => self.discriminator(inner),
                         (_, "$schema") => {
                             self.dialect(node);
                             continue;
@@ -219,17 +220,58 @@ impl<'m, 'o> Gathered<'m, 'o> {
         }
     }
 
+    /// What tells alternatives apart (OpenAPI 3.1, section 4.8.25): its mapping refers to them, or names components.
+    fn discriminator(&mut self, place: Place<'m>) -> Value {
+        let mut said = place.node.to_json();
+        for (value, to) in place.get("mapping").into_iter().flat_map(Place::entries) {
+            let Some(text) = to.node.as_str() else { continue };
+            let named = !text.contains(['#', '/', '.']);
+            let text = if named { format!("#/components/schemas/{text}") } else { text.to_owned() };
+            said["mapping"][value] = self.refer(to, &text);
+        }
+        said
+    }
+
     fn reference(&mut self, place: Place<'m>) -> Value {
-        let text = place.node.as_str().unwrap_or_default();
+        self.refer(place, place.node.as_str().unwrap_or_default())
+    }
+
+    fn refer(&mut self, place: Place<'m>, text: &str) -> Value {
         let Some(target) = follow(self.manifest, place.document, text, place.node.span, self.out) else {
             return Value::Null;
         };
+        if self.says_nothing(target) {
+            let message = "these references lead to one another, and none of them says anything";
+            self.out.push(
+                Diagnostic::error(Code::CYCLE, place.node.span, message).help("name the schema itself"),
+            );
+            return Value::Null;
+        }
         if self.parts.len() >= MAX_PARTS {
             let message = format!("a schema consists of at most {MAX_PARTS} schemas");
             self.out.push(Diagnostic::error(Code::BOUNDS, place.node.span, message));
             return Value::Null;
         }
         format!("#/$defs/{}", self.number(target)).into()
+    }
+
+    /// Whether a schema is a reference and nothing else, and so is what it leads to, back to itself.
+    fn says_nothing(&self, place: Place<'m>) -> bool {
+        let mut seen = Vec::new();
+        let mut place = place;
+        loop {
+            let only = matches!(&place.node.value, Written::Map(entries) if entries.len() == 1);
+            let Some(text) = place.node.get("$ref").and_then(Node::as_str).filter(|_| only) else {
+                return false;
+            };
+            if seen.iter().any(|known| std::ptr::eq(*known, place.node)) {
+                return true;
+            }
+            seen.push(place.node);
+            let next = follow(self.manifest, place.document, text, place.node.span, &mut Diagnostics::new());
+            let Some(next) = next else { return false };
+            place = next;
+        }
     }
 
     fn dialect(&mut self, node: &Node) {

@@ -51,6 +51,7 @@ pub enum Over {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Kind, further};
     use crate::sse;
 
     #[test]
@@ -65,6 +66,10 @@ mod tests {
         ] {
             let name = if matches!(notice, Notice::Error { .. }) { "error" } else { "reauth" };
             assert_eq!(text, format!("event: {name}\ndata: {}\n\n", serde_json::to_string(&notice).unwrap()));
+            let said = serde_json::to_value(notice).unwrap();
+            let code = said["code"].as_str().unwrap();
+            let explained = Kind::ALL.iter().any(|kind| kind.code() == code) || further(code).is_some();
+            assert!(explained, "{code} is not in the catalogue");
         }
     }
 }

@@ -25,6 +25,7 @@ use poem::{Endpoint, Request, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -75,6 +76,17 @@ struct Checked {
     optional: bool,
 }
 
+impl Checked {
+    /// What the way is called in the description: each header is one of its own.
+    fn scheme(&self) -> Cow<'static, str> {
+        if self.header == X_API_KEY {
+            return "api_key".into();
+        }
+        let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+        format!("api_key_{}", self.header.as_str().chars().map(word).collect::<String>()).into()
+    }
+}
+
 impl Stage for Checked {
     fn name(&self) -> &'static str {
         ApiKey::NAME
@@ -94,9 +106,9 @@ impl Stage for Checked {
 
     fn document(&self, op: &mut OperationDoc) {
         let scheme = serde_json::json!({ "type": "apiKey", "in": "header", "name": self.header.as_str() });
-        let mut ways = vec![Alternative { name: "api_key", scheme: Some(scheme) }];
+        let mut ways = vec![Alternative { name: self.scheme(), scheme: Some(scheme) }];
         if self.optional {
-            ways.push(Alternative { name: "", scheme: None });
+            ways.push(Alternative { name: "".into(), scheme: None });
         }
         op.requires(ways);
         op.refuses(&[Kind::InvalidApiKey, Kind::StoreUnavailable], "");

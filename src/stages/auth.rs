@@ -85,7 +85,9 @@ impl Stage for Checked {
     fn document(&self, op: &mut OperationDoc) {
         let key = |within: &str, name: &str, about: &str| json!({ "type": "apiKey", "in": within, "name": name, "description": about });
         let mut ways = Vec::new();
-        let mut way = |name, scheme| ways.push(Alternative { name, scheme: Some(scheme) });
+        let mut way = |name: &'static str, scheme| {
+            ways.push(Alternative { name: name.into(), scheme: Some(scheme) });
+        };
         if op.websocket {
             way("ticket", key("query", TICKET, "A ticket from `auth.ticket`; opens one WebSocket."));
         }
@@ -107,7 +109,7 @@ impl Stage for Checked {
                 ),
             }
         }
-        op.requires(ways);
+        op.requires_unless_known(ways);
         op.refuses(&[Kind::NoToken, Kind::InvalidToken, Kind::TokenExpired, Kind::TokenRevoked], "");
         if op.websocket {
             op.refuses(&[Kind::InvalidTicket, Kind::StoreUnavailable], "");

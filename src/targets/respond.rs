@@ -5,7 +5,7 @@ use crate::diag::{Code, Diagnostic, Diagnostics, Span};
 use crate::endpoint::{Next, sealed};
 use crate::manifest::Spanned;
 use crate::manifest::model::Respond;
-use crate::openapi::{OperationDoc, example_of};
+use crate::openapi::{Answered, OperationDoc, example_of};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -127,6 +127,10 @@ impl Answer {
     /// Says that it stands in for what was described before, while that cannot answer.
     pub fn stand_in(&self, op: &mut OperationDoc) {
         op.answers_something();
+        let content = self.content();
+        let fits = op.imported.as_deref().zip(content.as_ref()).is_some_and(|(imported, (kind, body))| {
+            matches!(imported.answer(self.status, kind), Ok(Answered::Described(schema)) if schema.accepts(body))
+        });
         let status = self.status.as_u16().to_string();
         let answers = op.answers_mut();
         let range = answers.get("2XX").filter(|_| self.status.is_success()).cloned();
@@ -157,7 +161,7 @@ impl Answer {
         let Some(known) = known else { return };
         let own = known["description"].as_str().unwrap_or_default();
         known["description"] = format!("{own} While the service cannot answer: a fixed answer.").into();
-        if let Some((kind, example)) = self.content() {
+        if let Some((kind, example)) = content.filter(|_| !fits) {
             let content = &mut known["content"][kind];
             match content.get_mut("schema").map(Value::take) {
                 Some(schema) => content["schema"] = json!({ "anyOf": [schema, shape(&example)] }),

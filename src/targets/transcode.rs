@@ -197,7 +197,7 @@ impl Target for Transcode {
     fn document(&self, op: &mut OperationDoc) {
         self.meets.document(op);
         match &self.call {
-            Some(call) => call.document(self.form.proto_names, self.form.status, op),
+            Some(call) => call.document(&self.form.style, self.form.status, op),
             None => op.note("What it takes and gives is known once the service has said so (reflection)."),
         }
         if let Some(times) = &self.times {

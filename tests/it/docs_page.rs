@@ -80,7 +80,7 @@ async fn a_developer_signs_in_and_watches_an_answer_being_written() {
     let browser = Browser::start().await;
     let page = browser.open(&format!("http://{}/docs", gateway.client.address())).await;
     page.resize(1280, 900, "light").await;
-    register(&page, "ann").await;
+    register(&page, "ann_of_the_gateway").await;
     page.until("document.body.innerText.includes('VoiceHelper API')").await;
     page.screenshot("docs-desktop").await;
 
@@ -140,6 +140,8 @@ async fn a_developer_signs_in_and_watches_an_answer_being_written() {
     page.eval("location.hash = [...document.querySelectorAll('a[href*=\"chat/stream\"]')].map((a) => new URL(a.href).hash).pop() ?? ''").await;
     page.screenshot("docs-operation").await;
     page.resize(390, 844, "dark").await;
+    let within = "(id) => document.getElementById(id).getBoundingClientRect().bottom <= document.querySelector('.bar').getBoundingClientRect().bottom";
+    page.until(&format!("['sign', 'version', 'tab-socket', 'more'].every({within})")).await;
     page.screenshot("docs-phone").await;
     click(&page, "tab-stream").await;
     page.screenshot("docs-phone-stream").await;

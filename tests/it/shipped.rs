@@ -155,8 +155,11 @@ fn commands(text: &str) -> String {
 fn paste(script: &str) -> (String, Vec<(String, String)>) {
     let told =
         "curl() { command curl -sS --max-time 20 -w '%{stderr}%{http_code} %{url_effective}\\n' \"$@\"; }";
+    // Where what they write is of no matter.
+    let folder = tempfile::tempdir().unwrap();
+    let mut shell = std::process::Command::new("sh");
     let output =
-        std::process::Command::new("sh").args(["-c", &format!("{told}\n{script}")]).output().unwrap();
+        shell.args(["-c", &format!("{told}\n{script}")]).current_dir(folder.path()).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     let called = |line: &str| line.split_once(' ').map(|(status, url)| (status.to_owned(), url.to_owned()));
     let calls: Vec<_> = stderr.lines().map(|line| called(line).expect(&stderr)).collect();

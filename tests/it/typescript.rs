@@ -129,6 +129,23 @@ fn breaking_changes_of_an_api_are_findings() {
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(said.contains(wanted), "{arguments:?}: {said}");
     }
+    // The same in other words is the same.
+    let described = |version: &str| {
+        let output = run(folder.path(), &["openapi", "--config", SHIPPED, "--version", version]);
+        std::fs::write(folder.path().join(format!("{version}.json")), output.stdout).unwrap();
+    };
+    ["3.1", "3.2"].into_iter().for_each(described);
+    for arguments in [["3.1.json", "3.2.json"], ["3.2.json", "3.1.json"], ["3.2.json", SHIPPED]] {
+        let output = run(folder.path(), &[&["diff", "--api"], &arguments[..]].concat());
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", node::said(&output));
+        assert!(output.stdout.is_empty(), "{arguments:?}: {}", node::said(&output));
+    }
+    for kind in [r#"{ "swagger": "2.0" }"#, r#"{ "asyncapi": "3.0.0" }"#, r#"{ "openapi": "4.0.0" }"#] {
+        std::fs::write(folder.path().join("other.json"), kind).unwrap();
+        let output = run(folder.path(), &["diff", "--api", "other.json", SHIPPED]);
+        assert_eq!(output.status.code(), Some(2), "{}", node::said(&output));
+        assert!(node::said(&output).contains("OpenAPI 3 is read here, not"), "{}", node::said(&output));
+    }
     // A manifest is what it serves.
     let limited = |limit: u32| {
         format!(

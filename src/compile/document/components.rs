@@ -1,39 +1,61 @@
 //! What operations share: schemas under names that are unique and stay, the form of errors, ways of saying who is calling.
 
 use super::sharing::Shared;
+use crate::diag::Span;
 use crate::error::Kind;
 use crate::handlers;
 use crate::openapi::{Bundle, capital};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Where schemas are referred to.
 const SCHEMAS: &str = "#/components/schemas/";
+/// What the gateway says in streams of others.
+const NOTICE: &str = "StreamNotice";
 
 /// Gathered while operations are described.
 #[derive(Default)]
 pub(super) struct Components {
     schemas: BTreeMap<String, Value>,
-    schemes: BTreeMap<&'static str, Value>,
+    /// Names of what was taken in, by the place that it comes from.
+    names: HashMap<Span, String>,
+    schemes: BTreeMap<String, Value>,
 }
 
 impl Components {
     /// Takes an upstream's operation in: its schemas get names of their own, which its references then say.
     pub(super) fn adopt(&mut self, bundle: &Bundle) -> Value {
         let mut names: Vec<String> = Vec::new();
-        for (at, schema) in bundle.schemas.iter().enumerate() {
-            let file = capital(&schema.file);
-            names.push(match schema.name.as_str() {
-                "" => format!("{file}Schema{at}"),
-                name => format!("{file}{}", capital(name)),
-            });
-        }
-        for (schema, name) in bundle.schemas.iter().zip(&names) {
-            if !self.schemas.contains_key(name) {
-                self.schemas.insert(name.clone(), referring(&schema.value, &names));
+        let mut new = Vec::new();
+        for schema in &bundle.schemas {
+            if let Some(known) = self.names.get(&schema.at) {
+                names.push(known.clone());
+                continue;
             }
+            let name = match schema.name.as_str() {
+                "" => "Schema".to_owned(),
+                name => capital(name),
+            };
+            let name = self.free(&format!("{}{name}", capital(&schema.file)));
+            self.names.insert(schema.at, name.clone());
+            self.schemas.insert(name.clone(), Value::Null);
+            new.push((schema, name.clone()));
+            names.push(name);
+        }
+        for (schema, name) in new {
+            self.schemas.insert(name, referring(&schema.value, &names));
         }
         referring(&bundle.operation, &names)
+    }
+
+    /// The name, or with the next number that is free. What the gateway itself describes keeps its names.
+    fn free(&self, name: &str) -> String {
+        let own = |name: &str| {
+            name == "Problem" || name.starts_with(NOTICE) || handlers::described().schemas.contains_key(name)
+        };
+        let numbered = (2..).map(|number| format!("{name}{number}"));
+        let mut names = std::iter::once(name.to_owned()).chain(numbered);
+        names.find(|name| !own(name) && !self.schemas.contains_key(name)).unwrap_or_else(|| name.to_owned())
     }
 
     /// Takes a schema in.
@@ -42,7 +64,7 @@ impl Components {
     }
 
     /// Takes a security scheme in.
-    pub(super) fn scheme(&mut self, name: &'static str, scheme: Value) {
+    pub(super) fn scheme(&mut self, name: String, scheme: Value) {
         self.schemes.insert(name, scheme);
     }
 
@@ -75,7 +97,7 @@ impl Components {
             if scheme["type"] == "apiKey" {
                 scheme["type"] = "httpApiKey".into();
             }
-            (name.to_owned(), scheme)
+            (name, scheme)
         });
         let schemes: Map<String, Value> = schemes.collect();
         if !schemes.is_empty() {
@@ -106,8 +128,7 @@ impl Components {
             components.insert("headers".to_owned(), shared.headers.into());
         }
         if !self.schemes.is_empty() {
-            let schemes = self.schemes.into_iter().map(|(name, scheme)| (name.to_owned(), scheme));
-            components.insert("securitySchemes".to_owned(), schemes.collect());
+            components.insert("securitySchemes".to_owned(), self.schemes.into_iter().collect());
         }
         components.into()
     }
@@ -145,13 +166,19 @@ fn plain(schema: &Value) -> Value {
 fn referring(value: &Value, names: &[String]) -> Value {
     match value {
         Value::Object(map) => {
+            let named = |value: &Value| {
+                let number = value.as_str()?.strip_prefix("#/$defs/")?.parse::<usize>().ok()?;
+                names.get(number).map(|name| Value::from(format!("{SCHEMAS}{name}")))
+            };
             let entries = map.iter().map(|(key, value)| {
-                let number =
-                    value.as_str().filter(|_| key == "$ref").and_then(|to| to.strip_prefix("#/$defs/"));
-                let name = number.and_then(|number| names.get(number.parse::<usize>().ok()?));
-                let value = match name {
-                    Some(name) => format!("{SCHEMAS}{name}").into(),
-                    None => referring(value, names),
+                let value = match (key.as_str(), value) {
+                    ("$ref", value) => named(value).unwrap_or_else(|| value.clone()),
+                    // A discriminator's.
+                    ("mapping", Value::Object(all)) => {
+                        let one = |value: &Value| named(value).unwrap_or_else(|| referring(value, names));
+                        Value::Object(all.iter().map(|(key, value)| (key.clone(), one(value))).collect())
+                    }
+                    (_, value) => referring(value, names),
                 };
                 (key.clone(), value)
             });

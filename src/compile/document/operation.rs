@@ -36,6 +36,7 @@ pub(super) fn describe(
 ) -> Value {
     let mut doc = OperationDoc::new(route.info.clone(), method.clone());
     doc.websocket = route.ending.is_socket();
+    doc.imported = route.described.clone();
     if let Ending::Native(native) = &route.ending {
         doc.handler = Some(native.operation.name);
         doc.extension("x-handler", native.operation.name.into());
@@ -89,7 +90,14 @@ pub(super) fn take(doc: &mut OperationDoc, said: &Value) {
     text("summary").into_iter().for_each(|summary| doc.summary(summary));
     text("description").into_iter().for_each(|description| doc.note(description));
     let parameters = said["parameters"].as_array().into_iter().flatten();
-    parameters.cloned().for_each(|parameter| doc.parameter(parameter));
+    for parameter in parameters {
+        let mut parameter = parameter.clone();
+        // One of the two it has (OpenAPI 3.1, section 4.8.12.2).
+        if parameter.get("schema").is_none() && parameter.get("content").is_none() {
+            parameter["schema"] = json!({});
+        }
+        doc.parameter(parameter);
+    }
     if doc.websocket {
         return;
     }
@@ -97,7 +105,14 @@ pub(super) fn take(doc: &mut OperationDoc, said: &Value) {
         doc.body(body.clone());
     }
     let responses = said["responses"].as_object().into_iter().flatten();
-    responses.for_each(|(status, response)| doc.answers(status.as_str(), response.clone()));
+    for (status, response) in responses {
+        let mut response = response.clone();
+        // Every answer has one (OpenAPI 3.1, section 4.8.17), whatever a fragment leaves out.
+        if response.is_object() && response.get("description").is_none() {
+            response["description"] = "The answer of the service.".into();
+        }
+        doc.answers(status.as_str(), response);
+    }
 }
 
 /// The manifest switches it off: whoever calls gets this, whatever else is said.

@@ -2,8 +2,8 @@
 //! and the operations refer to them.
 //!
 //! A header keeps its name; where two differ under one name, the second stays where it is. A refusal is named after its
-//! status (`Unauthorized`), the next of that status `Unauthorized2`, in the order of the document. Successes stay where they
-//! are: they are what an operation is about.
+//! status (`Unauthorized`), the next of that status `Unauthorized2`, in the order of the document; one of several statuses
+//! is a `Failure`. Successes stay where they are: they are what an operation is about.
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
@@ -40,20 +40,20 @@ pub(super) fn share(paths: &mut Map<String, Value>) -> Shared {
             }
         }
     });
-    let mut counts: HashMap<Value, usize> = HashMap::new();
+    let mut statuses: HashMap<Value, Vec<String>> = HashMap::new();
     each_response(paths, |status, response| {
         if refusal(status) && response.get("$ref").is_none() {
-            *counts.entry(response.clone()).or_default() += 1;
+            statuses.entry(response.clone()).or_default().push(status.to_owned());
         }
     });
-    counts.retain(|_, count| *count > 1);
+    statuses.retain(|_, statuses| statuses.len() > 1);
     let mut names: HashMap<Value, String> = HashMap::new();
     each_response(paths, |status, response| {
-        if !refusal(status) || !counts.contains_key(response) {
-            return;
-        }
+        let Some(statuses) = statuses.get(response).filter(|_| refusal(status)) else { return };
         let name = names.entry(response.clone()).or_insert_with(|| {
-            let name = free(&named(status), &shared.responses);
+            let one = statuses.iter().all(|other| other == status);
+            let name = if one { named(status) } else { "Failure".to_owned() };
+            let name = free(&name, &shared.responses);
             shared.responses.insert(name.clone(), response.clone());
             name
         });
@@ -115,10 +115,11 @@ mod tests {
             json!({ "401": refused("never") }),
             json!({ "401": refused("never"), "499": refused("b"), "4XX": refused("c") }),
             json!({ "499": refused("b"), "4XX": refused("c") }),
+            json!({ "409": refused("d"), "500": refused("d") }),
         ]);
         let shared = share(&mut said);
         let names: Vec<&String> = shared.responses.keys().collect();
-        assert_eq!(names, ["Unauthorized", "Unauthorized2", "Status499", "ClientError"]);
+        assert_eq!(names, ["Unauthorized", "Unauthorized2", "Status499", "ClientError", "Failure"]);
         assert_eq!(shared.headers, *json!({ "A": { "description": "a" } }).as_object().unwrap());
         let header = json!({ "A": { "$ref": "#/components/headers/A" } });
         assert_eq!(shared.responses["Unauthorized"], json!({ "description": "no", "headers": header }));

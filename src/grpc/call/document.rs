@@ -2,6 +2,8 @@
 
 use super::{BodyRule, CREDENTIALS, Call};
 use crate::grpc::call::rule::Part;
+use crate::grpc::comments;
+use crate::grpc::json::Style;
 use crate::grpc::schema::Schemas;
 use crate::openapi::{EVENT, EVENT_STREAM, OperationDoc};
 use http::StatusCode;
@@ -13,16 +15,19 @@ const FAILED: [u16; 11] = [400, 401, 403, 404, 409, 429, 499, 500, 501, 503, 504
 
 impl Call {
     /// Says its parameters, its body and its answers.
-    pub fn document(&self, proto_names: bool, status: StatusCode, op: &mut OperationDoc) {
-        self.parameters(proto_names, op);
+    pub fn document(&self, style: &Style, status: StatusCode, op: &mut OperationDoc) {
+        comments::on(&self.method.parent_file(), self.method.path())
+            .into_iter()
+            .for_each(|text| op.note(text));
+        self.parameters(style.proto_names, op);
         let mut schemas = std::mem::take(&mut op.schemas);
-        let mut input = Schemas { proto_names, input: true, out: &mut schemas };
+        let mut input = Schemas { style, input: true, out: &mut schemas };
         let body = match &self.body {
             BodyRule::Nothing => None,
             BodyRule::Whole => Some(input.message(&self.input)),
             BodyRule::Field(field) => Some(input.field(field)),
         };
-        let mut output = Schemas { proto_names, input: false, out: &mut schemas };
+        let mut output = Schemas { style, input: false, out: &mut schemas };
         let answer = match &self.response_body {
             None => output.message(&self.output),
             Some(field) => output.field(field),
@@ -68,7 +73,12 @@ impl Call {
                 let whole = variable.parts.len() == 1;
                 let schema =
                     if whole { text(&variable.field.leaf().kind()) } else { json!({ "type": "string" }) };
-                op.parameter(json!({ "name": name, "in": "path", "required": true, "schema": schema }));
+                let mut parameter = json!({ "name": name, "in": "path", "required": true, "schema": schema });
+                let field = variable.field.leaf();
+                if let Some(comment) = comments::on(&field.parent_file(), field.path()).filter(|_| whole) {
+                    parameter["description"] = comment.into();
+                }
+                op.parameter(parameter);
             }
         }
         if matches!(self.body, BodyRule::Whole) {
@@ -85,7 +95,11 @@ impl Call {
             let name = if proto_names { field.name() } else { field.json_name() };
             let one = text(&field.kind());
             let schema = if field.is_list() { json!({ "type": "array", "items": one }) } else { one };
-            op.parameter(json!({ "name": name, "in": "query", "schema": schema }));
+            let mut parameter = json!({ "name": name, "in": "query", "schema": schema });
+            if let Some(comment) = comments::on(&field.parent_file(), field.path()) {
+                parameter["description"] = comment.into();
+            }
+            op.parameter(parameter);
         }
     }
 }

@@ -3,8 +3,14 @@
 
 use crate::contract::changelog::Changelog;
 use crate::diag::CATALOG;
-use crate::error::{Kind, Lang};
+use crate::error::{FURTHER, Further, Kind, Lang};
 use std::fmt::Write as _;
+
+/// Heading of the codes that are no refusals of the gateway's own.
+const BEYOND: &str = "Calls and streams that fail";
+/// What is said of them.
+const BEYOND_LEAD: &str = "A gRPC service's failure has the service's own reason as its `code` where it gives one, else one of these. \
+    Streams that end early say one of these in an event `error`.";
 
 /// Error codes as Markdown.
 pub fn errors_markdown() -> String {
@@ -21,6 +27,10 @@ pub fn errors_markdown() -> String {
             kind.cause(),
             kind.cure()
         );
+    }
+    text.push_str(&format!("\n# {BEYOND}\n\n{BEYOND_LEAD}\n"));
+    for Further { code, place, en, zh, cause, cure } in FURTHER {
+        let _ = write!(text, "\n## {code}\n\n**{place}** {en} · {zh}\n\n- Cause: {cause}\n- Cure: {cure}\n");
     }
     text
 }
@@ -41,20 +51,27 @@ pub fn diagnostics_markdown() -> String {
 pub(super) fn errors_page() -> String {
     let mut list = String::new();
     for kind in Kind::ALL {
-        let (code, status) = (kind.code(), kind.status().as_u16());
-        let (en, zh) = (escape(kind.text(Lang::En)), escape(kind.text(Lang::Zh)));
-        let (cause, cure) = (marked(kind.cause()), marked(kind.cure()));
-        let _ = write!(
-            list,
-            "<article id=\"{code}\"><h2><a href=\"#{code}\">{code}</a> <span class=\"status\">{status}</span></h2>\
-             <p class=\"said\">{en} <span lang=\"zh\">{zh}</span></p><dl><dt>Cause</dt><dd>{cause}</dd><dt>Cure</dt><dd>{cure}</dd></dl></article>"
-        );
+        let (status, en, zh) = (kind.status().as_u16(), kind.text(Lang::En), kind.text(Lang::Zh));
+        list.push_str(&entry(kind.code(), &status.to_string(), [en, zh, kind.cause(), kind.cure()]));
+    }
+    let _ = write!(list, "<h1>{BEYOND}</h1><p>{}</p>", marked(BEYOND_LEAD));
+    for Further { code, place, en, zh, cause, cure } in FURTHER {
+        list.push_str(&entry(code, place, [en, zh, cause, cure]));
     }
     page(
         "Error codes",
         "Every error that the gateway itself makes is <code>application/problem+json</code> (RFC 9457) with one of these \
          <code>code</code>s. They are stable; the texts are not.",
         &list,
+    )
+}
+
+/// One code of the page, with its texts in both languages, its cause and its cure.
+fn entry(code: &str, place: &str, [en, zh, cause, cure]: [&str; 4]) -> String {
+    let (en, zh, cause, cure) = (escape(en), escape(zh), marked(cause), marked(cure));
+    format!(
+        "<article id=\"{code}\"><h2><a href=\"#{code}\">{code}</a> <span class=\"status\">{place}</span></h2>\
+         <p class=\"said\">{en} <span lang=\"zh\">{zh}</span></p><dl><dt>Cause</dt><dd>{cause}</dd><dt>Cure</dt><dd>{cure}</dd></dl></article>"
     )
 }
 
@@ -125,10 +142,12 @@ mod tests {
 
     #[test]
     fn every_error_says_what_brought_it_and_what_helps() {
-        for kind in Kind::ALL {
-            for text in [kind.cause(), kind.cure()] {
-                assert!(text.len() > 10 && text.ends_with('.'), "{}: {text:?}", kind.code());
-                assert!(!text.contains("SECURITY"), "{}: readers have no such file", kind.code());
+        let refusals = Kind::ALL.iter().map(|kind| (kind.code(), kind.cause(), kind.cure()));
+        let others = FURTHER.iter().map(|further| (further.code, further.cause, further.cure));
+        for (code, cause, cure) in refusals.chain(others) {
+            for text in [cause, cure] {
+                assert!(text.len() > 10 && text.ends_with('.'), "{code}: {text:?}");
+                assert!(!text.contains("SECURITY"), "{code}: readers have no such file");
             }
         }
     }
@@ -137,7 +156,11 @@ mod tests {
     fn texts_are_inert() {
         assert_eq!(marked("a `<b>` & {x}"), "a <code>&lt;b&gt;</code> &amp; &#123;x&#125;");
         let page = errors_page();
-        assert!(page.contains("id=\"rate_limited\"") && !page.contains("{list}"));
+        assert!(
+            page.contains("id=\"rate_limited\"")
+                && page.contains("id=\"stream_idle\"")
+                && !page.contains("{list}")
+        );
         assert!(diagnostics_page().contains("id=\"VG031\""));
     }
 }

@@ -102,7 +102,8 @@ where
         }
         let (call, exchange) = (this.call, this.exchange);
         let problem = failure.map(|failure| {
-            failure.problem(call, this.form.proto_names, exchange.request_id(), exchange.lang).to_string()
+            let (id, lang, catalogue) = (exchange.request_id(), exchange.lang, exchange.catalogue());
+            failure.problem(call, this.form.proto_names, id, lang, catalogue).to_string()
         });
         match (problem, *this.words) {
             (Some(problem), Words::Events) => {

@@ -229,7 +229,13 @@ impl Running {
                 "a call failed"
             );
         }
-        failure.respond(call, self.form.proto_names, exchange.request_id(), exchange.lang)
+        failure.respond(
+            call,
+            self.form.proto_names,
+            exchange.request_id(),
+            exchange.lang,
+            exchange.catalogue(),
+        )
     }
 
     /// An answer that is not what gRPC, the descriptors or the limits allow.
