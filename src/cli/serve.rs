@@ -2,6 +2,7 @@
 
 use super::{FINDINGS, OK, say};
 use crate::demo::{Demo, Folder};
+use crate::serve::limits::reserve_files;
 use crate::serve::run::{Signals, StartError, start, until_told};
 use crate::settings::{Environment, Settings, sqlite_url};
 use crate::telemetry::Telemetry;
@@ -24,6 +25,7 @@ pub(super) struct Serve {
 }
 
 pub(super) fn run(command: Serve) -> u8 {
+    reserve_files(command.settings.door.max_connections);
     let guard = match logs::init(&command.settings) {
         Ok(guard) => guard,
         Err(error) => {

@@ -82,6 +82,20 @@ impl Limits {
     }
 }
 
+/// Makes the kernel's table of open files as large as so many connections need, or as the limit of open files lets it be. Else it
+/// grows when a file does not fit, to twice its size, and then whoever opens that file waits until every core has passed
+/// through the scheduler (`synchronize_rcu` in the kernel's `expand_fdtable`, for processes of several threads): 10 to 30 ms in
+/// which one worker did nothing else, at each doubling. A table never shrinks. To be called before there is a second thread.
+pub fn reserve_files(max_connections: usize) {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let needed = max_connections.saturating_mul(2).saturating_add(128);
+    let last = needed.min(open_files(&limits).unwrap_or(needed)).saturating_sub(1);
+    // A copy of what is open at the table's end, closed again at once. If that may not be, the table grows as it does.
+    if let Ok(last) = i32::try_from(last) {
+        drop(rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), last));
+    }
+}
+
 /// The soft limit in the text of `/proc/self/limits`; none if it is unlimited or not there.
 fn open_files(limits: &str) -> Option<usize> {
     limits
@@ -96,6 +110,19 @@ fn open_files(limits: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_table_of_files_is_there_before_it_is_needed() {
+        let size = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+            size.trim().parse::<usize>().unwrap()
+        };
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+        reserve_files(300);
+        assert!(size() >= open_files(&limits).unwrap_or(728).min(728), "{}", size());
+    }
 
     #[test]
     fn the_cap_fits_the_limit_of_open_files() {

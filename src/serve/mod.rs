@@ -17,7 +17,7 @@ mod framing;
 pub mod gateway;
 pub mod intake;
 mod io;
-mod limits;
+pub mod limits;
 pub mod live;
 mod memory;
 mod pulse;
