@@ -17,7 +17,7 @@ use std::process::Command;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant, SystemTime};
 use voicegate::check::check;
-use voicegate::compile::{Parts, RoutingTable, compile};
+use voicegate::compile::{Parts, RoutingTable, compile, finish};
 use voicegate::error::Lang;
 use voicegate::exchange::{Arrival, Exchange};
 use voicegate::handlers::Handlers;
@@ -252,7 +252,7 @@ async fn ask(table: &RoutingTable, path: &str, token: &str, client_ip: IpAddr) {
         .header("authorization", format!("Bearer {token}"))
         .extension(exchange.clone())
         .finish();
-    let answer = table.answer(&exchange, "localhost", request).await;
+    let answer = finish(table.answer(&exchange, "localhost", request).await);
     exchange.set_status(answer.status().as_u16());
     assert_eq!(answer.status(), 200);
     black_box(answer.into_body().into_vec().await).expect("the answer is whole");

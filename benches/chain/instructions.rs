@@ -244,11 +244,15 @@ async fn serve(mut stream: TcpStream, go_on: Arc<Semaphore>) -> std::io::Result<
         }
         if !read.starts_with(b"GET /events ") {
             read.clear();
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", 500);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                500
+            );
             stream.write_all(&[head.as_bytes(), &[b'x'; 500]].concat()).await?;
             continue;
         }
-        let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let head =
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
         stream.write_all(head).await?;
         let chunk = [format!("{:x}\r\n", EVENT.len()).as_bytes(), EVENT, b"\r\n"].concat();
         while let Ok(permit) = go_on.acquire().await {

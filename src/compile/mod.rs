@@ -310,7 +310,12 @@ impl RoutingTable {
     /// Answers a request. `host` is its normalised host; the path is the exchange's.
     ///
     /// The exchange must be in the request's extensions already.
-    pub fn answer<'a>(&'a self, exchange: &'a Arc<Exchange>, host: &'a str, request: Request) -> Answering<'a> {
+    pub fn answer<'a>(
+        &'a self,
+        exchange: &'a Arc<Exchange>,
+        host: &'a str,
+        request: Request,
+    ) -> Answering<'a> {
         let asked = Asked {
             host,
             method: &exchange.method,

@@ -43,7 +43,8 @@ pub(super) fn request(
         parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
     });
     clean(&mut headers, trusted);
-    join_cookies(&mut headers);
+    // For what is set here: else the map grows several times.
+    headers.reserve(SET_HERE);
     set_forwarded(&mut headers, exchange, host, trusted);
     set_identity(&mut headers, exchange);
     let body: BoxBody<Bytes, io::Error> = body.into();
@@ -57,8 +58,13 @@ pub(super) fn request(
 
 /// Takes from a response what belongs to the upstream's connection.
 pub(super) fn clean_response(headers: &mut HeaderMap) {
-    drop_named_by_connection(headers);
-    drop_where(headers, is_hop_by_hop);
+    let gone: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name.as_str())).cloned().collect();
+    if gone.contains(&CONNECTION) {
+        drop_named_by_connection(headers);
+    }
+    for name in gone {
+        headers.remove(name);
+    }
 }
 
 /// Path and query for the upstream; the incoming ones as they are where that is right.
@@ -88,15 +94,37 @@ fn target(exchange: &Exchange, incoming: &Uri, path: Option<&Template>) -> Resul
 
 /// Takes from a request whatever claims an identity or belongs to the caller's connection.
 fn clean(headers: &mut HeaderMap, trusted: bool) {
-    drop_where(headers, |name| is_ours_to_say(name, trusted));
-    drop_named_by_connection(headers);
-    let trailers = headers.get(TE).is_some_and(|te| {
-        te.as_bytes()
-            .split(|b| *b == b',')
-            .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-    });
-    drop_where(headers, |name| is_hop_by_hop(name) || name == "expect");
-    announce_trailers(headers, trusted);
+    // One look at all of them: most requests have nothing of what is handled below.
+    let mut gone: Vec<HeaderName> = Vec::new();
+    let (mut connection, mut te, mut trailer, mut cookies) = (false, false, false, false);
+    for name in headers.keys() {
+        let word = name.as_str();
+        if is_ours_to_say(word, trusted) || is_hop_by_hop(word) || word == "expect" {
+            connection |= *name == CONNECTION;
+            te |= *name == TE;
+            gone.push(name.clone());
+        }
+        trailer |= *name == TRAILER;
+        cookies |= *name == COOKIE;
+    }
+    let trailers = te
+        && headers.get(TE).is_some_and(|te| {
+            te.as_bytes()
+                .split(|b| *b == b',')
+                .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        });
+    if connection {
+        drop_named_by_connection(headers);
+    }
+    for name in gone {
+        headers.remove(name);
+    }
+    if trailer {
+        announce_trailers(headers, trusted);
+    }
+    if cookies {
+        join_cookies(headers);
+    }
     if trailers {
         // RFC 9110, section 10.1.4: TE is of this connection, and `Connection` must say so.
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -104,12 +132,12 @@ fn clean(headers: &mut HeaderMap, trusted: bool) {
     }
 }
 
+/// How many headers are set here and by [`set_identity`] at most: for a caller who is known, over TLS, within a trace.
+const SET_HERE: usize = 8;
+
 /// Takes from `Trailer` what a header may not say either. Only trailers that are announced here are sent on, so that
 /// nobody says behind the body what was deleted before it.
 fn announce_trailers(headers: &mut HeaderMap, trusted: bool) {
-    if !headers.contains_key(TRAILER) {
-        return;
-    }
     let mut kept: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(TRAILER) {
         for name in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
@@ -139,18 +167,8 @@ fn is_set_here(name: &HeaderName) -> bool {
         || *name == TRACEPARENT
 }
 
-fn drop_where(headers: &mut HeaderMap, gone: impl Fn(&str) -> bool) {
-    let names: Vec<HeaderName> = headers.keys().filter(|name| gone(name.as_str())).cloned().collect();
-    for name in names {
-        headers.remove(name);
-    }
-}
-
 /// Removes `Connection` and what it names (RFC 9110, section 7.6.1). What says where the body ends stays.
 fn drop_named_by_connection(headers: &mut HeaderMap) {
-    if !headers.contains_key(CONNECTION) {
-        return;
-    }
     let mut names = Vec::new();
     for value in headers.get_all(CONNECTION) {
         for name in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {

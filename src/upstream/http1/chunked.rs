@@ -142,7 +142,8 @@ impl Chunked {
             return None;
         }
         let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&section, &mut fields) else {
+        let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&section, &mut fields)
+        else {
             return None;
         };
         let mut trailers = HeaderMap::with_capacity(fields.len());

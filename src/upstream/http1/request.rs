@@ -4,8 +4,8 @@ use super::{Broken, Returned, Socket};
 use crate::upstream::body::RequestBody;
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, HeaderMap,
-    HeaderName, MAX_FORWARDS, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST,
+    HeaderMap, HeaderName, MAX_FORWARDS, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
 };
 use http::{Method, Request};
 use http_body::Body as _;
@@ -74,7 +74,10 @@ impl Sending {
 
     /// Whether all of it is out.
     pub(super) fn is_done(&self) -> bool {
-        self.framing == Framing::Over && self.written == self.out.len() && self.piece.is_empty() && self.flushed
+        self.framing == Framing::Over
+            && self.written == self.out.len()
+            && self.piece.is_empty()
+            && self.flushed
     }
 
     /// Whether nothing more of it will be sent: all of it is out, or the server takes no more.
@@ -193,7 +196,9 @@ impl Sending {
         match &mut self.framing {
             Framing::Length(left) => {
                 let size = data.len() as u64;
-                *left = left.checked_sub(size).ok_or_else(|| off("the body is longer than its Content-Length"))?;
+                *left = left
+                    .checked_sub(size)
+                    .ok_or_else(|| off("the body is longer than its Content-Length"))?;
             }
             Framing::Chunked => {
                 let _ = write!(self.out, "{:x}\r\n", data.len());
@@ -284,7 +289,10 @@ fn write_head(request: &Request<RequestBody>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_fields<'a>(fields: impl Iterator<Item = (&'a HeaderName, &'a http::HeaderValue)>, out: &mut Vec<u8>) {
+fn write_fields<'a>(
+    fields: impl Iterator<Item = (&'a HeaderName, &'a http::HeaderValue)>,
+    out: &mut Vec<u8>,
+) {
     for (name, value) in fields {
         out.extend_from_slice(name.as_str().as_bytes());
         out.extend_from_slice(b": ");
@@ -306,8 +314,18 @@ fn write_trailers(head: &HeaderMap, trailers: &HeaderMap, out: &mut Vec<u8>) {
 
 fn may_trail(name: &HeaderName) -> bool {
     let never = [
-        AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST,
-        MAX_FORWARDS, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
+        AUTHORIZATION,
+        CACHE_CONTROL,
+        CONTENT_ENCODING,
+        CONTENT_LENGTH,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+        HOST,
+        MAX_FORWARDS,
+        SET_COOKIE,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
     ];
     !never.contains(name)
 }

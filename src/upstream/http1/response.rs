@@ -47,7 +47,9 @@ pub(super) fn parse(input: &[u8], method: &Method) -> Result<Option<(Head, usize
         let length = match config.parse_response_with_uninit_headers(&mut parsed, rest, &mut fields) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return bounded(rest).map(|()| None),
-            Err(httparse::Error::TooManyHeaders) => return Err(Broken::Parse("its head has too many fields")),
+            Err(httparse::Error::TooManyHeaders) => {
+                return Err(Broken::Parse("its head has too many fields"));
+            }
             Err(_) => return Err(Broken::Parse("its head is no HTTP/1")),
         };
         if length > MAX_HEAD {
@@ -63,9 +65,9 @@ pub(super) fn parse(input: &[u8], method: &Method) -> Result<Option<(Head, usize
             continue;
         }
         let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-        let headers = headers(&rest[..length], parsed.headers)?;
-        let body = body(&headers, status, version, method)?;
-        let keeps = keeps(&headers, version) && !matches!(body, Body::UntilClosed | Body::Switched);
+        let (headers, said) = headers(&rest[..length], parsed.headers)?;
+        let body = body(&said, status, version, method)?;
+        let keeps = said.keeps(version) && !matches!(body, Body::UntilClosed | Body::Switched);
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.version_mut() = version;
@@ -102,13 +104,59 @@ pub(super) fn behind_interim(input: &[u8]) -> Result<usize, Broken> {
     }
 }
 
+/// What the fields say of the body and the connection.
+#[derive(Default)]
+struct Said {
+    /// What Content-Length says; it may say the same thing twice.
+    length: Option<u64>,
+    /// How many fields name a transfer coding, and whether the last is `chunked` and nothing else.
+    codings: usize,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Said {
+    fn read(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Broken> {
+        if *name == CONTENT_LENGTH {
+            for one in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                let digits = !one.is_empty() && one.iter().all(u8::is_ascii_digit);
+                let length =
+                    std::str::from_utf8(one).ok().filter(|_| digits).and_then(|one| one.parse().ok());
+                let length: u64 = length.ok_or(Broken::Parse("a Content-Length that is no number"))?;
+                if self.length.is_some_and(|said| said != length) {
+                    return Err(Broken::Parse("two different Content-Lengths"));
+                }
+                self.length = Some(length);
+            }
+        } else if *name == TRANSFER_ENCODING {
+            self.codings += 1;
+            self.chunked = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+        } else if *name == CONNECTION {
+            for one in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                self.close |= one.eq_ignore_ascii_case(b"close");
+                self.keep_alive |= one.eq_ignore_ascii_case(b"keep-alive");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the server says that it leaves the connection open.
+    fn keeps(&self, version: Version) -> bool {
+        !self.close && (self.keep_alive || version != Version::HTTP_10)
+    }
+}
+
 /// The fields; their values share one copy of the head.
-fn headers(head: &[u8], fields: &[httparse::Header<'_>]) -> Result<HeaderMap, Broken> {
-    let mut headers = HeaderMap::with_capacity(fields.len());
+fn headers(head: &[u8], fields: &[httparse::Header<'_>]) -> Result<(HeaderMap, Said), Broken> {
+    // With room for what stages add.
+    let mut headers = HeaderMap::with_capacity(fields.len() + 4);
+    let mut said = Said::default();
     let (shared, base) = (Bytes::copy_from_slice(head), head.as_ptr() as usize);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| Broken::Parse("a field's name is none"))?;
+        said.read(&name, field.value)?;
         let value = match (field.value.as_ptr() as usize).wrapping_sub(base) {
             // Of an empty one the place says nothing.
             _ if field.value.is_empty() => Bytes::new(),
@@ -118,69 +166,32 @@ fn headers(head: &[u8], fields: &[httparse::Header<'_>]) -> Result<HeaderMap, Br
             HeaderValue::from_maybe_shared(value).map_err(|_| Broken::Parse("a field's value is none"))?;
         headers.append(name, value);
     }
-    Ok(headers)
+    Ok((headers, said))
 }
 
-fn body(
-    headers: &HeaderMap,
-    status: StatusCode,
-    version: Version,
-    method: &Method,
-) -> Result<Body, Broken> {
+fn body(said: &Said, status: StatusCode, version: Version, method: &Method) -> Result<Body, Broken> {
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Body::Switched);
     }
-    let length = length(headers)?;
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let chunked = match (codings.next(), codings.next()) {
-        (None, _) => false,
-        (Some(_), _) if length.is_some() => {
+    if said.codings > 0 {
+        if said.length.is_some() {
             return Err(Broken::Parse("both Content-Length and Transfer-Encoding"));
         }
-        (Some(_), _) if version == Version::HTTP_10 => {
+        if version == Version::HTTP_10 {
             return Err(Broken::Parse("Transfer-Encoding in HTTP/1.0"));
         }
-        (Some(coding), None) if coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => true,
-        (Some(_), _) => return Err(Broken::Parse("a transfer coding other than chunked")),
-    };
-    let bodyless = *method == Method::HEAD
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    Ok(match length {
+        if said.codings > 1 || !said.chunked {
+            return Err(Broken::Parse("a transfer coding other than chunked"));
+        }
+    }
+    let bodyless =
+        *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    Ok(match said.length {
         _ if bodyless => Body::None,
-        _ if chunked => Body::Chunked,
+        _ if said.codings > 0 => Body::Chunked,
         Some(length) => Body::Length(length),
         None => Body::UntilClosed,
     })
-}
-
-/// What Content-Length says; it may say the same thing twice.
-fn length(headers: &HeaderMap) -> Result<Option<u64>, Broken> {
-    let mut said = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
-        for one in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            let digits = !one.is_empty() && one.iter().all(u8::is_ascii_digit);
-            let length = std::str::from_utf8(one).ok().filter(|_| digits).and_then(|one| one.parse().ok());
-            let length: u64 = length.ok_or(Broken::Parse("a Content-Length that is no number"))?;
-            if said.is_some_and(|said| said != length) {
-                return Err(Broken::Parse("two different Content-Lengths"));
-            }
-            said = Some(length);
-        }
-    }
-    Ok(said)
-}
-
-/// Whether the server says that it leaves the connection open.
-fn keeps(headers: &HeaderMap, version: Version) -> bool {
-    let says = |word: &[u8]| {
-        headers.get_all(CONNECTION).iter().any(|value| {
-            value.as_bytes().split(|byte| *byte == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
-        })
-    };
-    match version {
-        Version::HTTP_10 => says(b"keep-alive") && !says(b"close"),
-        _ => !says(b"close"),
-    }
 }
 
 #[cfg(test)]
@@ -200,10 +211,20 @@ mod tests {
             ("HTTP/1.1 204 No Content\r\n", "GET", Body::None, true),
             ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n", "GET", Body::None, true),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n", "GET", Body::Chunked, true),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: x, Close\r\n", "GET", Body::Chunked, false),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: x, Close\r\n",
+                "GET",
+                Body::Chunked,
+                false,
+            ),
             ("HTTP/1.1 200\r\n", "GET", Body::UntilClosed, false),
             ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n", "GET", Body::Length(0), false),
-            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n", "GET", Body::Length(0), true),
+            (
+                "HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n",
+                "GET",
+                Body::Length(0),
+                true,
+            ),
             ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n", "GET", Body::Switched, false),
         ] {
             let text = format!("{head}\r\nmore");

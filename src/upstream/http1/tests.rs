@@ -72,7 +72,8 @@ async fn heard(far: &mut TcpStream, end: &str) -> String {
 #[tokio::test]
 async fn requests_go_out_framed_by_their_body() {
     let pieces = |trailers: bool| {
-        let mut frames = vec![Ok(Frame::data(Bytes::from_static(b"hel"))), Ok(Frame::data(Bytes::from_static(b"lo")))];
+        let mut frames =
+            vec![Ok(Frame::data(Bytes::from_static(b"hel"))), Ok(Frame::data(Bytes::from_static(b"lo")))];
         if trailers {
             let mut fields = HeaderMap::new();
             for name in ["x-sum", "x-other", "host"] {
@@ -87,7 +88,12 @@ async fn requests_go_out_framed_by_their_body() {
         ("GET", body(""), &[("x-a", "1")][..], "GET /a?b HTTP/1.1\r\nx-a: 1\r\n\r\n"),
         ("POST", body(""), &[("content-length", "0")], "POST /a?b HTTP/1.1\r\ncontent-length: 0\r\n\r\n"),
         ("POST", body("hello"), &[], "POST /a?b HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello"),
-        ("PUT", pieces(false), &[("content-length", "5")], "PUT /a?b HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello"),
+        (
+            "PUT",
+            pieces(false),
+            &[("content-length", "5")],
+            "PUT /a?b HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello",
+        ),
         (
             "PUT",
             pieces(false),
@@ -122,8 +128,12 @@ async fn a_body_must_be_as_long_as_it_is_said_to_be() {
         let frames = [Ok(Frame::data(Bytes::from_static(b"hello")))];
         let body = BoxBody::new(StreamBody::new(futures_util::stream::iter(frames)));
         http1.start(request("PUT", body, &[("content-length", length)]));
-        let failed = head(&mut http1).await.err().expect("it fails");
-        assert!(matches!(failed.request, Returned::Nothing) && failed.why.to_string().contains("Content-Length"), "{}", failed.why);
+        let failed = head(&mut http1).await.expect_err("it fails");
+        assert!(
+            matches!(failed.request, Returned::Nothing) && failed.why.to_string().contains("Content-Length"),
+            "{}",
+            failed.why
+        );
         assert!(!http1.is_reusable());
     }
 }
@@ -137,7 +147,10 @@ async fn large_bodies_pass_whole_both_ways() {
         (body(large), format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{large}", large.len())),
         (
             chunked,
-            format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{large}\r\n0\r\nx-end: 1\r\n\r\n", large.len()),
+            format!(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{large}\r\n0\r\nx-end: 1\r\n\r\n",
+                large.len()
+            ),
         ),
     ] {
         let (mut http1, mut far) = pair().await;
@@ -264,12 +277,15 @@ async fn ends_that_come_too_early_are_no_ends() {
 #[tokio::test]
 async fn a_server_that_refuses_a_body_is_heard() {
     let (mut http1, mut far) = pair().await;
-    let pieces = futures_util::stream::iter((0..4096).map(|_| Ok(Frame::data(Bytes::from_static(&[b'x'; 4096])))));
+    let pieces =
+        futures_util::stream::iter((0..4096).map(|_| Ok(Frame::data(Bytes::from_static(&[b'x'; 4096])))));
     http1.start(request("POST", BoxBody::new(StreamBody::new(pieces)), &[]));
     let server = async {
         let mut some = [0; 1024];
         far.read_exact(&mut some).await.unwrap();
-        far.write_all(b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        far.write_all(b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
         far.shutdown().await.unwrap();
         // As long as it reads on, what it said is not lost.
         tokio::io::copy(&mut far, &mut tokio::io::sink()).await.unwrap();
@@ -296,7 +312,7 @@ async fn a_request_of_which_nothing_left_comes_back() {
     let Socket::Plain(socket) = &http1.socket else { unreachable!("it is plain") };
     socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write).unwrap();
     http1.start(request("GET", body(""), &[("x-a", "1")]));
-    let failed = head(&mut http1).await.err().expect("it fails");
+    let failed = head(&mut http1).await.expect_err("it fails");
     let Returned::Unsent(unsent) = failed.request else { panic!("nothing has left") };
     assert_eq!((unsent.method().as_str(), &unsent.headers()["x-a"]), ("GET", &"1".parse().unwrap()));
 }
