@@ -262,6 +262,8 @@ def plan(seconds):
             "nginx (plain stream)": lambda: streams(p["nginx"], 1000, 300, 20),
             "voicegate": lambda: chats(ours(), 1000, 300, 20),
         }),
+        "s": ("start and rest", {"voicegate": lambda: starting(ours())}),
+        "k": ("10,000 kept connections at rest", {"voicegate": lambda: resting(ours(MAX_CONNECTIONS="20000"), 10_000)}),
         "e": ("1,000 WebSockets, 50 frames/s each way", {
             name: (lambda gateway: lambda: sockets(gateway() if callable(gateway) else gateway, 1000, 10))(gateway)
             for name, gateway in (("direct", p["direct"]), ("nginx", p["nginx"]), ("envoy", p["envoy"]), ("voicegate", ours))
@@ -301,6 +303,4 @@ def plan(seconds):
             for what, path, bearer in (("fixed answer", "/fixed", None), ("plain", "/plain/x", None), ("chain", "/chain/x", TOKEN))
             for workers in (1, 2)
         }),
-        "s": ("start and rest", {"voicegate": lambda: starting(ours())}),
-        "k": ("10,000 kept connections at rest", {"voicegate": lambda: resting(ours(MAX_CONNECTIONS="20000"), 10_000)}),
     }

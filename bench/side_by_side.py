@@ -19,10 +19,10 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "RESULTS.md")
     asked = parser.parse_args()
     RUN.mkdir(parents=True, exist_ok=True)
-    begun = time.strftime("%H:%M")
+    about = f"{asked.rounds} rounds of {asked.seconds} s, begun {time.strftime('%H:%M')}; the gateway alone on CPU 1 with one worker, all else on CPU 0."
     results = {}
     with cases.upstreams():
-        for case, (about, gateways) in cases.plan(asked.seconds).items():
+        for case, (title, gateways) in cases.plan(asked.seconds).items():
             if asked.cases and case not in asked.cases:
                 continue
             names = [name for name in gateways if not asked.only or name in asked.only.split(",")]
@@ -33,9 +33,9 @@ def main():
                     row = gateways[name]()
                     rows[name].append(row)
                     say(f"{case} round {number + 1}: {name:22} " + json.dumps({k: round(v, 2) for k, v in row.items()}))
-            results[case] = dict(about=about, rows=rows)
-    about = f"{asked.rounds} rounds of {asked.seconds} s, begun {begun}; the gateway alone on CPU 1 with one worker, all else on CPU 0."
-    report.write(results, about, asked.out)
+            results[case] = dict(about=title, rows=rows)
+            # After each case: a run takes most of an hour.
+            report.write(results, about, asked.out)
     print(report.goals(results))
 
 

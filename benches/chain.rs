@@ -1,7 +1,7 @@
 //! What the full chain costs, with state in memory and in Redis; what a flood of logins and a hanging Redis cost others; and
 //! what each stage costs in instructions, which must not grow unnoticed.
 //!
-//! `cargo bench --bench chain -- --instructions` counts under callgrind and fails where something costs over 5 % more than
+//! `cargo bench --profile counted --bench chain -- --instructions` counts under callgrind and fails where something costs over 5 % more than
 //! `benches/chain/instructions.json` says; `scripts/test` runs it. With `--save` that file is written.
 //!
 //! `cargo bench --bench chain` takes times. The gateway is a process of its own, the load comes from here over connections that are

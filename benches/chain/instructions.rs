@@ -96,7 +96,7 @@ fn compare(counts: &[(String, u64)], compiler: &str) -> usize {
     } else {
         println!(
             "\n{beyond} beyond the baseline. `callgrind_annotate` on the files in target/callgrind says where it goes. If it must be so, \
-             `cargo bench --bench chain -- --instructions --save` makes it the baseline, and the commit says why."
+             `cargo bench --profile counted --bench chain -- --instructions --save` makes it the baseline, and the commit says why."
         );
     }
     beyond
