@@ -127,11 +127,11 @@ def plot(results, path):
 def write(results, about, out):
     """Writes RESULTS.md and its plot."""
     today = datetime.date.today().isoformat()
-    text = [f"# Results\n\nMeasured {today} on {machine()}; {about} Written by `bench/run`; do not edit.\n",
+    text = [f"# Results\n\nMeasured on {machine()}; {about} Written {today} by `bench/run`; do not edit.\n",
             "Ratios within one run are what counts. Where a figure has a range, it is that of the rounds.\n",
             "## Floors and targets\n", goals(results), ""]
     for case, found in results.items():
-        text += [f"## ({case}) {found['about']}\n", table(found["rows"]), ""]
+        text += [f"## ({case}) {found['about']}\n", f"{found['when']}.\n", table(found["rows"]), ""]
     plot(results, out.with_suffix(".svg"))
     text += [f"![requests per second]({out.with_suffix('.svg').name})", ""]
     out.write_text("\n".join(text))

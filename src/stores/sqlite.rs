@@ -18,7 +18,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
-use sqlx::{Connection, Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Connection, Sqlite, Transaction};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Instant;
@@ -28,6 +28,12 @@ pub(super) static MIGRATIONS: Migrator = Migrator {
     ignore_missing: true,
     ..sqlx::migrate!("migrations/sqlite")
 };
+
+/// Running answers that are saved by one statement.
+const AT_ONCE: usize = 8;
+/// How long others go first before the next, and how long all these rests may be together: less than a checkpoint's interval.
+const REST: Duration = Duration::from_millis(10);
+const RESTS: Duration = Duration::from_millis(600);
 
 /// A store in a file, or in memory.
 pub(super) struct SqliteStore {
@@ -132,30 +138,41 @@ impl SqliteStore {
         .await
     }
 
-    /// Keeps a replica's turns alive and what they said; which of them shall stop. One transaction.
+    /// Keeps a replica's turns alive and what they said; which of them shall stop. A few answers at a time, with rests: SQLite
+    /// writes on the cores that pass streams on, and there is one writer, for whom others wait.
     async fn keep(
         &self,
         replica: &str,
         said: &[(String, String)],
         alive_until: i64,
     ) -> sqlx::Result<Vec<(String,)>> {
-        let mut tx = self.begin().await?;
         sqlx::query("UPDATE turns SET alive_until = $2 WHERE replica = $1")
             .bind(replica)
             .bind(alive_until)
-            .execute(&mut *tx)
+            .execute(&self.writer)
             .await?;
         let mut lost = Vec::new();
-        for (turn, content) in said {
-            let kept = sqlx::query("UPDATE turns SET said = $3 WHERE id = $1 AND replica = $2")
-                .bind(turn)
-                .bind(replica)
-                .bind(text(content))
-                .execute(&mut *tx)
-                .await?;
-            if kept.rows_affected() == 0 {
+        let rest = REST.min(RESTS / said.len().div_ceil(AT_ONCE).max(1) as u32);
+        for (number, group) in said.chunks(AT_ONCE).enumerate() {
+            if number > 0 {
+                tokio::time::sleep(rest).await;
+            }
+            let values: Vec<String> =
+                (1..=group.len()).map(|row| format!("(${}, ${})", row * 2, row * 2 + 1)).collect();
+            let sql = format!(
+                "WITH v (id, said) AS (VALUES {}) UPDATE turns SET said = v.said FROM v \
+                 WHERE turns.id = v.id AND turns.replica = $1 RETURNING id",
+                values.join(", ")
+            );
+            // Numbers and commas alone are put together here.
+            let mut query = sqlx::query_as(AssertSqlSafe(sql)).bind(replica);
+            for (turn, content) in group {
+                query = query.bind(turn).bind(text(content));
+            }
+            let kept: Vec<(String,)> = query.fetch_all(&self.writer).await?;
+            for (turn, _) in group.iter().filter(|(turn, _)| !kept.iter().any(|(id,)| id == turn)) {
                 let sql = "SELECT 1 FROM turns WHERE id = $1 UNION ALL SELECT 1 FROM messages WHERE id = $1";
-                if sqlx::query(sql).bind(turn).fetch_optional(&mut *tx).await?.is_none() {
+                if sqlx::query(sql).bind(turn).fetch_optional(&self.writer).await?.is_none() {
                     lost.push((turn.clone(),));
                 }
             }
@@ -163,9 +180,8 @@ impl SqliteStore {
         let mut stop: Vec<(String,)> =
             sqlx::query_as("SELECT id FROM turns WHERE replica = $1 AND stop_asked ORDER BY id")
                 .bind(replica)
-                .fetch_all(&mut *tx)
+                .fetch_all(&self.writer)
                 .await?;
-        tx.commit().await?;
         stop.append(&mut lost);
         Ok(stop)
     }

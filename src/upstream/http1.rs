@@ -8,12 +8,14 @@
 //! [`poll_frame`](Http1::poll_frame) to the end. It can carry another if [`is_reusable`](Http1::is_reusable) says so, and still
 //! stands if it [`is_quiet`](Http1::is_quiet). Dropping it closes the socket.
 
+mod broken;
 mod chunked;
 mod early;
 mod request;
 mod response;
 mod socket;
 
+pub(super) use broken::{Broken, Failed, Returned};
 pub(super) use early::Early;
 pub(super) use socket::Socket;
 
@@ -25,7 +27,6 @@ use http_body::Frame;
 use request::Sending;
 use response::Body;
 use std::cell::RefCell;
-use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -65,33 +66,6 @@ enum Receiving {
     Done,
     /// The protocol was switched: what follows is not HTTP.
     Switched,
-}
-
-/// Why there is no answer, or not all of it.
-#[derive(Debug)]
-pub(super) enum Broken {
-    /// The socket failed, or what was to be sent.
-    Io(io::Error),
-    /// The server closed the connection too early.
-    Closed(&'static str),
-    /// What the server said is no HTTP.
-    Parse(&'static str),
-}
-
-/// A request without an answer.
-pub(super) struct Failed {
-    pub(super) why: Broken,
-    pub(super) request: Returned,
-}
-
-/// What comes back of a request without an answer.
-pub(super) enum Returned {
-    /// All of it: nothing has left.
-    Unsent(Box<Request<RequestBody>>),
-    /// All of it, but it may have arrived. It has no body.
-    Sent(Box<Request<RequestBody>>),
-    /// Nothing: its body is gone.
-    Nothing,
 }
 
 impl Http1 {
@@ -307,8 +281,16 @@ impl Http1 {
     /// the kernel has not told of anything.
     pub(super) fn is_quiet(&mut self) -> bool {
         let mut byte = [0; 1];
-        let mut cx = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.socket).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+        match &mut self.socket {
+            // Not by a poll, which is pending also for a task that has had its turn.
+            Socket::Plain(socket) => {
+                matches!(socket.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Socket::Tls(socket) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                Pin::new(socket).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+            }
+        }
     }
 
     /// What it is when the protocol was switched: the socket, and what was read from it already.
@@ -351,42 +333,6 @@ fn read_head(
             let from = response::behind_interim(held)?;
             held.drain(..from);
             Ok(None)
-        }
-    }
-}
-
-impl Broken {
-    /// Whether the server said what is no HTTP.
-    pub(super) fn is_parse(&self) -> bool {
-        matches!(self, Broken::Parse(_))
-    }
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Broken::Io(error) => write!(f, "{error}"),
-            Broken::Closed(what) => f.write_str(what),
-            Broken::Parse(what) => write!(f, "bad response: {what}"),
-        }
-    }
-}
-
-impl std::error::Error for Broken {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Broken::Io(error) => error.source(),
-            _ => None,
-        }
-    }
-}
-
-impl From<Broken> for io::Error {
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::Io(error) => error,
-            Broken::Closed(_) => io::Error::new(io::ErrorKind::UnexpectedEof, broken),
-            Broken::Parse(_) => io::Error::new(io::ErrorKind::InvalidData, broken),
         }
     }
 }
