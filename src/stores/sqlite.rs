@@ -35,6 +35,11 @@ const AT_ONCE: usize = 8;
 const REST: Duration = Duration::from_millis(10);
 const RESTS: Duration = Duration::from_millis(600);
 
+/// What the writer's thread is called; the kernel keeps 15 characters.
+const WRITER: &str = "sqlite-writer";
+/// How far its priority lies below that of whoever passes requests on, where they share a core.
+const NICE: i32 = 5;
+
 /// A store in a file, or in memory.
 pub(super) struct SqliteStore {
     /// One connection.
@@ -76,8 +81,10 @@ impl SqliteStore {
         let writing =
             options.clone().journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
         switch_to_wal(&writing, limits.call_timeout).await.map_err(|error| unopened(&error))?;
+        let writing = writing.thread_name(|_| WRITER.to_owned());
         let writer = pool.clone().max_connections(1).connect_with(writing).await;
         let writer = writer.map_err(|error| unopened(&error))?;
+        go_behind(WRITER);
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         let readers = pool
             .max_connections(limits.max_connections.clamp(1, cores.max(2)))
@@ -187,6 +194,26 @@ impl SqliteStore {
     }
 }
 
+/// Gives the threads of that name a lower priority. Where the system has no such thing, they keep theirs.
+fn go_behind(name: &str) {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return };
+    for thread in threads.flatten() {
+        let called = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        let id = thread.file_name().to_string_lossy().parse().ok().and_then(rustix::process::Pid::from_raw);
+        if called.trim_end() == name
+            && let Some(id) = id
+        {
+            // Linux takes a thread's id for the thread alone.
+            let own = rustix::process::getpriority_process(None);
+            let set =
+                own.and_then(|own| rustix::process::setpriority_process(Some(id), (own + NICE).min(19)));
+            if let Err(error) = set {
+                tracing::debug!(%error, "SQLite's writer keeps its priority");
+            }
+        }
+    }
+}
+
 portable_store!(SqliteStore);
 
 #[async_trait]
@@ -271,4 +298,29 @@ async fn switch_to_wal(options: &SqliteConnectOptions, patience: Duration) -> sq
 fn is_locked(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|refusal| refusal.code());
     code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_writer_goes_behind_and_nobody_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("a.db").display());
+        let _store = SqliteStore::open(&url, &StoreLimits::default()).await.unwrap();
+        let own = rustix::process::getpriority_process(None).unwrap();
+        let mut writers = 0;
+        for thread in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+            // Other tests' threads come and go.
+            let Ok(called) = std::fs::read_to_string(thread.path().join("comm")) else { continue };
+            if called.trim_end() == WRITER {
+                let id = thread.file_name().to_string_lossy().parse().unwrap();
+                let id = rustix::process::Pid::from_raw(id).unwrap();
+                writers +=
+                    usize::from(rustix::process::getpriority_process(Some(id)) == Ok((own + NICE).min(19)));
+            }
+        }
+        assert!(writers > 0);
+    }
 }
