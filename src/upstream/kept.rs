@@ -1,7 +1,8 @@
-//! A request that can be said again.
+//! A request that can be said again, for an upstream with `retry`.
 //!
-//! Nearly every request without a body is kept while it is under way, and hardly one of them is ever needed: keeping is
-//! cheap, one block of memory, and making a request of it again is not.
+//! Nearly every request is kept there while it is under way, and hardly one of them is ever needed: keeping is cheap, one
+//! block of memory, and making a request of it again is not. Without `retry` nothing is kept: what may be sent twice comes back
+//! from the connection that failed.
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};

@@ -1,6 +1,6 @@
 //! One request to one server, up to its response's head.
 //!
-//! What may be sent twice (over HTTP/2 `http2::call` has its own, stricter rule): a request that provably never left (hyper gives it back), and one without body and of an
+//! What may be sent twice (over HTTP/2 `http2::call` has its own, stricter rule): a request that provably never left (its connection gives it back), and one without body and of an
 //! idempotent method (RFC 9110, section 9.2.2) whose connection had been used before and died without an answer:
 //! then the server had most likely just closed it. Either only once, and on a new connection. Nothing else is ever
 //! sent twice. Redirects are answers like any other.
