@@ -55,6 +55,7 @@ def peers():
         direct=Gateway("direct", 9100),
         nginx=Gateway("nginx", 8001, ("nginx", "-c", configured("nginx.conf"))),
         haproxy=Gateway("haproxy", 8002, ("haproxy", "-f", configured("haproxy.cfg"), "-db")),
+        relay=Gateway("relay", 8022, ("haproxy", "-f", configured("haproxy.cfg"), "-db")),
         haproxy_jwt=Gateway("haproxy", 8012, ("haproxy", "-f", configured("haproxy.cfg"), "-db")),
         envoy=envoy(8003),
         envoy_jwt=envoy(8013),
@@ -138,21 +139,24 @@ def chats(gateway, count, events, pace):
 def sockets(gateway, count, seconds, pace=20):
     """WebSockets that talk and are answered."""
     with gateway.start() as process:
-        port = 9101 if gateway.name == "direct" else gateway.port
+        port = 9103 if gateway.name == "direct" else gateway.port
         return costed(process, lambda: tool("frames", f"127.0.0.1:{port}", "/ws", count, seconds, pace, 640))
 
 
 def many_routes(count):
-    """A manifest with that many routes, and a script that asks for all of them in turn."""
+    """A manifest with that many routes, and a script that asks for all of them in turn. Asking costs the caller the same however
+    many they are: all paths are as long, and the requests are written before they are needed."""
     lines = ["version: 1", 'upstreams: { app: { targets: [{ url: "http://127.0.0.1:9100" }], max_connections: 10000 } }', "routes:"]
-    lines += [f"  - {{ route: GET /group{n % 100}/kind{n}/:id/detail, upstream: app, chain: [], public: true }}" for n in range(count)]
+    lines += [f"  - {{ route: GET /group{n % 100:02}/kind{n:05}/:id/detail, upstream: app, chain: [], public: true }}" for n in range(count)]
     manifest = RUN / f"routes-{count}.yaml"
     manifest.write_text("\n".join(lines) + "\n")
     script = RUN / f"routes-{count}.lua"
     # A stride that meets every route, and no two neighbours together.
     script.write_text(
-        f"local n = 0\nrequest = function()\n  n = (n + 7919) % {count}\n"
-        '  return wrk.format("GET", "/group" .. (n % 100) .. "/kind" .. n .. "/abc/detail")\nend\n')
+        "local n, requests = 0, {}\n"
+        f"init = function()\n  for n = 0, {count - 1} do\n"
+        '    requests[n] = wrk.format("GET", string.format("/group%02d/kind%05d/abc/detail", n % 100, n))\n'
+        f"  end\nend\nrequest = function()\n  n = (n + 7919) % {count}\n  return requests[n]\nend\n")
     return manifest, script
 
 
@@ -266,7 +270,8 @@ def plan(seconds):
         "k": ("10,000 kept connections at rest", {"voicegate": lambda: resting(ours(MAX_CONNECTIONS="20000"), 10_000)}),
         "e": ("1,000 WebSockets, 50 frames/s each way", {
             name: (lambda gateway: lambda: sockets(gateway() if callable(gateway) else gateway, 1000, 10))(gateway)
-            for name, gateway in (("direct", p["direct"]), ("nginx", p["nginx"]), ("envoy", p["envoy"]), ("voicegate", ours))
+            for name, gateway in (("direct", p["direct"]), ("haproxy (TCP only)", p["relay"]), ("nginx", p["nginx"]),
+                                  ("envoy", p["envoy"]), ("voicegate", ours))
         }),
         "f": ("10,000 routes", {
             f"{count:,} routes" if count > 1 else "1 route": (lambda count: lambda: routed(count, seconds))(count)

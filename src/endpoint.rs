@@ -6,18 +6,27 @@
 use crate::error::GatewayError;
 use crate::exchange::Exchange;
 use futures_util::future::BoxFuture;
-use poem::endpoint::{BoxEndpoint, DynEndpoint, ToDynEndpoint};
+use poem::endpoint::{DynEndpoint, ToDynEndpoint};
 use poem::{Endpoint, IntoResponse, Request, Response};
 use std::future::Future;
+use std::sync::Arc;
 
 /// An endpoint whose errors are finished responses already.
-pub struct Next(BoxEndpoint<'static, Response>);
+#[derive(Clone)]
+pub struct Next(Arc<dyn DynEndpoint<Output = Response>>);
 
 impl Next {
     /// Answers a request. What can be done without waiting is done before this returns: no future carries the request
     /// about that was passed on already.
     pub fn call(&self, request: Request) -> BoxFuture<'_, poem::Result<Response>> {
         DynEndpoint::call(&*self.0, request)
+    }
+}
+
+impl Next {
+    /// Where it is: equal for two only if they are the same.
+    pub fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
     }
 }
 
@@ -35,7 +44,7 @@ pub fn sealed<E>(endpoint: E) -> Next
 where
     E: Endpoint + 'static,
 {
-    Next(Box::new(ToDynEndpoint(Sealed(endpoint))))
+    Next(Arc::new(ToDynEndpoint(Sealed(endpoint))))
 }
 
 struct Sealed<E>(E);

@@ -4,10 +4,16 @@
 //! `:param`, which beats `*rest`; where the more special place has no route for the method or the predicates, the
 //! search goes on to the more general one, except past a native operation: a catch-all never takes over a path of
 //! the gateway's own (SECURITY rule 25).
+//!
+//! With ten thousand routes asked in turn, what counts is how much memory a lookup touches, since none of it is near.
+//! So segments without a fork between them are one node ([`Label`]), a node with its value and all that decides whether
+//! it is taken is two neighbouring lines of cache, and all forks stand in one table, found in a line as well.
 
 use super::pattern::{Host, MethodSet, Pattern, Predicates, Segment};
+use foldhash::fast::FixedState;
 use http::{HeaderMap, HeaderValue, Method};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, Hasher};
 
 /// An index from requests to values.
 #[derive(Debug)]
@@ -59,60 +65,45 @@ pub struct Asked<'a> {
     pub query: Option<&'a str>,
 }
 
-impl<T> Default for Router<T> {
-    fn default() -> Self {
-        Router { exact: HashMap::new(), suffixes: Vec::new(), any: Tree::default() }
+impl<'p, T> FromIterator<(Place<'p>, T)> for Router<T> {
+    /// An index of these values. That no two can't be told apart was proven by the checks.
+    fn from_iter<I: IntoIterator<Item = (Place<'p>, T)>>(values: I) -> Self {
+        let mut any = Plan::default();
+        let mut exact: HashMap<&str, Plan<T>> = HashMap::new();
+        let mut suffixes: BTreeMap<&str, Plan<T>> = BTreeMap::new();
+        for (place, value) in values {
+            let plan = match place.host {
+                None => &mut any,
+                Some(Host::Exact(name)) => exact.entry(name).or_default(),
+                Some(Host::Suffix(suffix)) => suffixes.entry(suffix).or_default(),
+            };
+            plan.insert(&place, value);
+        }
+        let mut suffixes: Vec<_> =
+            suffixes.into_iter().map(|(name, plan)| (name.to_owned(), Tree::of(plan))).collect();
+        suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        Router {
+            exact: exact.into_iter().map(|(name, plan)| (name.to_owned(), Tree::of(plan))).collect(),
+            suffixes,
+            any: Tree::of(any),
+        }
     }
 }
 
 impl<T> Router<T> {
-    /// Adds a value. That no two can't be told apart was proven by the checks.
-    pub fn insert(&mut self, place: &Place<'_>, value: T) {
-        let tree = match place.host {
-            None => &mut self.any,
-            Some(Host::Exact(name)) => self.exact.entry(name.clone()).or_default(),
-            Some(Host::Suffix(suffix)) => {
-                let at = match self.suffixes.iter().position(|(known, _)| known == suffix) {
-                    Some(at) => at,
-                    None => {
-                        let at = self.suffixes.partition_point(|(known, _)| known.len() >= suffix.len());
-                        self.suffixes.insert(at, (suffix.clone(), Tree::default()));
-                        at
-                    }
-                };
-                &mut self.suffixes[at].1
-            }
-        };
-        tree.insert(place, value);
-    }
-
     /// The value for a request. A host's own routes are asked first, then those for any host.
     pub fn find<'t>(&'t self, asked: &Asked<'_>) -> Found<'t, T> {
         let mut allowed = Allowed::default();
         let mut ranges = Vec::new();
         for tree in self.trees(asked.host) {
             let mut search = Search { tree, asked, ranges: &mut ranges, allowed: &mut allowed };
-            match search.node(0, 1) {
+            match search.node(ROOT, 1) {
                 Step::Found(value) => return Found::Route(value, ranges),
                 Step::Stop => break,
                 Step::Go => ranges.clear(),
             }
         }
         allowed.answer()
-    }
-
-    /// Methods that a path serves, as a value of `Allow`; none if the path is unknown.
-    pub fn allow(&self, host: &str, path: &str) -> Option<HeaderValue> {
-        // No route takes this method, so the search visits every place that matches the path.
-        let method = Method::from_bytes(b"-").ok()?;
-        let headers = HeaderMap::new();
-        match self.find(&Asked { host, method: &method, path, headers: &headers, query: None }) {
-            Found::NotAllowed(allow) => Some(allow),
-            Found::Route(..) => {
-                Some(HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
-            }
-            Found::Nothing => None,
-        }
     }
 
     /// From the narrowest to the widest.
@@ -126,84 +117,60 @@ impl<T> Router<T> {
     }
 }
 
+/// A tree while values come in: one node a segment.
 #[derive(Debug)]
-struct Tree<T> {
-    nodes: Vec<Node<T>>,
+struct Plan<T> {
+    nodes: Vec<Fork<T>>,
 }
 
 #[derive(Debug)]
-struct Node<T> {
-    fixed: Children,
-    param: Option<u32>,
+struct Fork<T> {
+    fixed: BTreeMap<String, usize>,
+    param: Option<usize>,
     /// Routes that end here.
     here: Vec<Leaf<T>>,
     /// Routes that take the rest from here.
     rest: Vec<Leaf<T>>,
 }
 
-#[derive(Debug)]
-struct Leaf<T> {
-    method: MethodSet,
-    predicates: Predicates,
-    native: bool,
-    value: T,
-}
-
-/// Static children: a short list is scanned, a long one hashed.
-#[derive(Debug)]
-enum Children {
-    Few(Vec<(Box<str>, u32)>),
-    Many(HashMap<Box<str>, u32>),
-}
-
-const FEW: usize = 8;
-
-impl Children {
-    fn get(&self, name: &str) -> Option<u32> {
-        match self {
-            Children::Few(list) => list.iter().find(|(known, _)| &**known == name).map(|(_, at)| *at),
-            Children::Many(map) => map.get(name).copied(),
-        }
+impl<T> Default for Fork<T> {
+    fn default() -> Self {
+        Fork { fixed: BTreeMap::new(), param: None, here: Vec::new(), rest: Vec::new() }
     }
+}
 
-    fn insert(&mut self, name: &str, at: u32) {
-        match self {
-            Children::Few(list) if list.len() < FEW => list.push((name.into(), at)),
-            Children::Few(list) => {
-                let mut map: HashMap<_, _> = std::mem::take(list).into_iter().collect();
-                map.insert(name.into(), at);
-                *self = Children::Many(map);
-            }
-            Children::Many(map) => {
-                map.insert(name.into(), at);
-            }
+impl<T> Fork<T> {
+    /// Its child, if it is nothing but the way there.
+    fn only(&self) -> Option<(&str, usize)> {
+        if !self.here.is_empty() || !self.rest.is_empty() {
+            return None;
+        }
+        let mut fixed = self.fixed.iter();
+        match (self.param, fixed.next(), fixed.next()) {
+            (Some(child), None, None) => Some((PARAM, child)),
+            (None, Some((name, child)), None) => Some((name, *child)),
+            _ => None,
         }
     }
 }
 
-impl<T> Default for Tree<T> {
+impl<T> Default for Plan<T> {
     fn default() -> Self {
-        Tree { nodes: vec![Node::default()] }
+        Plan { nodes: vec![Fork::default()] }
     }
 }
 
-impl<T> Default for Node<T> {
-    fn default() -> Self {
-        Node { fixed: Children::Few(Vec::new()), param: None, here: Vec::new(), rest: Vec::new() }
-    }
-}
-
-impl<T> Tree<T> {
+impl<T> Plan<T> {
     fn insert(&mut self, place: &Place<'_>, value: T) {
-        let mut at = 0usize;
+        let mut at = 0;
         let mut rest = false;
         for segment in &place.pattern.segments {
-            let fresh = self.nodes.len() as u32;
+            let fresh = self.nodes.len();
             let next = match segment {
                 Segment::Static(text) => match self.nodes[at].fixed.get(text) {
-                    Some(known) => known,
+                    Some(known) => *known,
                     None => {
-                        self.nodes[at].fixed.insert(text, fresh);
+                        self.nodes[at].fixed.insert(text.clone(), fresh);
                         fresh
                     }
                 },
@@ -214,22 +181,208 @@ impl<T> Tree<T> {
                 }
             };
             if next == fresh {
-                self.nodes.push(Node::default());
+                self.nodes.push(Fork::default());
             }
-            at = next as usize;
+            at = next;
         }
         let leaves = if rest { &mut self.nodes[at].rest } else { &mut self.nodes[at].here };
         let leaf = Leaf {
-            method: place.method.clone(),
-            predicates: place.predicates.clone(),
-            native: place.native,
             value,
+            takes: Methods::of(place.method),
+            native: place.native,
+            predicates: (place.predicates.weight() > 0).then(|| Box::new(place.predicates.clone())),
         };
         // Narrow predicates first, then single methods before ANY; equals in the order of the manifest.
-        let rank = |leaf: &Leaf<T>| (usize::MAX - leaf.predicates.weight(), leaf.method == MethodSet::Any);
+        let weight = |leaf: &Leaf<T>| leaf.predicates.as_ref().map_or(0, |predicates| predicates.weight());
+        let rank = |leaf: &Leaf<T>| (usize::MAX - weight(leaf), leaf.takes == Methods::ANY);
         let behind = leaves.partition_point(|known| rank(known) <= rank(&leaf));
         leaves.insert(behind, leaf);
     }
+}
+
+/// A tree that is asked.
+#[derive(Debug)]
+struct Tree<T> {
+    nodes: Vec<Node<T>>,
+    leaves: Vec<Leaf<T>>,
+    edges: Edges,
+    /// Labels that are too long for their nodes.
+    labels: Vec<u8>,
+}
+
+/// Where several ways part, or routes end.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Node<T> {
+    label: Label,
+    /// Whether some child begins with a static segment.
+    forks: bool,
+    /// The child that begins with a parameter, or [`NONE`].
+    param: u32,
+    /// The first route that ends here: mostly the only one.
+    first: Option<Leaf<T>>,
+    /// The others that do.
+    here: (u32, u32),
+    /// Routes that take the rest from here.
+    rest: (u32, u32),
+}
+
+/// A value, and what decides whether a request is its.
+#[derive(Debug)]
+struct Leaf<T> {
+    value: T,
+    predicates: Option<Box<Predicates>>,
+    takes: Methods,
+    native: bool,
+}
+
+const ROOT: u32 = 0;
+
+/// No node. There are fewer than that many: a manifest is read up to a size.
+const NONE: u32 = u32::MAX;
+
+/// The segments that lead to a node from the fork before it, with slashes between them and [`PARAM`] for each that is a
+/// parameter.
+#[derive(Debug)]
+enum Label {
+    Short(u8, [u8; SHORT]),
+    /// A range of [`Tree::labels`].
+    Long(u32, u32),
+}
+
+/// As much as lets a node be two lines of cache, and its label be in the first.
+const SHORT: usize = 30;
+
+/// Stands for a parameter. It is in no path, and no static segment's normal form.
+const PARAM: &str = "\0";
+
+impl Label {
+    fn of(text: &str, long: &mut Vec<u8>) -> Self {
+        let mut short = [0; SHORT];
+        match (short.get_mut(..text.len()), u8::try_from(text.len())) {
+            (Some(part), Ok(length)) => {
+                part.copy_from_slice(text.as_bytes());
+                Label::Short(length, short)
+            }
+            _ => {
+                let from = long.len() as u32;
+                long.extend_from_slice(text.as_bytes());
+                Label::Long(from, long.len() as u32)
+            }
+        }
+    }
+
+    fn text<'t>(&'t self, long: &'t [u8]) -> &'t [u8] {
+        match self {
+            Label::Short(length, text) => &text[..usize::from(*length)],
+            Label::Long(from, to) => &long[*from as usize..*to as usize],
+        }
+    }
+}
+
+impl<T> Tree<T> {
+    /// Packs a plan: each way down stands in one piece.
+    fn of(plan: Plan<T>) -> Self {
+        let mut tree =
+            Tree { nodes: Vec::new(), leaves: Vec::new(), edges: Edges::default(), labels: Vec::new() };
+        let mut forks: Vec<Option<Fork<T>>> = plan.nodes.into_iter().map(Some).collect();
+        let mut edges = Vec::new();
+        // What is to be packed: the way there, where it begins, and its first segment.
+        let mut todo = vec![(String::new(), 0, NONE)];
+        while let Some((mut label, mut at, from)) = todo.pop() {
+            let first = label.len();
+            while from != NONE
+                && let Some((segment, child)) = forks[at].as_ref().and_then(Fork::only)
+            {
+                label.push('/');
+                label.push_str(segment);
+                at = child;
+            }
+            let Some(fork) = forks[at].take() else { continue };
+            let number = tree.nodes.len() as u32;
+            match &label[..first] {
+                _ if from == NONE => {}
+                PARAM => tree.nodes[from as usize].param = number,
+                segment => {
+                    tree.nodes[from as usize].forks = true;
+                    edges.push(Edge { hash: hash_of(from, segment.as_bytes()), from, child: number });
+                }
+            }
+            let mut here = fork.here.into_iter();
+            let node = Node {
+                label: Label::of(&label, &mut tree.labels),
+                forks: false,
+                param: NONE,
+                first: here.next(),
+                here: tree.keep(here),
+                rest: tree.keep(fork.rest),
+            };
+            tree.nodes.push(node);
+            todo.extend(fork.param.map(|child| (PARAM.to_owned(), child, number)));
+            todo.extend(fork.fixed.into_iter().rev().map(|(name, child)| (name, child, number)));
+        }
+        tree.nodes.shrink_to_fit();
+        tree.leaves.shrink_to_fit();
+        tree.edges = Edges::of(&edges);
+        tree
+    }
+
+    fn keep(&mut self, leaves: impl IntoIterator<Item = Leaf<T>>) -> (u32, u32) {
+        let from = self.leaves.len() as u32;
+        self.leaves.extend(leaves);
+        (from, self.leaves.len() as u32)
+    }
+
+    fn leaves(&self, (from, to): (u32, u32)) -> &[Leaf<T>] {
+        &self.leaves[from as usize..to as usize]
+    }
+}
+
+/// All ways that begin with a static segment, by the hash of where they begin and that segment: open addressing, never more
+/// than half full.
+#[derive(Debug, Default)]
+struct Edges {
+    slots: Vec<Edge>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Edge {
+    hash: u32,
+    from: u32,
+    /// Or [`NONE`].
+    child: u32,
+}
+
+impl Edges {
+    fn of(edges: &[Edge]) -> Self {
+        let mut slots =
+            vec![Edge { hash: 0, from: NONE, child: NONE }; (edges.len() * 2).next_power_of_two()];
+        let mask = slots.len() - 1;
+        for edge in edges {
+            let mut at = edge.hash as usize & mask;
+            while slots[at].child != NONE {
+                at = (at + 1) & mask;
+            }
+            slots[at] = *edge;
+        }
+        Edges { slots }
+    }
+
+    /// Children of a node whose first segment has this hash. Whether it is that segment, their labels say.
+    fn get(&self, from: u32, hash: u32) -> impl Iterator<Item = u32> {
+        let mask = self.slots.len() - 1;
+        let slots = (hash as usize..).map(move |at| self.slots[at & mask]);
+        let slots = slots.take_while(|slot| slot.child != NONE);
+        slots.filter(move |slot| slot.hash == hash && slot.from == from).map(|slot| slot.child)
+    }
+}
+
+/// The seed may be known: callers only ask, what is put in is the operator's.
+fn hash_of(from: u32, segment: &[u8]) -> u32 {
+    let mut hasher = FixedState::default().build_hasher();
+    hasher.write_u32(from);
+    hasher.write(segment);
+    hasher.finish() as u32
 }
 
 struct Search<'s, 't, T> {
@@ -249,90 +402,173 @@ enum Step<'t, T> {
 
 impl<'t, T> Search<'_, 't, T> {
     /// Searches below a node; `at` is the offset behind the slash before the next segment.
-    fn node(&mut self, node: u32, at: usize) -> Step<'t, T> {
-        let node = &self.tree.nodes[node as usize];
+    fn node(&mut self, number: u32, at: usize) -> Step<'t, T> {
+        let tree = self.tree;
+        let node = &tree.nodes[number as usize];
         let path = self.asked.path;
         // Behind the last segment there is no slash left: the offset is one past the end.
         if at > path.len() || (at == path.len() && at == 1) {
-            let step = self.leaves(&node.here);
+            let step = self.leaves(node.first.iter().chain(tree.leaves(node.here)));
             if at > path.len() || !matches!(step, Step::Go) {
                 return step;
             }
         }
-        if at <= path.len() {
-            let end = path[at..].find('/').map_or(path.len(), |length| at + length);
-            let segment = &path[at..end];
-            if let Some(child) = node.fixed.get(segment) {
-                match self.node(child, end + 1) {
+        if node.forks {
+            let segment = &path.as_bytes()[at..end_of_segment(path, at)];
+            for child in tree.edges.get(number, hash_of(number, segment)) {
+                match self.way(child, at) {
                     Step::Go => {}
                     done => return done,
                 }
             }
-            if let Some(child) = node.param
-                && !segment.is_empty()
-            {
-                self.ranges.push((at as u32, end as u32));
-                match self.node(child, end + 1) {
-                    Step::Go => {
-                        self.ranges.pop();
-                    }
-                    done => return done,
-                }
+        }
+        if node.param != NONE {
+            match self.way(node.param, at) {
+                Step::Go => {}
+                done => return done,
             }
-            if !node.rest.is_empty() {
-                self.ranges.push((at as u32, path.len() as u32));
-                match self.leaves(&node.rest) {
-                    Step::Go => {
-                        self.ranges.pop();
-                    }
-                    done => return done,
+        }
+        if node.rest.0 < node.rest.1 {
+            self.ranges.push((at as u32, path.len() as u32));
+            match self.leaves(tree.leaves(node.rest).iter()) {
+                Step::Go => {
+                    self.ranges.pop();
                 }
+                done => return done,
             }
         }
         Step::Go
     }
 
-    fn leaves(&mut self, leaves: &'t [Leaf<T>]) -> Step<'t, T> {
-        let method = self.asked.method;
-        let takes = |leaf: &Leaf<T>, method: &Method| match &leaf.method {
-            MethodSet::Any => true,
-            MethodSet::One(one) => one == method,
+    /// Searches on the way to a child, which begins at `at`.
+    fn way(&mut self, child: u32, at: usize) -> Step<'t, T> {
+        let known = self.ranges.len();
+        let label = self.tree.nodes[child as usize].label.text(&self.tree.labels);
+        let step = match self.follow(label, at) {
+            Some(next) => self.node(child, next),
+            None => Step::Go,
         };
-        let holds = |leaf: &&'t Leaf<T>| leaf.predicates.hold(self.asked.headers, self.asked.query);
-        let found = match *method {
+        if matches!(step, Step::Go) {
+            self.ranges.truncate(known);
+        }
+        step
+    }
+
+    /// Behind the slash after a label's segments, if the path goes on with them at `at`.
+    fn follow(&mut self, label: &[u8], mut at: usize) -> Option<usize> {
+        let path = self.asked.path;
+        let mut pieces = label.split(|byte| *byte == PARAM.as_bytes()[0]);
+        let mut piece = pieces.next()?;
+        loop {
+            at = path.as_bytes()[at..].starts_with(piece).then_some(at + piece.len())?;
+            let Some(next) = pieces.next() else { break };
+            let end = end_of_segment(path, at);
+            if end == at {
+                return None;
+            }
+            self.ranges.push((at as u32, end as u32));
+            (at, piece) = (end, next);
+        }
+        (at == path.len() || path.as_bytes()[at] == b'/').then_some(at + 1)
+    }
+
+    fn leaves(&mut self, leaves: impl Iterator<Item = &'t Leaf<T>> + Clone) -> Step<'t, T>
+    where
+        T: 't,
+    {
+        let asked = Methods::asked(self.asked.method);
+        let holds = |leaf: &&'t Leaf<T>| {
+            let wanted = leaf.predicates.as_ref();
+            wanted.is_none_or(|wanted| wanted.hold(self.asked.headers, self.asked.query))
+        };
+        let found = match asked {
             // HEAD follows GET: whoever answers that one, unless a route is for HEAD itself.
-            Method::HEAD => leaves
-                .iter()
-                .filter(|leaf| matches!(&leaf.method, MethodSet::One(one) if one == method))
-                .find(holds)
-                .or_else(|| leaves.iter().filter(|leaf| takes(leaf, &Method::GET)).find(holds)),
-            _ => leaves.iter().filter(|leaf| takes(leaf, method)).find(holds),
+            Methods::HEAD => {
+                let own = leaves.clone().find(|leaf| leaf.takes == Methods::HEAD && holds(leaf));
+                own.or_else(|| leaves.clone().find(|leaf| leaf.takes.has(Methods::GET) && holds(leaf)))
+            }
+            _ => leaves.clone().find(|leaf| leaf.takes.has(asked) && holds(leaf)),
         };
         if let Some(leaf) = found {
             return Step::Found(&leaf.value);
         }
         let mut native = false;
-        for leaf in leaves.iter().filter(holds) {
-            self.allowed.add(&leaf.method);
+        for leaf in leaves.filter(holds) {
+            self.allowed.add(leaf.takes);
             native |= leaf.native;
         }
         if native { Step::Stop } else { Step::Go }
     }
 }
 
+fn end_of_segment(path: &str, at: usize) -> usize {
+    path[at..].find('/').map_or(path.len(), |length| at + length)
+}
+
+/// Methods, one a bit. The highest stands for all that no manifest can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Methods(u8);
+
+impl Methods {
+    const GET: Methods = Methods(1);
+    const HEAD: Methods = Methods(1 << 1);
+    const OTHER: Methods = Methods(1 << 7);
+    const ANY: Methods = Methods(u8::MAX);
+
+    /// Those that a route takes.
+    fn of(declared: &MethodSet) -> Self {
+        match declared {
+            MethodSet::Any => Methods::ANY,
+            MethodSet::One(method) => Methods::asked(method),
+        }
+    }
+
+    /// That of a request.
+    fn asked(method: &Method) -> Self {
+        match *method {
+            Method::GET => Methods::GET,
+            Method::HEAD => Methods::HEAD,
+            Method::POST => Methods(1 << 2),
+            Method::PUT => Methods(1 << 3),
+            Method::PATCH => Methods(1 << 4),
+            Method::DELETE => Methods(1 << 5),
+            Method::OPTIONS => Methods(1 << 6),
+            _ => Methods::OTHER,
+        }
+    }
+
+    fn has(self, one: Methods) -> bool {
+        self.0 & one.0 != 0
+    }
+
+    /// How it is declared.
+    fn name(self) -> &'static str {
+        match self.0 {
+            0b000_0001 => "GET",
+            0b000_0010 => "HEAD",
+            0b000_0100 => "POST",
+            0b000_1000 => "PUT",
+            0b001_0000 => "PATCH",
+            0b010_0000 => "DELETE",
+            0b100_0000 => "OPTIONS",
+            _ => "ANY",
+        }
+    }
+}
+
 /// Methods that would have been taken.
 #[derive(Debug, Default)]
-struct Allowed(Vec<String>);
+struct Allowed(Vec<&'static str>);
 
 impl Allowed {
-    fn add(&mut self, method: &MethodSet) {
-        let mut push = |name: &str| {
-            if !self.0.iter().any(|known| known == name) {
-                self.0.push(name.to_owned());
+    fn add(&mut self, methods: Methods) {
+        let mut push = |name: &'static str| {
+            if !self.0.contains(&name) {
+                self.0.push(name);
             }
         };
-        push(method.as_str());
-        if *method == MethodSet::One(Method::GET) {
+        push(methods.name());
+        if methods == Methods::GET {
             push("HEAD");
         }
     }
@@ -341,8 +577,8 @@ impl Allowed {
         if self.0.is_empty() {
             return Found::Nothing;
         }
-        if !self.0.iter().any(|known| known == "OPTIONS") {
-            self.0.push("OPTIONS".to_owned());
+        if !self.0.contains(&"OPTIONS") {
+            self.0.push("OPTIONS");
         }
         HeaderValue::from_str(&self.0.join(", ")).map_or(Found::Nothing, Found::NotAllowed)
     }
@@ -356,7 +592,7 @@ mod tests {
     use crate::manifest::Spanned;
 
     fn table(routes: &[&str]) -> Router<String> {
-        let mut router = Router::default();
+        let mut places = Vec::new();
         for text in routes {
             let (route, host) = text.split_once(" @").map_or((*text, None), |(r, h)| (r, Some(h)));
             let (route, native) = route.strip_suffix(" !").map_or((route, false), |r| (r, true));
@@ -365,17 +601,14 @@ mod tests {
                 |text: &str| Spanned { value: text.to_owned(), span: Span::new(FileId(0), 0, text.len()) };
             let (method, pattern) = pattern::route(&spanned(route), "", &mut out).unwrap();
             let host = host.map(|h| pattern::host(&spanned(h), &mut out).unwrap());
-            let predicates = Predicates::default();
-            let place = Place {
-                host: host.as_ref(),
-                method: &method,
-                pattern: &pattern,
-                predicates: &predicates,
-                native,
-            };
-            router.insert(&place, (*text).to_owned());
+            places.push((host, method, pattern, native, (*text).to_owned()));
         }
-        router
+        let predicates = &Predicates::default();
+        let places = places.iter().map(|(host, method, pattern, native, value): &(_, _, _, bool, String)| {
+            let host = Option::as_ref(host);
+            (Place { host, method, pattern, predicates, native: *native }, value.clone())
+        });
+        places.collect()
     }
 
     fn ask(router: &Router<String>, host: &str, method: &str, path: &str) -> String {
@@ -447,9 +680,127 @@ mod tests {
 
     #[test]
     fn many_static_children_are_found() {
-        let routes: Vec<String> = (0..100).map(|i| format!("GET /r{i}/x")).collect();
+        let routes: Vec<String> = (0..1000).map(|i| format!("GET /r{i}/x")).collect();
         let router = table(&routes.iter().map(String::as_str).collect::<Vec<_>>());
-        assert_eq!(ask(&router, "h", "GET", "/r57/x"), "GET /r57/x []");
-        assert_eq!(ask(&router, "h", "GET", "/r100/x"), "404");
+        for route in &routes {
+            assert_eq!(ask(&router, "h", "GET", &route[4..]), format!("{route} []"));
+        }
+        assert_eq!(ask(&router, "h", "GET", "/r1000/x"), "404");
+        assert_eq!(ask(&router, "h", "GET", "/r57"), "404");
+        assert_eq!(ask(&router, "h", "GET", "/r57/"), "404");
+        assert_eq!(ask(&router, "h", "GET", "/r57/xx"), "404");
+        assert_eq!(ask(&router, "h", "GET", "/r57/x/"), "404");
+    }
+
+    #[test]
+    fn labels_may_be_longer_than_a_node() {
+        let long = format!("/{}/:id/{}", "a".repeat(40), "b".repeat(300));
+        let other = format!("/{}/:id/c", "a".repeat(40));
+        let (long, other) = (format!("GET {long}"), format!("GET {other}"));
+        let router = table(&[&long, &other]);
+        for route in [&long, &other] {
+            assert_eq!(ask(&router, "h", "GET", &route[4..].replace(":id", "7")), format!("{route} [7]"));
+            assert_eq!(ask(&router, "h", "GET", &route[4..].replace("/:id", "/")), "404", "no value");
+        }
+    }
+
+    /// What a table does, said without a tree: all places that match, the more special first, in turn.
+    fn expected(routes: &[String], method: &str, path: &str) -> String {
+        let segments: Vec<&str> = if path == "/" { vec![] } else { path[1..].split('/').collect() };
+        let mut matching: Vec<(Vec<u8>, &String)> = Vec::new();
+        for route in routes {
+            let pattern = route.trim_end_matches(" !").split_once(' ').unwrap().1;
+            let parts: Vec<&str> = if pattern == "/" { vec![] } else { pattern[1..].split('/').collect() };
+            let kinds = parts.iter().map(|part| match part.as_bytes().first() {
+                Some(b':') => 1,
+                Some(b'*') => 2,
+                _ => 0,
+            });
+            let fits = |(at, part): (usize, &&str)| match part.as_bytes().first() {
+                Some(b':') => segments.get(at).is_some_and(|segment| !segment.is_empty()),
+                Some(b'*') => at < segments.len() || (at == 0 && segments.is_empty()),
+                _ => segments.get(at) == Some(part),
+            };
+            let open = parts.last().is_some_and(|part| part.starts_with('*'));
+            if parts.iter().enumerate().all(fits) && (open || parts.len() == segments.len()) {
+                matching.push((kinds.collect(), route));
+            }
+        }
+        matching.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut allowed: Vec<&str> = Vec::new();
+        for place in matching.chunk_by(|a, b| a.0 == b.0) {
+            let named = |name: &str| place.iter().find(|(_, route)| route.starts_with(&format!("{name} ")));
+            let found = match method {
+                "HEAD" => named("HEAD").or_else(|| named("GET")).or_else(|| named("ANY")),
+                _ => named(method).or_else(|| named("ANY")),
+            };
+            if let Some((_, route)) = found {
+                return (*route).clone();
+            }
+            for (_, route) in place {
+                let name = route.split_once(' ').unwrap().0;
+                for name in [Some(name), (name == "GET").then_some("HEAD")].into_iter().flatten() {
+                    if !allowed.contains(&name) {
+                        allowed.push(name);
+                    }
+                }
+            }
+            if place.iter().any(|(_, route)| route.ends_with(" !")) {
+                break;
+            }
+        }
+        allowed.sort_unstable();
+        if allowed.is_empty() { "404".to_owned() } else { format!("405 {}", allowed.join(" ")) }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_tree_finds_what_a_list_would(
+            routes in proptest::collection::btree_map(
+                "(GET|HEAD|POST|ANY) (/(a|b|ab|:)){0,4}(/|/\\*)?",
+                proptest::bool::ANY,
+                0..24,
+            ),
+            asked in proptest::collection::vec("(/(a|b|ab|c)){0,5}/?", 1..24),
+        ) {
+            let number = |text: &str| {
+                let mut names = 0..;
+                let named = text.chars().map(|sign| match sign {
+                    ':' | '*' => format!("{sign}p{}", names.next().unwrap()),
+                    sign => sign.to_string(),
+                });
+                named.collect::<String>()
+            };
+            let whole = |text: &str| if text.ends_with(' ') { format!("{text}/") } else { text.to_owned() };
+            let routes: std::collections::BTreeSet<String> = routes
+                .iter()
+                .map(|(route, native)| number(&whole(route)) + if *native { " !" } else { "" })
+                .collect();
+            // One of a kind: that two places are not the same is proven before.
+            let mut seen = std::collections::BTreeSet::new();
+            let routes: Vec<String> =
+                routes.into_iter().filter(|route| seen.insert(route.trim_end_matches(" !").to_owned())).collect();
+            let router = table(&routes.iter().map(String::as_str).collect::<Vec<_>>());
+            for path in &asked {
+                let path = if path.is_empty() { "/" } else { path };
+                for method in ["GET", "HEAD", "POST", "DELETE"] {
+                    let answer = ask(&router, "h", method, path);
+                    let answer = match answer.split_once(" [") {
+                        Some((route, _)) => route.to_owned(),
+                        None => match answer.strip_prefix("405 ") {
+                            Some(list) => {
+                                let mut list: Vec<&str> =
+                                    list.split(", ").filter(|name| *name != "OPTIONS").collect();
+                                list.sort_unstable();
+                                format!("405 {}", list.join(" "))
+                            }
+                            None => answer,
+                        },
+                    };
+                    let wanted = expected(&routes, method, path);
+                    proptest::prop_assert_eq!(answer.trim_end_matches(" !"), wanted.trim_end_matches(" !"), "{} {}", method, path);
+                }
+            }
+        }
     }
 }

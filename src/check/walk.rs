@@ -115,11 +115,7 @@ pub struct Walks(Router<Arc<CheckedRoute>>);
 impl Walks {
     /// Through these routes.
     pub fn of(routes: &[Arc<CheckedRoute>]) -> Self {
-        let mut router = Router::default();
-        for route in routes {
-            router.insert(&place_of(route), route.clone());
-        }
-        Walks(router)
+        Walks(routes.iter().map(|route| (place_of(route), route.clone())).collect())
     }
 
     /// What would become of a request of somebody with this role, or of nobody known.

@@ -16,7 +16,7 @@ use crate::check::walk::{ON_EVERY_REQUEST, asked_about, place_of, sees_closed, s
 use crate::endpoint::{Next, sealed};
 use crate::error::grpc::Form;
 use crate::error::{GatewayError, Kind};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, RouteInfo};
 use crate::handlers::Handlers;
 use crate::openapi::Published;
 use crate::shed::Rank;
@@ -24,7 +24,7 @@ use crate::stages::body_limit::limit_body;
 use crate::stages::{BuildCx, Hook, Layer, fold};
 use crate::state::Shared;
 use crate::state::maintenance::Closed;
-use crate::targets::{Presence, TargetCx};
+use crate::targets::{Presence, Target, TargetCx};
 use crate::upstream::{Registry, Running};
 use futures_util::future::BoxFuture;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -34,24 +34,37 @@ use std::sync::{Arc, OnceLock};
 
 /// The compiled, immutable form of one manifest revision.
 pub struct RoutingTable {
-    router: Router<Arc<CompiledRoute>>,
+    router: Router<Entry>,
     routes: HashMap<String, Arc<CompiledRoute>>,
     /// Answers what no route takes.
     refuse: Next,
     checked: Arc<Checked>,
+    shared: Arc<Shared>,
     /// Where error codes are described, up to a code.
     catalogue: Option<&'static str>,
     /// Its description, where some route serves it.
     documents: Option<Arc<Published>>,
 }
 
+/// What every request of a route needs. It stands in the index, with what the route was found by: of ten thousand routes that
+/// are asked in turn, nothing is near, so that each separate piece would be waited for.
+pub struct Entry {
+    route: Arc<CompiledRoute>,
+    endpoint: Next,
+    info: Arc<RouteInfo>,
+    /// What answers in its place, while the manifest switches it off.
+    maintenance: Option<Arc<Closed>>,
+    /// Who goes first when there is too much to do.
+    rank: Rank,
+}
+
+const _: () = assert!(size_of::<Entry>() <= 48, "with what it is found by, it is one line of cache");
+
 /// A route as it runs.
 pub struct CompiledRoute {
     checked: Arc<CheckedRoute>,
     endpoint: Next,
-    /// Who goes first when there is too much to do.
-    rank: Rank,
-    /// Answers those who are sent away then; built when first needed.
+    /// Answers those who are sent away when there is too much to do; built when first needed.
     refusing: OnceLock<Next>,
     /// Answers `OPTIONS`; built when first asked.
     options: OnceLock<Next>,
@@ -77,28 +90,74 @@ pub struct Parts {
 /// Builds a table. Unchanged routes and upstreams are taken over from `before`.
 pub fn compile(checked: Arc<Checked>, parts: &Parts, before: Option<&RoutingTable>) -> RoutingTable {
     let upstreams = parts.upstreams.prepare(checked.upstreams(), &parts.shared);
-    let mut router = Router::default();
     let mut routes = HashMap::with_capacity(checked.routes().len());
+    let mut entries = Vec::with_capacity(checked.routes().len());
+    let mut common = Common::default();
     for route in checked.routes() {
         let key = route.key();
         let known = before.and_then(|table| table.routes.get(&key));
         let compiled = match known {
             Some(known) if known.checked.fingerprint == route.fingerprint => known.clone(),
             known => {
-                let known = known.filter(|known| known.is_socket());
-                let presence = known.map_or_else(Arc::default, |known| known.presence.clone());
-                Arc::new(compile_route(route, parts, &upstreams, presence))
+                let presence = match known.filter(|known| known.is_socket()) {
+                    Some(known) => known.presence.clone(),
+                    None if route.ending.is_socket() => Arc::default(),
+                    None => common.presence.clone(),
+                };
+                Arc::new(compile_route(route, parts, &upstreams, presence, &mut common))
             }
         };
-        router.insert(&place_of(route), compiled.clone());
+        entries.push((place_of(route), Entry::of(&compiled)));
         routes.insert(key, compiled);
     }
+    let router = entries.into_iter().collect();
     let refuse = refusing_endpoint(&checked, &parts.shared);
     parts.upstreams.commit(upstreams);
     parts.shared.tokens.adopt(checked.auth().clone());
     let catalogue = catalogue::place(&checked);
     let documents = document::is_served(&checked).then(|| Arc::new(document::publish(&checked)));
-    RoutingTable { router, routes, refuse, checked, catalogue, documents }
+    let shared = parts.shared.clone();
+    RoutingTable { router, routes, refuse, checked, shared, catalogue, documents }
+}
+
+/// What routes of a table have in common, built once: less memory, and near when it is needed, since all of them need it.
+#[derive(Default)]
+struct Common {
+    /// Nothing outlives the requests of most routes.
+    presence: Arc<Presence>,
+    /// Targets, by the names that they say.
+    targets: HashMap<String, Next>,
+    /// Whole chains, by the addresses of their parts.
+    chains: HashMap<Vec<usize>, Next>,
+}
+
+impl Common {
+    fn target(&mut self, target: &Arc<dyn Target>, cx: &TargetCx<'_>) -> Next {
+        match target.common() {
+            None => target.build(cx),
+            Some(name) => match self.targets.get(name) {
+                Some(known) => known.clone(),
+                None => {
+                    let built = target.build(cx);
+                    self.targets.insert(name.to_owned(), built.clone());
+                    built
+                }
+            },
+        }
+    }
+
+    /// The chain of a route before its target, if nothing in it is the route's own.
+    fn chain(&mut self, route: &CheckedRoute, target: &Next, build: impl FnOnce(Next) -> Next) -> Next {
+        let stages = || route.links.iter().filter_map(|link| link.stage.as_ref());
+        let Ending::Target(ending) = &route.ending else { return build(target.clone()) };
+        if ending.common().is_none() || !stages().all(|stage| stage.is_common()) {
+            return build(target.clone());
+        }
+        let deprecation = route.deprecation.as_ref().map_or(0, |headers| headers.as_ptr().addr());
+        let parts = [target.address(), deprecation].into_iter();
+        let key = parts.chain(stages().map(|stage| Arc::as_ptr(stage).addr())).collect();
+        self.chains.entry(key).or_insert_with(|| build(target.clone())).clone()
+    }
 }
 
 fn compile_route(
@@ -106,6 +165,7 @@ fn compile_route(
     parts: &Parts,
     upstreams: &Running,
     presence: Arc<Presence>,
+    common: &mut Common,
 ) -> CompiledRoute {
     let cx = TargetCx {
         route: &route.info,
@@ -126,17 +186,19 @@ fn compile_route(
                 None => operation,
             }
         }
-        Ending::Target(target) => target.build(&cx),
+        Ending::Target(target) => common.target(target, &cx),
     };
-    let mut layers = layers(route, &parts.shared, |_| true);
-    // A gRPC call's messages may come without end; none of them is kept here.
-    let endless = matches!(&route.ending, Ending::Target(target) if target.passes_calls());
-    if !endless && !route.links.iter().any(|link| link.name == "body_limit") {
-        layers.push(limit_body(parts.shared.settings.door.max_body_size));
-    }
+    let endpoint = common.chain(route, &target, |target| {
+        let mut layers = layers(route, &parts.shared, |_| true);
+        // A gRPC call's messages may come without end; none of them is kept here.
+        let endless = matches!(&route.ending, Ending::Target(target) if target.passes_calls());
+        if !endless && !route.links.iter().any(|link| link.name == "body_limit") {
+            layers.push(limit_body(parts.shared.settings.door.max_body_size));
+        }
+        fold(layers, target)
+    });
     CompiledRoute {
-        endpoint: fold(layers, target),
-        rank: shedding::rank(route),
+        endpoint,
         refusing: OnceLock::new(),
         checked: route.clone(),
         options: OnceLock::new(),
@@ -184,7 +246,7 @@ struct Refused(GatewayError);
 
 /// Logs and counts requests that no route takes, as the manifest's first such stages do, and answers the error.
 fn refusing_endpoint(checked: &Checked, shared: &Arc<Shared>) -> Next {
-    let info = Arc::new(crate::exchange::RouteInfo::unmatched());
+    let info = Arc::new(RouteInfo::unmatched());
     let cx = BuildCx {
         route: &info,
         identity: 0,
@@ -204,6 +266,49 @@ fn refusing_endpoint(checked: &Checked, shared: &Arc<Shared>) -> Next {
     fold(layers, sealed(answer))
 }
 
+impl Entry {
+    fn of(route: &Arc<CompiledRoute>) -> Self {
+        Entry {
+            endpoint: route.endpoint.clone(),
+            info: route.checked.info.clone(),
+            maintenance: route.checked.maintenance.clone(),
+            rank: shedding::rank(&route.checked),
+            route: route.clone(),
+        }
+    }
+
+    /// The route.
+    pub fn route(&self) -> &Arc<CompiledRoute> {
+        &self.route
+    }
+
+    /// Answers a request, unless the route is switched off or the process has too much to do.
+    fn serve(&self, shared: &Shared, exchange: &Arc<Exchange>, mut request: Request) -> Answering<'_> {
+        if let Some(closed) = self.maintenance(shared) {
+            request.set_data(closed);
+            return self.route.closed().call(request);
+        }
+        match shared.pressure.admit(self.rank, exchange) {
+            Ok(()) => self.endpoint.call(request),
+            Err(reason) => {
+                request.set_data(Refused(shared.pressure.refuse(exchange, reason)));
+                self.route.refusing().call(request)
+            }
+        }
+    }
+
+    /// What answers in its place, if it is switched off: by an operator, else by the manifest.
+    fn maintenance(&self, shared: &Shared) -> Option<Arc<Closed>> {
+        if shared.maintenance.is_empty() {
+            return self.maintenance.clone();
+        }
+        match shared.maintenance.of(&self.route.label, self.info.version.as_deref()) {
+            None => self.maintenance.clone(),
+            Some(switched) => switched.filter(|_| !self.route.checked.stays_up()),
+        }
+    }
+}
+
 impl CompiledRoute {
     /// What it was compiled from.
     pub fn checked(&self) -> &Arc<CheckedRoute> {
@@ -214,29 +319,9 @@ impl CompiledRoute {
         self.checked.ending.is_socket()
     }
 
-    /// Answers a request, unless the route is switched off or the process has too much to do.
-    fn serve(&self, exchange: &Arc<Exchange>, mut request: Request) -> Answering<'_> {
-        if let Some(closed) = self.maintenance() {
-            request.set_data(closed);
-            return self.closed().call(request);
-        }
-        let pressure = &self.shared.pressure;
-        match pressure.admit(self.rank, exchange) {
-            Ok(()) => self.endpoint.call(request),
-            Err(reason) => {
-                request.set_data(Refused(pressure.refuse(exchange, reason)));
-                let refusing = self.refusing.get_or_init(|| shedding::refusing(&self.checked, &self.shared));
-                refusing.call(request)
-            }
-        }
-    }
-
-    /// What answers in its place, if it is switched off: by an operator, else by the manifest.
-    fn maintenance(&self) -> Option<Arc<Closed>> {
-        match self.shared.maintenance.of(&self.label, self.checked.info.version.as_deref()) {
-            None => self.checked.maintenance.clone(),
-            Some(switched) => switched.filter(|_| !self.checked.stays_up()),
-        }
+    /// Answers who is sent away.
+    fn refusing(&self) -> &Next {
+        self.refusing.get_or_init(|| shedding::refusing(&self.checked, &self.shared))
     }
 
     /// Answers while it is switched off, before anybody is asked who they are.
@@ -303,7 +388,7 @@ impl RoutingTable {
     }
 
     /// The route that would take a request, and the ranges of its parameters.
-    pub fn find(&self, asked: &Asked<'_>) -> Found<'_, Arc<CompiledRoute>> {
+    pub fn find(&self, asked: &Asked<'_>) -> Found<'_, Entry> {
         self.router.find(asked)
     }
 
@@ -324,9 +409,9 @@ impl RoutingTable {
             query: request.uri().query(),
         };
         match self.find(&asked) {
-            Found::Route(route, params) => {
-                exchange.matched(route.checked.info.clone(), params);
-                route.serve(exchange, request)
+            Found::Route(entry, params) => {
+                exchange.matched(entry.info.clone(), params);
+                entry.serve(&self.shared, exchange, request)
             }
             Found::NotAllowed(allow) if exchange.method == Method::OPTIONS => {
                 Box::pin(async move { Ok(self.answer_options(exchange, host, request, allow).await) })
@@ -359,10 +444,10 @@ impl RoutingTable {
             self.find(&Asked { host, method, path: &exchange.path, headers, query: request.uri().query() })
         });
         match found {
-            Some(Found::Route(route, params)) => {
+            Some(Found::Route(entry, params)) => {
                 request.set_data(AllowedMethods(allow));
-                exchange.matched(route.checked.info.clone(), params);
-                finish(route.options().call(request).await)
+                exchange.matched(entry.info.clone(), params);
+                finish(entry.route.options().call(request).await)
             }
             _ => {
                 let mut error = GatewayError::from(Kind::MethodNotAllowed);

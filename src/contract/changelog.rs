@@ -13,16 +13,11 @@ pub const REVISIONS: usize = 10;
 const LISTED: usize = 200;
 
 /// What became of the API, newest last.
+///
+/// No document is kept: those of ten thousand routes are 200 MiB. Whoever records a change has both.
 #[derive(Debug, Default)]
 pub struct Changelog {
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// The document that serves.
-    document: Option<Arc<Value>>,
-    entries: VecDeque<Arc<Entry>>,
+    entries: Mutex<VecDeque<Arc<Entry>>>,
 }
 
 /// One revision, and what it differs in from the one before.
@@ -41,25 +36,32 @@ pub struct Entry {
 }
 
 impl Changelog {
-    /// From now on this document is served. Gives what callers see change.
-    pub fn record(&self, revision: u64, document: Arc<Value>, since: SystemTime) -> Arc<Entry> {
-        let before = self.lock().document.clone();
-        let (today, first) = (date(since), before.is_none());
-        let changes = before.map(|before| compare(&before, &document, &today)).unwrap_or_default();
+    /// The first revision, of this version of the API, serves.
+    pub fn begin(&self, revision: u64, version: &str, since: SystemTime) {
+        let version = version.to_owned();
+        self.add(Entry { revision, version, since, first: true, changes: Vec::new() });
+    }
+
+    /// From now on `document` is served instead of `before`. Gives what callers see change.
+    pub fn record(&self, revision: u64, before: &Value, document: &Value, since: SystemTime) -> Arc<Entry> {
+        let changes = compare(before, document, &date(since));
         let version = document["info"]["version"].as_str().unwrap_or_default().to_owned();
-        let entry = Arc::new(Entry { revision, version, since, first, changes });
-        let mut state = self.lock();
-        state.document = Some(document);
-        state.entries.push_back(entry.clone());
-        if state.entries.len() > REVISIONS {
-            state.entries.pop_front();
+        self.add(Entry { revision, version, since, first: false, changes })
+    }
+
+    fn add(&self, entry: Entry) -> Arc<Entry> {
+        let entry = Arc::new(entry);
+        let mut entries = self.lock();
+        entries.push_back(entry.clone());
+        if entries.len() > REVISIONS {
+            entries.pop_front();
         }
         entry
     }
 
     /// Revisions that are remembered, newest first.
     pub fn entries(&self) -> Vec<Arc<Entry>> {
-        self.lock().entries.iter().rev().cloned().collect()
+        self.lock().iter().rev().cloned().collect()
     }
 
     /// As machines read it, newest first.
@@ -113,8 +115,8 @@ impl Changelog {
         out
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poison| poison.into_inner())
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 }
 

@@ -547,10 +547,12 @@ fn schemas_that_hold_themselves_come_to_an_end() {
 fn revisions_are_kept_within_bounds_and_shown_safely() {
     let log = changelog::Changelog::default();
     let evil = document(json!({ "/<script>alert(1)</script>": { "get": { "responses": {} } } }));
-    log.record(1, evil.into(), std::time::SystemTime::UNIX_EPOCH);
+    log.begin(1, "1.0", std::time::SystemTime::UNIX_EPOCH);
+    let mut before = evil;
     for revision in 2..=20 {
         let document = if revision == 19 { plain(json!({})) } else { document(json!({})) };
-        log.record(revision, document.into(), std::time::SystemTime::UNIX_EPOCH);
+        log.record(revision, &before, &document, std::time::SystemTime::UNIX_EPOCH);
+        before = document;
     }
     let entries = log.entries();
     assert_eq!((entries.len(), entries[0].revision), (changelog::REVISIONS, 20));
@@ -564,12 +566,9 @@ fn revisions_are_kept_within_bounds_and_shown_safely() {
     );
     assert_eq!(log.json()["revisions"][0]["breaking"], 1);
     let log = changelog::Changelog::default();
-    log.record(1, document(json!({})).into(), std::time::SystemTime::UNIX_EPOCH);
-    log.record(
-        2,
-        document(json!({ "/<script>/{base}": { "get": {} } })).into(),
-        std::time::SystemTime::UNIX_EPOCH,
-    );
+    log.begin(1, "<script>", std::time::SystemTime::UNIX_EPOCH);
+    let after = document(json!({ "/<script>/{base}": { "get": {} } }));
+    log.record(2, &document(json!({})), &after, std::time::SystemTime::UNIX_EPOCH);
     assert!(!log.html().contains("<script>"), "{}", log.html());
     assert!(log.html().contains("GET /&lt;script&gt;/&#123;base&#125;"));
 }

@@ -129,7 +129,7 @@ impl Live {
             history: Mutex::default(),
         };
         let revision = live.announce(1, begun.elapsed());
-        live.note(&revision);
+        live.shared().changelog.begin(1, &revision.api_version, revision.since);
         let routes = revision.routes;
         tracing::info!(
             revision = 1,
@@ -230,7 +230,7 @@ impl Live {
         self.put_up(table);
         let took = begun.elapsed();
         let revision = self.announce(*number, took);
-        let api = self.note(&revision);
+        let api = self.note(&revision, serving.checked());
         let routes = revision.routes;
         let (hash, changes, ms) = (short(&revision.hash), diff.summary(), millis(took));
         tracing::info!(why, revision = *number, hash, routes, changes, api, ms, "reloaded");
@@ -261,7 +261,7 @@ impl Live {
             self.shared().readiness.recovered();
             self.shared().telemetry.reload_recovered();
         }
-        let api = self.note(&revision);
+        let api = self.note(&revision, serving.checked());
         tracing::warn!(revision = revision.number, hash = short(&revision.hash), api, "rolled back");
         Some(revision)
     }
@@ -274,11 +274,12 @@ impl Live {
         revision
     }
 
-    /// Writes into the changelog what callers see change; says it in short.
-    fn note(&self, revision: &Revision) -> String {
-        // It has every version that there is.
-        let document = document::openapi(self.table.load().checked(), None);
-        let entry = self.shared().changelog.record(revision.number, document.into(), revision.since);
+    /// Writes into the changelog what callers see change from what served before; says it in short.
+    fn note(&self, revision: &Revision, before: &Checked) -> String {
+        // They have every version that there is.
+        let [before, document] =
+            [before, self.table.load().checked()].map(|checked| document::openapi(checked, None));
+        let entry = self.shared().changelog.record(revision.number, &before, &document, revision.since);
         report::summary(&entry.changes)
     }
 

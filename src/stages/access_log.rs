@@ -48,6 +48,10 @@ impl Stage for AccessLog {
         let observer: Arc<dyn Observer> = if share < 1.0 { Arc::new(Sampled { log, share }) } else { log };
         Layer::Hook(Box::new(Observed(observer)))
     }
+
+    fn is_common(&self) -> bool {
+        true
+    }
 }
 
 /// Writes lines of a share of exchanges.

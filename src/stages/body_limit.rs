@@ -58,6 +58,10 @@ impl Stage for BodyLimit {
         limit_body(self.max)
     }
 
+    fn is_common(&self) -> bool {
+        true
+    }
+
     fn document(&self, op: &mut OperationDoc) {
         if op.has_body() {
             op.refuses(&[Kind::PayloadTooLarge], &format!("more than {}", self.max));

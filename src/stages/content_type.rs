@@ -65,6 +65,10 @@ impl Stage for Checked {
         Layer::Hook(Box::new(Checked(self.0.clone())))
     }
 
+    fn is_common(&self) -> bool {
+        true
+    }
+
     fn document(&self, op: &mut OperationDoc) {
         if op.has_body() {
             op.refuses(&[Kind::UnsupportedMediaType], &format!("reads {}", self.0.words()));

@@ -168,6 +168,10 @@ impl Stage for Compiled {
     fn layer(&self, _: &BuildCx<'_>) -> Layer {
         Layer::Hook(Box::new(Compiled(self.0.clone())))
     }
+
+    fn is_common(&self) -> bool {
+        true
+    }
 }
 
 impl Hook for Compiled {

@@ -95,6 +95,10 @@ impl Stage for Filter {
         Layer::Hook(Box::new(Filter(self.0.clone())))
     }
 
+    fn is_common(&self) -> bool {
+        true
+    }
+
     fn document(&self, op: &mut OperationDoc) {
         op.refuses(&[Kind::AddressNotAllowed], "");
     }

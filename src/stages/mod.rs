@@ -127,6 +127,11 @@ pub trait Stage: Send + Sync {
     /// Builds it for a route.
     fn layer(&self, cx: &BuildCx<'_>) -> Layer;
 
+    /// Whether it builds the same for every route, and keeps nothing: then routes may have one in common.
+    fn is_common(&self) -> bool {
+        false
+    }
+
     /// What checks of a whole chain need to know of it.
     fn facts(&self) -> Facts {
         Facts::default()
@@ -420,13 +425,33 @@ fn with_hooks(hooks: &mut Vec<Box<dyn Hook>>, next: Next) -> Next {
     let mut next = next;
     while !hooks.is_empty() {
         let run = hooks.split_off(hooks.len().saturating_sub(MAX_RUN));
-        next = sealed(Hooks { hooks: run.into_boxed_slice(), next });
+        next = in_one(run, next);
     }
     next
 }
 
 /// Hooks in one endpoint at most: their marks live in its future.
 const MAX_RUN: usize = 8;
+
+/// One endpoint of up to [`MAX_RUN`] hooks.
+fn in_one(hooks: Vec<Box<dyn Hook>>, next: Next) -> Next {
+    fn exactly<const N: usize>(hooks: Vec<Box<dyn Hook>>, next: Next) -> Next {
+        match <[Box<dyn Hook>; N]>::try_from(hooks) {
+            Ok(hooks) => sealed(Hooks { next, hooks }),
+            Err(hooks) => unreachable!("{} hooks were counted as {N}", hooks.len()),
+        }
+    }
+    match hooks.len() {
+        1 => exactly::<1>(hooks, next),
+        2 => exactly::<2>(hooks, next),
+        3 => exactly::<3>(hooks, next),
+        4 => exactly::<4>(hooks, next),
+        5 => exactly::<5>(hooks, next),
+        6 => exactly::<6>(hooks, next),
+        7 => exactly::<7>(hooks, next),
+        _ => exactly::<MAX_RUN>(hooks, next),
+    }
+}
 
 /// Whether a response is a stream of server-sent events, which no stage may hold back or cut.
 fn is_event_stream(headers: &http::HeaderMap) -> bool {
@@ -450,17 +475,19 @@ fn vary(headers: &mut http::HeaderMap, names: &'static str) {
     }
 }
 
-struct Hooks {
-    hooks: Box<[Box<dyn Hook>]>,
+/// Hooks that run one after the other, in one piece of memory with each other: what a request of a rarely asked route meets
+/// has to come from far.
+struct Hooks<const N: usize> {
     next: Next,
+    hooks: [Box<dyn Hook>; N],
 }
 
-impl Endpoint for Hooks {
+impl<const N: usize> Endpoint for Hooks<N> {
     type Output = Response;
 
     fn call(&self, mut request: Request) -> impl Future<Output = poem::Result<Response>> + Send {
         let exchange = Exchange::of(&request).clone();
-        let mut marks: [Mark; MAX_RUN] = [0; MAX_RUN];
+        let mut marks: [Mark; N] = [0; N];
         let mut entered = 0;
         let mut stopped = None;
         for (hook, mark) in self.hooks.iter().zip(&mut marks) {

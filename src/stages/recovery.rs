@@ -51,6 +51,10 @@ impl Stage for Catches {
         watch_panics();
         Layer::Around(Box::new(|next| sealed(Guarded(next))))
     }
+
+    fn is_common(&self) -> bool {
+        true
+    }
 }
 
 struct Guarded(Next);

@@ -50,6 +50,10 @@ impl Stage for RequestId {
         Layer::Hook(Box::new(*self))
     }
 
+    fn is_common(&self) -> bool {
+        true
+    }
+
     fn explain(&self, probe: &Probe<'_>) -> Verdict {
         Verdict::Passes(match probe.headers.get(X_REQUEST_ID) {
             None => "makes an id".to_owned(),

@@ -52,6 +52,10 @@ impl Stage for Timeout {
         Layer::Around(Box::new(move |next| sealed(Bounded { after, next })))
     }
 
+    fn is_common(&self) -> bool {
+        true
+    }
+
     fn facts(&self) -> Facts {
         Facts { deadline: Some(self.after.0), ..Facts::default() }
     }

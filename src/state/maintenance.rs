@@ -101,6 +101,11 @@ pub struct Switches {
 }
 
 impl Switches {
+    /// Whether nothing is switched: what else is asked of a route need not be looked up then.
+    pub fn is_empty(&self) -> bool {
+        self.current.load().is_none()
+    }
+
     /// What was said of a route last, if anything was: by its name, its version's, or of all, in this order.
     pub fn of(&self, route: &str, version: Option<&str>) -> Option<Option<Arc<Closed>>> {
         let switches = self.current.load();

@@ -78,6 +78,11 @@ pub trait Target: Send + Sync {
     /// Builds it for a route.
     fn build(&self, cx: &TargetCx<'_>) -> Next;
 
+    /// The name of what it builds, where that keeps nothing and is the same for all routes whose targets say this name.
+    fn common(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether it answers with a stream: then nothing in the chain may hold the response back.
     fn streams(&self) -> bool {
         false

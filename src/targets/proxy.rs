@@ -129,6 +129,10 @@ impl Target for Proxy {
         }
     }
 
+    fn common(&self) -> Option<&str> {
+        (self.path.is_none() && self.stream.is_none()).then_some(&*self.upstream)
+    }
+
     fn streams(&self) -> bool {
         self.stream.is_some()
     }

@@ -1,8 +1,7 @@
-//! `service [ADDRESS]`: what stands behind the gateways besides nginx: paced event streams and an echo over WebSockets.
+//! `service [ADDRESS]`: what stands behind the gateways besides nginx: paced event streams.
 //!
 //! `GET …?n=100&ms=20` with `Accept: text/event-stream`, or a POST (its body is read; `n` and `ms` stand in the environment
-//! as EVENTS and PACE): n events, one each ms, each with the time it was sent. With `Upgrade: websocket` it says every
-//! message again. One thread, so that it needs one core only.
+//! as EVENTS and PACE): n events, one each ms, each with the time it was sent. One thread, so that it needs one core only.
 
 #![forbid(unsafe_code)]
 
@@ -18,8 +17,6 @@ struct Head {
     body: usize,
     events: u64,
     pace: u64,
-    /// What `Sec-WebSocket-Key` said.
-    key: Option<String>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -46,10 +43,7 @@ async fn serve(mut stream: TcpStream) -> Option<()> {
             }
         };
         buffer.drain(..head.len + head.body);
-        match &head.key {
-            Some(key) => return echo(stream, key, buffer).await,
-            None => events(&mut stream, head.events, head.pace).await?,
-        }
+        events(&mut stream, head.events, head.pace).await?;
     }
 }
 
@@ -74,7 +68,6 @@ fn parse(buffer: &[u8]) -> Option<Head> {
         body: header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0),
         events: number("n", "EVENTS", 100),
         pace: number("ms", "PACE", 20),
-        key: header("sec-websocket-key").map(str::to_owned),
     })
 }
 
@@ -103,33 +96,4 @@ async fn events(stream: &mut TcpStream, count: u64, pace: u64) -> Option<()> {
     chunk.extend_from_slice(&event);
     chunk.extend_from_slice(b"\r\n0\r\n\r\n");
     stream.write_all(&chunk).await.ok()
-}
-
-/// Says each frame again, unmasked. Frames are small and whole, as the callers here send them.
-async fn echo(mut stream: TcpStream, key: &str, mut buffer: Vec<u8>) -> Option<()> {
-    let accept = load::accept(key);
-    let head = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: {accept}\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).await.ok()?;
-    let mut out = Vec::new();
-    loop {
-        while let Some((len, opcode, payload)) = load::frame(&mut buffer) {
-            out.clear();
-            let opcode = match opcode {
-                8 => 8,
-                9 => 10,
-                other => other,
-            };
-            load::write_frame(&mut out, opcode, &payload, false);
-            stream.write_all(&out).await.ok()?;
-            buffer.drain(..len);
-            if opcode == 8 {
-                return Some(());
-            }
-        }
-        if stream.read_buf(&mut buffer).await.ok()? == 0 {
-            return None;
-        }
-    }
 }
