@@ -153,7 +153,7 @@ pub struct Exchange {
     /// The caller's language for error texts.
     pub lang: Lang,
     /// The route, once found.
-    route: OnceLock<(Arc<RouteInfo>, Params)>,
+    route: OnceLock<(Arc<Arc<RouteInfo>>, Params)>,
     identity: OnceLock<Arc<Identity>>,
     request_id: OnceLock<String>,
     trace: OnceLock<Arc<dyn Traced>>,
@@ -283,11 +283,12 @@ impl Exchange {
 
     /// The route, once found.
     pub fn route(&self) -> Option<&Arc<RouteInfo>> {
-        self.route.get().map(|(info, _)| info)
+        self.route.get().map(|(info, _)| &**info)
     }
 
-    /// Notes the route and the ranges of its parameters.
-    pub fn matched(&self, info: Arc<RouteInfo>, params: Params) {
+    /// Notes the route and the ranges of its parameters. How many exchanges hold it is counted apart from what it says: each
+    /// of them writes that count, few read on, and the counts of many routes are near each other.
+    pub fn matched(&self, info: Arc<Arc<RouteInfo>>, params: Params) {
         let _ = self.route.set((info, params));
     }
 
@@ -567,7 +568,7 @@ pub(crate) mod tests {
             version: None,
             params: vec!["id".into(), "rest".into()],
         };
-        one.matched(Arc::new(info), vec![(3, 6), (7, 10)]);
+        one.matched(Arc::new(Arc::new(info)), vec![(3, 6), (7, 10)]);
         assert_eq!(one.param("id"), Some("abc"));
         assert_eq!(one.param("rest"), Some("x/y"));
         assert_eq!(one.param("none"), None);

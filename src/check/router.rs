@@ -7,7 +7,7 @@
 //!
 //! With ten thousand routes asked in turn, what counts is how much memory a lookup touches, since none of it is near.
 //! So segments without a fork between them are one node ([`Label`]), a node with its value and all that decides whether
-//! it is taken is two neighbouring lines of cache, and all forks stand in one table, found in a line as well.
+//! it is taken is two neighbouring lines of cache, and a perfect hash leads from one to the next.
 
 use super::pattern::{Host, MethodSet, Pattern, Predicates, Segment};
 use foldhash::fast::FixedState;
@@ -215,6 +215,8 @@ struct Tree<T> {
 #[repr(align(128))]
 struct Node<T> {
     label: Label,
+    /// The fork before it.
+    from: u32,
     /// Whether some child begins with a static segment.
     forks: bool,
     /// The child that begins with a parameter, or [`NONE`].
@@ -305,12 +307,13 @@ impl<T> Tree<T> {
                 PARAM => tree.nodes[from as usize].param = number,
                 segment => {
                     tree.nodes[from as usize].forks = true;
-                    edges.push(Edge { hash: hash_of(from, segment.as_bytes()), from, child: number });
+                    edges.push((from, segment.to_owned(), number));
                 }
             }
             let mut here = fork.here.into_iter();
             let node = Node {
                 label: Label::of(&label, &mut tree.labels),
+                from,
                 forks: false,
                 param: NONE,
                 first: here.next(),
@@ -338,51 +341,90 @@ impl<T> Tree<T> {
     }
 }
 
-/// All ways that begin with a static segment, by the hash of where they begin and that segment: open addressing, never more
-/// than half full.
+/// All ways that begin with a static segment, by where they begin and that segment: a perfect hash (hash and displace). It
+/// is small enough to stay near, and leads to one node, whose label says whether it is the one.
 #[derive(Debug, Default)]
 struct Edges {
-    slots: Vec<Edge>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Edge {
-    hash: u32,
-    from: u32,
-    /// Or [`NONE`].
-    child: u32,
+    hashes: FixedState,
+    /// What the hashes of a bucket are mixed with, so that each has a slot of its own.
+    displacements: Vec<u32>,
+    /// Nodes, or [`NONE`].
+    slots: Vec<u32>,
 }
 
 impl Edges {
-    fn of(edges: &[Edge]) -> Self {
-        let mut slots =
-            vec![Edge { hash: 0, from: NONE, child: NONE }; (edges.len() * 2).next_power_of_two()];
-        let mask = slots.len() - 1;
-        for edge in edges {
-            let mut at = edge.hash as usize & mask;
-            while slots[at].child != NONE {
-                at = (at + 1) & mask;
-            }
-            slots[at] = *edge;
-        }
-        Edges { slots }
+    /// Of these: where they begin, their first segments, and where they lead.
+    fn of(edges: &[(u32, String, u32)]) -> Self {
+        // Two may have the same hash; hardly ever by another seed too.
+        (0..).find_map(|seed| Edges::placed(edges, FixedState::with_seed(seed))).unwrap_or_default()
     }
 
-    /// Children of a node whose first segment has this hash. Whether it is that segment, their labels say.
-    fn get(&self, from: u32, hash: u32) -> impl Iterator<Item = u32> {
-        let mask = self.slots.len() - 1;
-        let slots = (hash as usize..).map(move |at| self.slots[at & mask]);
-        let slots = slots.take_while(|slot| slot.child != NONE);
-        slots.filter(move |slot| slot.hash == hash && slot.from == from).map(|slot| slot.child)
+    fn placed(edges: &[(u32, String, u32)], hashes: FixedState) -> Option<Self> {
+        let count = edges.len().div_ceil(4);
+        let mut buckets: Vec<(usize, Vec<(u64, u32)>)> = (0..count).map(|at| (at, Vec::new())).collect();
+        for (from, segment, child) in edges {
+            let hash = hash_of(&hashes, *from, segment.as_bytes());
+            buckets[bucket_of(hash, count)].1.push((hash, *child));
+        }
+        // The largest first, while there is room.
+        buckets.sort_by_key(|(_, bucket)| std::cmp::Reverse(bucket.len()));
+        let mut placed =
+            Edges { hashes, displacements: vec![0; count], slots: vec![NONE; edges.len() + edges.len() / 4] };
+        for (at, bucket) in buckets {
+            placed.displacements[at] = (0..TRIES).find(|by| placed.place(&bucket, *by))?;
+        }
+        Some(placed)
+    }
+
+    /// Puts a bucket where this displacement leads it, if all of that is free.
+    fn place(&mut self, bucket: &[(u64, u32)], by: u32) -> bool {
+        for (done, (hash, child)) in bucket.iter().enumerate() {
+            let slot = slot_of(*hash, by, self.slots.len());
+            if self.slots[slot] != NONE {
+                for (hash, _) in &bucket[..done] {
+                    let slot = slot_of(*hash, by, self.slots.len());
+                    self.slots[slot] = NONE;
+                }
+                return false;
+            }
+            self.slots[slot] = *child;
+        }
+        true
+    }
+
+    /// The only node that may be the child of a node by this segment.
+    fn get(&self, from: u32, segment: &[u8]) -> Option<u32> {
+        let hash = hash_of(&self.hashes, from, segment);
+        let by = *self.displacements.get(bucket_of(hash, self.displacements.len()))?;
+        let child = self.slots.get(slot_of(hash, by, self.slots.len())).copied();
+        child.filter(|child| *child != NONE)
     }
 }
 
+/// Displacements that are tried before another seed is.
+const TRIES: u32 = 1 << 20;
+
 /// The seed may be known: callers only ask, what is put in is the operator's.
-fn hash_of(from: u32, segment: &[u8]) -> u32 {
-    let mut hasher = FixedState::default().build_hasher();
+fn hash_of(hashes: &FixedState, from: u32, segment: &[u8]) -> u64 {
+    let mut hasher = hashes.build_hasher();
     hasher.write_u32(from);
     hasher.write(segment);
-    hasher.finish() as u32
+    hasher.finish()
+}
+
+fn bucket_of(hash: u64, buckets: usize) -> usize {
+    scaled(hash >> 32, buckets)
+}
+
+fn slot_of(hash: u64, by: u32, slots: usize) -> usize {
+    let mixed =
+        (hash ^ u64::from(by).wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    scaled(mixed >> 32, slots)
+}
+
+/// A number of 32 bits as one below `to`.
+fn scaled(number: u64, to: usize) -> usize {
+    ((number * to as u64) >> 32) as usize
 }
 
 struct Search<'s, 't, T> {
@@ -415,7 +457,9 @@ impl<'t, T> Search<'_, 't, T> {
         }
         if node.forks {
             let segment = &path.as_bytes()[at..end_of_segment(path, at)];
-            for child in tree.edges.get(number, hash_of(number, segment)) {
+            if let Some(child) = tree.edges.get(number, segment)
+                && tree.nodes[child as usize].from == number
+            {
                 match self.way(child, at) {
                     Step::Go => {}
                     done => return done,

@@ -51,7 +51,7 @@ pub struct RoutingTable {
 pub struct Entry {
     route: Arc<CompiledRoute>,
     endpoint: Next,
-    info: Arc<RouteInfo>,
+    info: Arc<Arc<RouteInfo>>,
     /// What answers in its place, while the manifest switches it off.
     maintenance: Option<Arc<Closed>>,
     /// Who goes first when there is too much to do.
@@ -270,7 +270,7 @@ impl Entry {
     fn of(route: &Arc<CompiledRoute>) -> Self {
         Entry {
             endpoint: route.endpoint.clone(),
-            info: route.checked.info.clone(),
+            info: Arc::new(route.checked.info.clone()),
             maintenance: route.checked.maintenance.clone(),
             rank: shedding::rank(&route.checked),
             route: route.clone(),

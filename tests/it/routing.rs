@@ -357,3 +357,50 @@ async fn a_catch_all_never_takes_over_a_native_path() {
     assert_eq!((post.status.as_u16(), post.header("allow")), (405, Some("GET, HEAD, OPTIONS")));
     assert_eq!(gateway.client.get("/%68ealth").await.json()["status"], "healthy", "in any spelling");
 }
+
+#[tokio::test]
+async fn routes_whose_chains_are_alike_stay_routes_of_their_own() {
+    let upstream = Scripted::saying("hello").await;
+    let gateway = Gateway::with(&format!(
+        r#"upstreams: {{ up: {{ targets: [{{ url: "{url}" }}] }}, same: {{ targets: [{{ url: "{url}" }}] }} }}
+chains: {{ c: [request_id, security_headers] }}
+versions:
+  - name: v1
+    prefix: /v1
+    chain: c
+    deprecated: {{ since: 2026-06-01 }}
+    routes:
+      - {{ route: "POST /a/:id", public: true, upstream: up }}
+      - {{ route: "POST /b/:name", public: true, upstream: up }}
+  - name: v2
+    prefix: /v2
+    chain: c
+    routes:
+      - {{ route: "POST /a/:id", public: true, upstream: up }}
+      - {{ route: "POST /b/:id", public: true, upstream: up, path: "/other/{{id}}" }}
+      - {{ route: "POST /c/:id", public: true, upstream: up, with: {{ body_limit: 4B }} }}
+      - {{ route: "POST /d/:id", public: true, upstream: same }}
+      - {{ route: "POST /e/:id", public: true, upstream: up, maintenance: {{}} }}
+"#,
+        url = upstream.url()
+    ))
+    .start()
+    .await;
+    for (path, status, deprecated, there) in [
+        ("/v1/a/7", 200, true, Some("/v1/a/7")),
+        ("/v1/b/8", 200, true, Some("/v1/b/8")),
+        ("/v2/a/7", 200, false, Some("/v2/a/7")),
+        ("/v2/b/7", 200, false, Some("/other/7")),
+        ("/v2/c/7", 413, false, None),
+        ("/v2/d/7", 200, false, Some("/v2/d/7")),
+        ("/v2/e/7", 503, false, None),
+    ] {
+        let before = upstream.heads().len();
+        let answer = gateway.client.send("POST", path, &[], "12345678").await;
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+        assert_eq!(answer.header("deprecation").is_some(), deprecated, "{path}: {answer:?}");
+        assert!(answer.header("x-content-type-options").is_some(), "{path}: {answer:?}");
+        let heads = upstream.heads();
+        assert_eq!(heads.get(before).map(|head| head.uri.path()), there, "{path}");
+    }
+}
