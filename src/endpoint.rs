@@ -21,9 +21,7 @@ impl Next {
     pub fn call(&self, request: Request) -> BoxFuture<'_, poem::Result<Response>> {
         DynEndpoint::call(&*self.0, request)
     }
-}
 
-impl Next {
     /// Where it is: equal for two only if they are the same.
     pub fn address(&self) -> usize {
         Arc::as_ptr(&self.0).addr()

@@ -42,6 +42,27 @@ impl RouteInfo {
     }
 }
 
+/// A route as exchanges hold it. How many do is counted apart from what it says: every exchange writes that count and few
+/// read on, so the counts of many routes had better be near each other.
+#[derive(Debug, Clone)]
+pub struct RouteRef(Arc<Counted>);
+
+#[derive(Debug)]
+struct Counted(Arc<RouteInfo>);
+
+impl RouteRef {
+    /// What it says.
+    pub fn info(&self) -> &Arc<RouteInfo> {
+        &self.0.0
+    }
+}
+
+impl From<Arc<RouteInfo>> for RouteRef {
+    fn from(info: Arc<RouteInfo>) -> Self {
+        RouteRef(Arc::new(Counted(info)))
+    }
+}
+
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -153,7 +174,7 @@ pub struct Exchange {
     /// The caller's language for error texts.
     pub lang: Lang,
     /// The route, once found.
-    route: OnceLock<(Arc<Arc<RouteInfo>>, Params)>,
+    route: OnceLock<(RouteRef, Params)>,
     identity: OnceLock<Arc<Identity>>,
     request_id: OnceLock<String>,
     trace: OnceLock<Arc<dyn Traced>>,
@@ -283,19 +304,18 @@ impl Exchange {
 
     /// The route, once found.
     pub fn route(&self) -> Option<&Arc<RouteInfo>> {
-        self.route.get().map(|(info, _)| &**info)
+        self.route.get().map(|(info, _)| info.info())
     }
 
-    /// Notes the route and the ranges of its parameters. How many exchanges hold it is counted apart from what it says: each
-    /// of them writes that count, few read on, and the counts of many routes are near each other.
-    pub fn matched(&self, info: Arc<Arc<RouteInfo>>, params: Params) {
+    /// Notes the route and the ranges of its parameters.
+    pub fn matched(&self, info: RouteRef, params: Params) {
         let _ = self.route.set((info, params));
     }
 
     /// A path parameter as it stands in the normalised path (percent-encoded), without the leading slash.
     pub fn param(&self, name: &str) -> Option<&str> {
         let (info, params) = self.route.get()?;
-        let index = info.params.iter().position(|n| n == name)?;
+        let index = info.info().params.iter().position(|n| n == name)?;
         self.param_at(params.get(index)?)
     }
 
@@ -568,7 +588,7 @@ pub(crate) mod tests {
             version: None,
             params: vec!["id".into(), "rest".into()],
         };
-        one.matched(Arc::new(Arc::new(info)), vec![(3, 6), (7, 10)]);
+        one.matched(Arc::new(info).into(), vec![(3, 6), (7, 10)]);
         assert_eq!(one.param("id"), Some("abc"));
         assert_eq!(one.param("rest"), Some("x/y"));
         assert_eq!(one.param("none"), None);

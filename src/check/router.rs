@@ -252,8 +252,10 @@ enum Label {
     Long(u32, u32),
 }
 
-/// As much as lets a node be two lines of cache, and its label be in the first.
+/// As much as lets a node be two lines of cache.
 const SHORT: usize = 30;
+
+const _: () = assert!(size_of::<Node<[usize; 6]>>() == 128, "two lines of cache, with a value of 48 bytes");
 
 /// Stands for a parameter. It is in no path, and no static segment's normal form.
 const PARAM: &str = "\0";

@@ -16,7 +16,7 @@ use crate::check::walk::{ON_EVERY_REQUEST, asked_about, place_of, sees_closed, s
 use crate::endpoint::{Next, sealed};
 use crate::error::grpc::Form;
 use crate::error::{GatewayError, Kind};
-use crate::exchange::{Exchange, RouteInfo};
+use crate::exchange::{Exchange, RouteInfo, RouteRef};
 use crate::handlers::Handlers;
 use crate::openapi::Published;
 use crate::shed::Rank;
@@ -51,14 +51,14 @@ pub struct RoutingTable {
 pub struct Entry {
     route: Arc<CompiledRoute>,
     endpoint: Next,
-    info: Arc<Arc<RouteInfo>>,
+    info: RouteRef,
     /// What answers in its place, while the manifest switches it off.
     maintenance: Option<Arc<Closed>>,
     /// Who goes first when there is too much to do.
     rank: Rank,
 }
 
-const _: () = assert!(size_of::<Entry>() <= 48, "with what it is found by, it is one line of cache");
+const _: () = assert!(size_of::<Entry>() <= 48, "as much as a node of the index has room for");
 
 /// A route as it runs.
 pub struct CompiledRoute {
@@ -270,7 +270,7 @@ impl Entry {
     fn of(route: &Arc<CompiledRoute>) -> Self {
         Entry {
             endpoint: route.endpoint.clone(),
-            info: Arc::new(route.checked.info.clone()),
+            info: route.checked.info.clone().into(),
             maintenance: route.checked.maintenance.clone(),
             rank: shedding::rank(&route.checked),
             route: route.clone(),
@@ -302,7 +302,7 @@ impl Entry {
         if shared.maintenance.is_empty() {
             return self.maintenance.clone();
         }
-        match shared.maintenance.of(&self.route.label, self.info.version.as_deref()) {
+        match shared.maintenance.of(&self.route.label, self.info.info().version.as_deref()) {
             None => self.maintenance.clone(),
             Some(switched) => switched.filter(|_| !self.route.checked.stays_up()),
         }

@@ -123,7 +123,7 @@ impl Bench {
     ) -> (Arc<Exchange>, Response) {
         let path = uri.split('?').next().unwrap();
         let exchange = exchange(method.clone(), path);
-        exchange.matched(Arc::new(self.info.clone()), self.ranges(path));
+        exchange.matched(self.info.clone().into(), self.ranges(path));
         caller.into_iter().for_each(|caller| exchange.identified(Arc::new(caller)));
         let mut request = Request::builder().method(method).uri_str(uri).body(body);
         for (name, value) in headers {

@@ -236,7 +236,7 @@ fn told(log: AccessLog) {
     exchange.set_trace(Arc::new(
         TraceContext::parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap(),
     ));
-    exchange.matched(Arc::new(route("/api/v01/chat/:x")), Vec::new());
+    exchange.matched(route("/api/v01/chat/:x").into(), Vec::new());
     exchange.set_status(200);
     exchange.add_bytes_in(10);
     exchange.add_bytes_out(2000);
@@ -452,7 +452,7 @@ async fn a_span_reaches_the_collector_with_the_ids_sent_upstream() {
     let theirs = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     headers.insert(trace::TRACEPARENT, HeaderValue::from_static(theirs));
     assert!(telemetry.trace(&headers, &exchange));
-    exchange.matched(Arc::new(route("/api/v01/sessions/:id")), Vec::new());
+    exchange.matched(route("/api/v01/sessions/:id").into(), Vec::new());
     exchange.set_status(502);
     let sent = TraceContext::parse(exchange.trace().unwrap().traceparent().as_bytes()).unwrap();
     assert_eq!(sent.trace_id.get(), 0x4bf92f3577b34da6a3ce929d0e0e4736);

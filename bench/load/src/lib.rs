@@ -4,8 +4,10 @@
 
 use rustix::time::{ClockId, clock_gettime};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 /// Stands before the time in whatever is sent.
 pub const MARK: u8 = b'@';
@@ -66,6 +68,16 @@ pub fn turn(index: usize, count: usize, all: Duration) -> Duration {
     all.mul_f64(index as f64 / count.max(1) as f64)
 }
 
+/// When a sender begins its pace, so that no two send together however many there are. Ticks that were missed are skipped: a sender that
+/// was late once would else stay with all who were late with it.
+pub fn ticks(number: usize, pace: Duration) -> Interval {
+    const GOLDEN: f64 = 0.618_033_988_749_895;
+    let phase = pace.mul_f64((number as f64 * GOLDEN).fract());
+    let mut ticks = interval_at(Instant::now() + phase, pace);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}
+
 /// The answer to a `Sec-WebSocket-Key` (RFC 6455, section 4.2.2).
 pub fn accept(key: &str) -> String {
     use base64::Engine as _;
@@ -74,8 +86,9 @@ pub fn accept(key: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(digest)
 }
 
-/// The first frame of `buffer` (RFC 6455, section 5.2): its length, opcode and payload; none while it is not whole.
-pub fn frame(buffer: &mut [u8]) -> Option<(usize, u8, Vec<u8>)> {
+/// The first frame of `buffer` (RFC 6455, section 5.2): its length, its opcode, and where its payload is, unmasked; none while it is not
+/// whole.
+pub fn frame(buffer: &mut [u8]) -> Option<(usize, u8, Range<usize>)> {
     let (first, second) = (*buffer.first()?, *buffer.get(1)?);
     let (mut at, short) = (2, usize::from(second & 0x7f));
     let len = match short {
@@ -97,11 +110,11 @@ pub fn frame(buffer: &mut [u8]) -> Option<(usize, u8, Vec<u8>)> {
             Some(mask)
         }
     };
-    let mut payload = buffer.get(at..at + len)?.to_vec();
-    if let Some(mask) = mask {
+    let payload = buffer.get_mut(at..at + len)?;
+    if let Some(mask) = mask.filter(|mask| *mask != [0; 4]) {
         payload.iter_mut().enumerate().for_each(|(index, byte)| *byte ^= mask[index % 4]);
     }
-    Some((at + len, first & 0x0f, payload))
+    Some((at + len, first & 0x0f, at..at + len))
 }
 
 /// Appends a whole frame, masked (with zeros, so that what is sent stays readable) where a client says it.
@@ -146,7 +159,8 @@ mod tests {
             for masked in [false, true] {
                 let mut bytes = Vec::new();
                 write_frame(&mut bytes, 2, &payload, masked);
-                assert_eq!(frame(&mut bytes[..]), Some((bytes.len(), 2, payload.clone())));
+                let (length, opcode, range) = frame(&mut bytes[..]).unwrap();
+                assert_eq!((length, opcode, &bytes[range]), (bytes.len(), 2, &payload[..]));
                 let short = bytes.len() - 1;
                 assert_eq!(frame(&mut bytes[..short]), None);
             }

@@ -109,7 +109,7 @@ fn posted(id: &str, query: &str, headers: &[(&str, &str)], body: impl Into<poem:
     let path = format!("/things/{id}");
     *request.uri_mut() = format!("{path}?{query}").parse().unwrap();
     let exchange = crate::exchange::tests::exchange(Method::POST, &path);
-    exchange.matched(Arc::new(Arc::new(route())), vec![("/things/".len() as u32, path.len() as u32)]);
+    exchange.matched(Arc::new(route()).into(), vec![("/things/".len() as u32, path.len() as u32)]);
     request.set_data(exchange);
     request.set_body(body.into());
     request

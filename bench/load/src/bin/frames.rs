@@ -6,15 +6,17 @@
 
 #![forbid(unsafe_code)]
 
-use load::{DIGITS, MARK, accept, argument, frame, listen, marks, micros, now, quantile, turn, write_frame};
-use std::cell::RefCell;
-use std::io::Write as _;
+use load::{
+    DIGITS, MARK, accept, argument, frame, listen, marks, micros, now, quantile, ticks, turn, write_frame,
+};
+use std::cell::{Cell, RefCell};
+use std::io::{ErrorKind, Write as _};
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, LocalSet, spawn_local};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 #[derive(Default)]
 struct Seen {
@@ -26,7 +28,8 @@ struct Seen {
 struct Plan {
     seconds: u64,
     pace: Duration,
-    size: usize,
+    /// A mark, room for the time, and what fills it up.
+    payload: Vec<u8>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -34,11 +37,10 @@ async fn main() -> std::io::Result<()> {
     let address: String = argument(1, String::new());
     let path: String = argument(2, "/ws".to_owned());
     let sockets: usize = argument(3, 1000);
-    let plan = Rc::new(Plan {
-        seconds: argument(4, 10),
-        pace: Duration::from_millis(argument(5, 20)),
-        size: argument::<usize>(6, 640).max(DIGITS + 1),
-    });
+    let mut payload = vec![b'.'; argument::<usize>(6, 640).max(DIGITS + 1)];
+    payload[0] = MARK;
+    let plan =
+        Rc::new(Plan { seconds: argument(4, 10), pace: Duration::from_millis(argument(5, 20)), payload });
     let service = listen(argument(7, ([127, 0, 0, 1], 9103).into()))?;
     let token = std::env::var("TOKEN").unwrap_or_default();
     let request = Rc::<str>::from(format!(
@@ -59,7 +61,9 @@ async fn main() -> std::io::Result<()> {
                     (address.clone(), request.clone(), seen.clone(), plan.clone());
                 tasks.spawn_local(async move {
                     sleep(turn(index, sockets, Duration::from_secs(1))).await;
-                    if talk(&address, &request, &plan, &seen).await.is_none() {
+                    let all = Duration::from_secs(plan.seconds + 20);
+                    let talked = timeout(all, talk(index, &address, &request, &plan, &seen)).await;
+                    if !matches!(talked, Ok(Some(()))) {
                         seen.borrow_mut().failed += 1;
                     }
                 });
@@ -81,55 +85,105 @@ async fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-async fn talk(address: &str, request: &str, plan: &Plan, seen: &RefCell<Seen>) -> Option<()> {
+async fn talk(
+    index: usize,
+    address: &str,
+    request: &str,
+    plan: &Plan,
+    seen: &Rc<RefCell<Seen>>,
+) -> Option<()> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     stream.set_nodelay(true).ok();
     stream.write_all(request.as_bytes()).await.ok()?;
-    let mut buffer = Vec::with_capacity(4096);
+    let mut buffer = Vec::new();
     let end = head(&mut stream, &mut buffer).await?;
     if !buffer.starts_with(b"HTTP/1.1 101") {
         return None;
     }
-    buffer.drain(..end);
-    let (mut reader, mut writer) = stream.into_split();
+    let stream = Rc::new(stream);
+    let received = spawn_local(receive(stream.clone(), buffer.split_off(end), seen.clone()));
     let until = Instant::now() + Duration::from_secs(plan.seconds);
-    let send = async {
-        let phase = Duration::from_micros(now() / 1000 % plan.pace.as_micros() as u64);
-        let mut ticks = interval_at(Instant::now() + phase, plan.pace);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut payload, mut out) = (Vec::new(), Vec::new());
-        while Instant::now() < until {
-            ticks.tick().await;
-            payload.clear();
-            payload.push(MARK);
-            write!(payload, "{:020}", now()).ok()?;
-            payload.resize(plan.size, b'.');
-            out.clear();
-            write_frame(&mut out, 2, &payload, true);
-            writer.write_all(&out).await.ok()?;
-            seen.borrow_mut().sent += 1;
-        }
+    let mut ticks = ticks(index, plan.pace);
+    while Instant::now() < until {
+        ticks.tick().await;
+        let mut out = OUT.take();
         out.clear();
-        write_frame(&mut out, 8, &1000u16.to_be_bytes(), true);
-        writer.write_all(&out).await.ok()
-    };
-    let receive = async {
-        loop {
-            while let Some((len, opcode, payload)) = frame(&mut buffer) {
-                let now = now();
-                if opcode == 8 {
-                    return Some(());
-                }
-                marks(&payload, |sent| seen.borrow_mut().trips.push(micros(sent, now)));
-                buffer.drain(..len);
-            }
-            if timeout(Duration::from_secs(10), reader.read_buf(&mut buffer)).await.ok()?.ok()? == 0 {
-                return None;
-            }
+        write_frame(&mut out, 2, &plan.payload, true);
+        let time = out.len() - plan.payload.len() + 1;
+        write!(&mut out[time..], "{:020}", now()).ok()?;
+        say(&stream, &out).await?;
+        OUT.set(out);
+        seen.borrow_mut().sent += 1;
+    }
+    let mut close = Vec::new();
+    write_frame(&mut close, 8, &1000u16.to_be_bytes(), true);
+    say(&stream, &close).await?;
+    received.await.ok()?
+}
+
+async fn receive(stream: Rc<TcpStream>, mut left: Vec<u8>, seen: Rc<RefCell<Seen>>) -> Option<()> {
+    let mut closed = false;
+    while !closed {
+        hear(&stream, &mut left, |opcode, payload| {
+            let now = now();
+            closed |= opcode == 8;
+            marks(payload, |sent| seen.borrow_mut().trips.push(micros(sent, now)));
+        })
+        .await?;
+    }
+    Some(())
+}
+
+// All sockets read into one piece of memory and write from one, as far as they can: what a thousand would have each is
+// never near, and this side has little time to spare.
+thread_local! {
+    static ROOM: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
+    static OUT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Reads once; the frames that are whole. `left` is what came of another before.
+async fn hear(stream: &TcpStream, left: &mut Vec<u8>, mut each: impl FnMut(u8, &[u8])) -> Option<()> {
+    let mut whole = |bytes: &mut [u8]| {
+        let mut read = 0;
+        while let Some((length, opcode, payload)) = frame(&mut bytes[read..]) {
+            each(opcode, &bytes[read..][payload]);
+            read += length;
         }
+        read
     };
-    let (sent, received) = tokio::join!(send, receive);
-    sent.and(received)
+    loop {
+        stream.readable().await.ok()?;
+        let read = ROOM.with_borrow_mut(|room| {
+            let count = stream.try_read(room)?;
+            let came = &mut room[..count];
+            if left.is_empty() {
+                let read = whole(came);
+                left.extend_from_slice(&came[read..]);
+            } else {
+                left.extend_from_slice(came);
+                let read = whole(left);
+                left.drain(..read);
+            }
+            Ok::<_, std::io::Error>(count)
+        });
+        match read {
+            Ok(0) => return None,
+            Ok(_) => return Some(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+async fn say(stream: &TcpStream, mut bytes: &[u8]) -> Option<()> {
+    while !bytes.is_empty() {
+        match stream.try_write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => stream.writable().await.ok()?,
+            Err(_) => return None,
+        }
+    }
+    Some(())
 }
 
 /// Reads until a head is whole; its length.
@@ -149,38 +203,37 @@ fn key(head: &[u8]) -> Option<String> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut headers);
     request.parse(head).ok()?;
-    let found = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("sec-websocket-key"))?;
+    let found =
+        request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("sec-websocket-key"))?;
     String::from_utf8(found.value.to_vec()).ok()
 }
 
 /// Says each frame again, unmasked. Frames are small and whole, as they are sent here.
 async fn echo(mut stream: TcpStream) -> Option<()> {
-    let mut buffer = Vec::with_capacity(4096);
+    let mut buffer = Vec::new();
     let end = head(&mut stream, &mut buffer).await?;
     let accept = accept(&key(&buffer[..end])?);
-    buffer.drain(..end);
+    let mut left = buffer.split_off(end);
     let head = format!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: {accept}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.ok()?;
-    let mut out = Vec::new();
-    loop {
-        while let Some((len, opcode, payload)) = load::frame(&mut buffer) {
-            out.clear();
-            let opcode = match opcode {
-                8 => 8,
-                9 => 10,
-                other => other,
-            };
-            load::write_frame(&mut out, opcode, &payload, false);
-            stream.write_all(&out).await.ok()?;
-            buffer.drain(..len);
-            if opcode == 8 {
-                return Some(());
+    let mut closed = false;
+    while !closed {
+        let mut out = Vec::new();
+        hear(&stream, &mut left, |opcode, payload| {
+            if out.capacity() == 0 {
+                out = OUT.take();
+                out.clear();
             }
-        }
-        if stream.read_buf(&mut buffer).await.ok()? == 0 {
-            return None;
+            closed |= opcode == 8;
+            write_frame(&mut out, if opcode == 9 { 10 } else { opcode }, payload, false);
+        })
+        .await?;
+        say(&stream, &out).await?;
+        if out.capacity() > 0 {
+            OUT.set(out);
         }
     }
+    Some(())
 }

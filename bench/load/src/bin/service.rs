@@ -7,10 +7,10 @@
 
 use load::{listen, now};
 use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 struct Head {
     len: usize,
@@ -74,10 +74,9 @@ fn parse(buffer: &[u8]) -> Option<Head> {
 async fn events(stream: &mut TcpStream, count: u64, pace: u64) -> Option<()> {
     let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
     stream.write_all(head).await.ok()?;
-    // Streams that begin together must not all send together.
-    let phase = Duration::from_micros(now() / 1000 % (pace.max(1) * 1000));
-    let mut ticks = interval_at(Instant::now() + phase, Duration::from_millis(pace.max(1)));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    static STREAMS: AtomicUsize = AtomicUsize::new(0);
+    let number = STREAMS.fetch_add(1, Ordering::Relaxed);
+    let mut ticks = load::ticks(number, Duration::from_millis(pace.max(1)));
     let (mut event, mut chunk) = (Vec::new(), Vec::new());
     for _ in 0..count {
         ticks.tick().await;
