@@ -6,7 +6,7 @@
 //! the gateway's own (SECURITY rule 25).
 //!
 //! With ten thousand routes asked in turn, what counts is how much memory a lookup touches, since none of it is near.
-//! So segments without a fork between them are one node ([`Label`]), a node with its value and all that decides whether
+//! So segments without a fork between them are one node, a node with its value and all that decides whether
 //! it is taken is two neighbouring lines of cache, and a perfect hash leads from one to the next.
 
 use super::pattern::{Host, MethodSet, Pattern, Predicates, Segment};
