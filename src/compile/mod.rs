@@ -277,11 +277,6 @@ impl Entry {
         }
     }
 
-    /// The route.
-    pub fn route(&self) -> &Arc<CompiledRoute> {
-        &self.route
-    }
-
     /// Answers a request, unless the route is switched off or the process has too much to do.
     fn serve(&self, shared: &Shared, exchange: &Arc<Exchange>, mut request: Request) -> Answering<'_> {
         if let Some(closed) = self.maintenance(shared) {
