@@ -6,7 +6,7 @@ import os
 import threading
 import time
 
-from drive import GATEWAY_CPU, HERE, LOAD_CPU, RUN, Process, call, configured, h2load, token, tool, wrk
+from drive import GATEWAY_CPU, HERE, LOAD_CPU, RUN, Process, alone, call, configured, h2load, token, tool, wrk
 
 TOKEN = token()
 VOICEGATE = 8006
@@ -138,7 +138,7 @@ def chats(gateway, count, events, pace):
 
 def sockets(gateway, count, seconds, pace=20):
     """WebSockets that talk and are answered."""
-    with gateway.start() as process:
+    with alone(), gateway.start() as process:
         port = 9103 if gateway.name == "direct" else gateway.port
         return costed(process, lambda: tool("frames", f"127.0.0.1:{port}", "/ws", count, seconds, pace, 640))
 

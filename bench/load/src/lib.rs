@@ -68,14 +68,54 @@ pub fn turn(index: usize, count: usize, all: Duration) -> Duration {
     all.mul_f64(index as f64 / count.max(1) as f64)
 }
 
-/// When a sender begins its pace, so that no two send together however many there are. Ticks that were missed are skipped: a sender that
-/// was late once would else stay with all who were late with it.
+/// When a sender sends, in its own phase. Ticks that were missed are skipped: a sender that was late once would else stay with all who
+/// were late with it.
 pub fn ticks(number: usize, pace: Duration) -> Interval {
-    const GOLDEN: f64 = 0.618_033_988_749_895;
-    let phase = pace.mul_f64((number as f64 * GOLDEN).fract());
-    let mut ticks = interval_at(Instant::now() + phase, pace);
+    let mut ticks = interval_at(Instant::now() + pace.mul_f64(phase(number)), pace);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks
+}
+
+/// Who sends in which millisecond of their pace, for a loop that has no timers: the phases are those of [`ticks`].
+pub struct Wheel {
+    slots: Vec<Vec<usize>>,
+    begun: u64,
+    turned: u64,
+}
+
+impl Wheel {
+    const SLOT: u64 = 1_000_000;
+
+    /// A wheel that turns once in `pace`, in whole milliseconds.
+    pub fn new(begun: u64, pace: Duration) -> Self {
+        Self { slots: vec![Vec::new(); (pace.as_millis() as usize).max(1)], begun, turned: 0 }
+    }
+
+    /// Adds the sender at `place`, the `number`th of all.
+    pub fn add(&mut self, number: usize, place: usize) {
+        let slot = (phase(number) * self.slots.len() as f64) as usize;
+        self.slots[slot].push(place);
+    }
+
+    /// When the next slot is due, in [`now`]'s nanoseconds.
+    pub fn next(&self) -> u64 {
+        self.begun + (self.turned + 1) * Self::SLOT
+    }
+
+    /// Asks those of one slot to send, if it is due; who says no is not asked again. Turns that were missed whole are skipped.
+    pub fn turn(&mut self, now: u64, send: impl FnMut(&usize) -> bool) {
+        let (due, slots) = (now.saturating_sub(self.begun) / Self::SLOT, self.slots.len() as u64);
+        if due > self.turned {
+            self.turned = (self.turned + 1).max(due.saturating_sub(slots) + 1);
+            self.slots[(self.turned % slots) as usize].retain(send);
+        }
+    }
+}
+
+/// A sender's share of its pace before it begins, so that no two begin together however many there are.
+fn phase(number: usize) -> f64 {
+    const GOLDEN: f64 = 0.618_033_988_749_895;
+    (number as f64 * GOLDEN).fract()
 }
 
 /// The answer to a `Sec-WebSocket-Key` (RFC 6455, section 4.2.2).
@@ -165,6 +205,29 @@ mod tests {
                 assert_eq!(frame(&mut bytes[..short]), None);
             }
         }
+    }
+
+    #[test]
+    fn a_wheel_asks_each_sender_once_a_turn_and_skips_the_turns_it_missed() {
+        let (mut wheel, mut asked) = (Wheel::new(0, Duration::from_millis(4)), [0; 8]);
+        (0..8).for_each(|number| wheel.add(number, number));
+        let mut turn = |wheel: &mut Wheel, now| {
+            wheel.turn(now, |&place| {
+                asked[place] += 1;
+                place != 7
+            });
+            asked.iter().sum::<i32>()
+        };
+        assert_eq!(turn(&mut wheel, 999_999), 0, "nothing is due in the first millisecond");
+        for millisecond in 1..=4 {
+            turn(&mut wheel, millisecond * 1_000_000);
+        }
+        assert_eq!(turn(&mut wheel, 4_999_999), 8, "no slot twice");
+        for _ in 0..20 {
+            turn(&mut wheel, 100_000_000);
+        }
+        assert_eq!(asked, [2, 2, 2, 2, 2, 2, 2, 1], "one turn of the many missed, without who has finished");
+        assert_eq!(wheel.next(), 101_000_000);
     }
 
     #[test]

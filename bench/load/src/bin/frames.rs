@@ -3,199 +3,327 @@
 //!
 //! It is also what stands behind the gateways, at SERVICE, and says every frame again. Both are one thread: two processes on
 //! one core would wait for each other's time slices, some milliseconds each, and that would be most of what is measured.
+//! It is a plain loop over `epoll`, for the same reason: a hundred thousand frames a second cost it most of a core, and what
+//! a runtime adds to each is what it then lacks to work off a pile.
 
 #![forbid(unsafe_code)]
 
-use load::{
-    DIGITS, MARK, accept, argument, frame, listen, marks, micros, now, quantile, ticks, turn, write_frame,
-};
-use std::cell::{Cell, RefCell};
-use std::io::{ErrorKind, Write as _};
-use std::rc::Rc;
+use load::{DIGITS, MARK, Wheel, accept, argument, frame, marks, micros, now, quantile, turn, write_frame};
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::task::{JoinSet, LocalSet, spawn_local};
-use tokio::time::{Instant, sleep, timeout};
 
-#[derive(Default)]
-struct Seen {
-    trips: Vec<u32>,
-    sent: u64,
-    failed: u32,
-}
+/// Events taken at once: all that came, before the next fifty frames are sent. What piled up in this process while it could not
+/// run is worked off first, and not made larger.
+const EVENTS: usize = 4096;
+/// The event of the listener; all others are places in `Talks::sockets`.
+const LISTENER: u64 = u64::MAX;
+const SECOND: u64 = 1_000_000_000;
 
-struct Plan {
-    seconds: u64,
-    pace: Duration,
-    /// A mark, room for the time, and what fills it up.
-    payload: Vec<u8>,
-}
-
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> std::io::Result<()> {
-    let address: String = argument(1, String::new());
+fn main() -> std::io::Result<()> {
+    let address: SocketAddr = argument(1, ([127, 0, 0, 1], 9103).into());
     let path: String = argument(2, "/ws".to_owned());
-    let sockets: usize = argument(3, 1000);
-    let mut payload = vec![b'.'; argument::<usize>(6, 640).max(DIGITS + 1)];
-    payload[0] = MARK;
-    let plan =
-        Rc::new(Plan { seconds: argument(4, 10), pace: Duration::from_millis(argument(5, 20)), payload });
-    let service = listen(argument(7, ([127, 0, 0, 1], 9103).into()))?;
+    let count: usize = argument(3, 1000);
+    let seconds: u64 = argument(4, 10);
+    let pace = Duration::from_millis(argument(5, 20));
     let token = std::env::var("TOKEN").unwrap_or_default();
-    let request = Rc::<str>::from(format!(
+    let mut talks = Talks::new(argument(7, ([127, 0, 0, 1], 9103).into()), argument(6, 640))?;
+    let request = format!(
         "GET {path}?token={token} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    ));
-    let seen = Rc::new(RefCell::new(Seen::default()));
-    LocalSet::new()
-        .run_until(async {
-            spawn_local(async move {
-                while let Ok((stream, _)) = service.accept().await {
-                    stream.set_nodelay(true).ok();
-                    spawn_local(echo(stream));
-                }
-            });
-            let mut tasks = JoinSet::new();
-            for index in 0..sockets {
-                let (address, request, seen, plan) =
-                    (address.clone(), request.clone(), seen.clone(), plan.clone());
-                tasks.spawn_local(async move {
-                    sleep(turn(index, sockets, Duration::from_secs(1))).await;
-                    let all = Duration::from_secs(plan.seconds + 20);
-                    let talked = timeout(all, talk(index, &address, &request, &plan, &seen)).await;
-                    if !matches!(talked, Ok(Some(()))) {
-                        seen.borrow_mut().failed += 1;
-                    }
-                });
+    );
+
+    let begun = now();
+    let until = begun + (seconds + 20) * SECOND;
+    let mut wheel = Wheel::new(begun, pace);
+    let mut asked = 0;
+    while (asked < count || talks.open > 0) && now() < until {
+        let ask =
+            (asked < count).then(|| begun + turn(asked, count, Duration::from_secs(1)).as_nanos() as u64);
+        talks.wait(ask.into_iter().fold(wheel.next(), u64::min))?;
+        if ask.is_some_and(|ask| ask <= now()) {
+            match talks.ask(address, &request, now() + seconds * SECOND) {
+                Some(place) => wheel.add(asked, place),
+                None => talks.failed += 1,
             }
-            while tasks.join_next().await.is_some() {}
-        })
-        .await;
-    let mut seen = seen.borrow_mut();
-    seen.trips.sort_unstable();
+            asked += 1;
+        }
+        wheel.turn(now(), |&place| talks.send(place));
+    }
+    talks.failed += talks.open;
+    talks.trips.sort_unstable();
     println!(
         "{{\"sent\":{},\"returned\":{},\"failed\":{},\"p50\":{},\"p99\":{},\"p999\":{}}}",
-        seen.sent,
-        seen.trips.len(),
-        seen.failed,
-        quantile(&seen.trips, 0.5),
-        quantile(&seen.trips, 0.99),
-        quantile(&seen.trips, 0.999),
+        talks.sent,
+        talks.trips.len(),
+        talks.failed,
+        quantile(&talks.trips, 0.5),
+        quantile(&talks.trips, 0.99),
+        quantile(&talks.trips, 0.999),
     );
     Ok(())
 }
 
-async fn talk(
-    index: usize,
-    address: &str,
-    request: &str,
-    plan: &Plan,
-    seen: &Rc<RefCell<Seen>>,
-) -> Option<()> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
-    stream.set_nodelay(true).ok();
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut buffer = Vec::new();
-    let end = head(&mut stream, &mut buffer).await?;
-    if !buffer.starts_with(b"HTTP/1.1 101") {
-        return None;
-    }
-    let stream = Rc::new(stream);
-    let received = spawn_local(receive(stream.clone(), buffer.split_off(end), seen.clone()));
-    let until = Instant::now() + Duration::from_secs(plan.seconds);
-    let mut ticks = ticks(index, plan.pace);
-    while Instant::now() < until {
-        ticks.tick().await;
-        let mut out = OUT.take();
-        out.clear();
-        write_frame(&mut out, 2, &plan.payload, true);
-        let time = out.len() - plan.payload.len() + 1;
-        write!(&mut out[time..], "{:020}", now()).ok()?;
-        say(&stream, &out).await?;
-        OUT.set(out);
-        seen.borrow_mut().sent += 1;
-    }
-    let mut close = Vec::new();
-    write_frame(&mut close, 8, &1000u16.to_be_bytes(), true);
-    say(&stream, &close).await?;
-    received.await.ok()?
+/// One end of a socket.
+struct Socket {
+    stream: TcpStream,
+    end: End,
+    /// Whether the heads were exchanged.
+    talking: bool,
+    /// Whether a caller said all it had to and the other end closed after it.
+    whole: bool,
+    /// What came of a frame that is not whole yet.
+    left: Vec<u8>,
+    /// What found no room on its way out.
+    unsent: Vec<u8>,
 }
 
-async fn receive(stream: Rc<TcpStream>, mut left: Vec<u8>, seen: Rc<RefCell<Seen>>) -> Option<()> {
-    let mut closed = false;
-    while !closed {
-        hear(&stream, &mut left, |opcode, payload| {
-            let now = now();
-            closed |= opcode == 8;
-            marks(payload, |sent| seen.borrow_mut().trips.push(micros(sent, now)));
+enum End {
+    /// Sends until that time, then closes.
+    Caller {
+        until: u64,
+    },
+    Service,
+}
+
+struct Talks {
+    epoll: OwnedFd,
+    listener: TcpListener,
+    events: Vec<epoll::Event>,
+    sockets: Vec<Option<Socket>>,
+    /// Callers that neither closed nor failed.
+    open: usize,
+    failed: usize,
+    sent: u64,
+    trips: Vec<u32>,
+    /// A mark, room for the time, and what fills it up, as a frame; and where the time goes.
+    said: (Vec<u8>, usize),
+    // All sockets read into one piece of memory and write from one: what a thousand would have each is never near.
+    room: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl Talks {
+    fn new(service: SocketAddr, size: usize) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(service)?;
+        // Room for everybody who comes at once; the call again changes only that.
+        rustix::net::listen(&listener, 8192)?;
+        listener.set_nonblocking(true)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
+        let mut payload = vec![b'.'; size.max(DIGITS + 1)];
+        payload[0] = MARK;
+        let mut said = Vec::new();
+        write_frame(&mut said, 2, &payload, true);
+        let time = said.len() - payload.len() + 1;
+        Ok(Self {
+            epoll,
+            listener,
+            events: Vec::with_capacity(EVENTS),
+            sockets: Vec::new(),
+            open: 0,
+            failed: 0,
+            sent: 0,
+            trips: Vec::new(),
+            said: (said, time),
+            room: vec![0; 64 << 10],
+            out: Vec::new(),
         })
-        .await?;
     }
-    Some(())
-}
 
-// All sockets read into one piece of memory and write from one, as far as they can: what a thousand would have each is
-// never near, and this side has little time to spare.
-thread_local! {
-    static ROOM: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
-    static OUT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
+    /// Opens a socket that talks until then.
+    fn ask(&mut self, address: SocketAddr, request: &str, until: u64) -> Option<usize> {
+        let mut stream = TcpStream::connect(address).ok()?;
+        stream.write_all(request.as_bytes()).ok()?;
+        let place = self.add(stream, End::Caller { until })?;
+        self.open += 1;
+        Some(place)
+    }
 
-/// Reads once; the frames that are whole. `left` is what came of another before.
-async fn hear(stream: &TcpStream, left: &mut Vec<u8>, mut each: impl FnMut(u8, &[u8])) -> Option<()> {
-    let mut whole = |bytes: &mut [u8]| {
+    fn add(&mut self, stream: TcpStream, end: End) -> Option<usize> {
+        let place = self.sockets.len();
+        stream.set_nodelay(true).ok()?;
+        stream.set_nonblocking(true).ok()?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(place as u64), flags).ok()?;
+        let (left, unsent) = (Vec::new(), Vec::new());
+        self.sockets.push(Some(Socket { stream, end, talking: false, whole: false, left, unsent }));
+        Some(place)
+    }
+
+    /// Waits for what comes, until `next` at most, and takes it.
+    fn wait(&mut self, next: u64) -> std::io::Result<()> {
+        let rest = next.saturating_sub(now());
+        let timeout = Timespec { tv_sec: (rest / SECOND) as i64, tv_nsec: (rest % SECOND) as i64 };
+        self.events.clear();
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            waited => waited?,
+        };
+        for at in 0..self.events.len() {
+            let (flags, data) = (self.events[at].flags, self.events[at].data.u64());
+            if data == LISTENER {
+                while let Ok((stream, _)) = self.listener.accept() {
+                    self.add(stream, End::Service);
+                }
+                continue;
+            }
+            let place = data as usize;
+            let Some(mut socket) = self.sockets[place].take() else { continue };
+            let goes_on =
+                (socket.unsent.is_empty() || !flags.contains(epoll::EventFlags::OUT) || socket.flush())
+                    && self.hear(&mut socket);
+            match goes_on {
+                true => self.sockets[place] = Some(socket),
+                false => self.end(&socket),
+            }
+        }
+        Ok(())
+    }
+
+    /// A socket that has ended.
+    fn end(&mut self, socket: &Socket) {
+        if let End::Caller { .. } = socket.end {
+            self.open -= 1;
+            self.failed += usize::from(!socket.whole);
+        }
+    }
+
+    /// Sends a caller's next frame; whether there will be more.
+    fn send(&mut self, place: usize) -> bool {
+        let Some(mut socket) = self.sockets[place].take() else { return false };
+        let End::Caller { until } = socket.end else { return false };
+        if !socket.talking {
+            self.sockets[place] = Some(socket);
+            return true;
+        }
+        let now = now();
+        let more = now < until;
+        let alive = if more {
+            let (said, time) = &mut self.said;
+            self.sent += 1;
+            write!(&mut said[*time..], "{now:020}").is_ok() && socket.say(said)
+        } else {
+            let mut close = Vec::new();
+            write_frame(&mut close, 8, &1000u16.to_be_bytes(), true);
+            socket.say(&close)
+        };
+        match alive {
+            true => self.sockets[place] = Some(socket),
+            false => self.end(&socket),
+        }
+        alive && more
+    }
+
+    /// Reads all that came; whether more may come.
+    fn hear(&mut self, socket: &mut Socket) -> bool {
+        loop {
+            let count = match socket.stream.read(&mut self.room) {
+                Ok(0) => return false,
+                Ok(count) => count,
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+            };
+            let mut room = std::mem::take(&mut self.room);
+            let goes_on = if socket.left.is_empty() {
+                let came = &mut room[..count];
+                let read = self.take(socket, came);
+                read.map(|read| socket.left.extend_from_slice(&came[read..]))
+            } else {
+                let mut left = std::mem::take(&mut socket.left);
+                left.extend_from_slice(&room[..count]);
+                let read = self.take(socket, &mut left);
+                read.map(|read| {
+                    left.drain(..read);
+                    socket.left = left;
+                })
+            };
+            let full = count == room.len();
+            self.room = room;
+            if goes_on.is_none() || !full {
+                return goes_on.is_some();
+            }
+        }
+    }
+
+    /// What came: how much of it was whole, and nothing if it was the last.
+    fn take(&mut self, socket: &mut Socket, bytes: &mut [u8]) -> Option<usize> {
         let mut read = 0;
+        if !socket.talking {
+            let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else { return Some(0) };
+            read = end + 4;
+            socket.talking = true;
+            match socket.end {
+                End::Caller { .. } => bytes.starts_with(b"HTTP/1.1 101").then_some(())?,
+                End::Service => {
+                    let accept = accept(&key(&bytes[..read])?);
+                    let head = format!(
+                        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: {accept}\r\n\r\n"
+                    );
+                    socket.say(head.as_bytes()).then_some(())?;
+                }
+            }
+        }
+        let now = now();
+        let mut closed = false;
+        self.out.clear();
         while let Some((length, opcode, payload)) = frame(&mut bytes[read..]) {
-            each(opcode, &bytes[read..][payload]);
+            let payload = &bytes[read..][payload];
+            match socket.end {
+                End::Caller { .. } => {
+                    marks(payload, |sent| self.trips.push(micros(sent, now)));
+                }
+                End::Service => {
+                    write_frame(&mut self.out, if opcode == 9 { 10 } else { opcode }, payload, false);
+                }
+            }
+            closed |= opcode == 8;
             read += length;
         }
-        read
-    };
-    loop {
-        stream.readable().await.ok()?;
-        let read = ROOM.with_borrow_mut(|room| {
-            let count = stream.try_read(room)?;
-            let came = &mut room[..count];
-            if left.is_empty() {
-                let read = whole(came);
-                left.extend_from_slice(&came[read..]);
-            } else {
-                left.extend_from_slice(came);
-                let read = whole(left);
-                left.drain(..read);
+        if !self.out.is_empty() {
+            socket.say(&self.out).then_some(())?;
+        }
+        socket.whole = closed && matches!(socket.end, End::Caller { until } if until <= now);
+        (!closed).then_some(read)
+    }
+}
+
+impl Socket {
+    /// Sends that, after what is yet unsent; whether the other end is still there.
+    fn say(&mut self, bytes: &[u8]) -> bool {
+        if !self.unsent.is_empty() {
+            self.unsent.extend_from_slice(bytes);
+            return self.flush();
+        }
+        match write(&mut self.stream, bytes) {
+            Some(count) => {
+                self.unsent.extend_from_slice(&bytes[count..]);
+                true
             }
-            Ok::<_, std::io::Error>(count)
-        });
-        match read {
-            Ok(0) => return None,
-            Ok(_) => return Some(()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => return None,
+            None => false,
         }
+    }
+
+    /// Sends what is yet unsent.
+    fn flush(&mut self) -> bool {
+        let Some(count) = write(&mut self.stream, &self.unsent) else { return false };
+        self.unsent.drain(..count);
+        true
     }
 }
 
-async fn say(stream: &TcpStream, mut bytes: &[u8]) -> Option<()> {
-    while !bytes.is_empty() {
-        match stream.try_write(bytes) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == ErrorKind::WouldBlock => stream.writable().await.ok()?,
+/// How much of it there was room for; none if there is nobody.
+fn write(stream: &mut TcpStream, bytes: &[u8]) -> Option<usize> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match stream.write(&bytes[written..]) {
+            Ok(count) => written += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             Err(_) => return None,
         }
     }
-    Some(())
-}
-
-/// Reads until a head is whole; its length.
-async fn head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<usize> {
-    loop {
-        if let Some(end) = memchr::memmem::find(buffer, b"\r\n\r\n") {
-            return Some(end + 4);
-        }
-        if timeout(Duration::from_secs(10), stream.read_buf(buffer)).await.ok()?.ok()? == 0 {
-            return None;
-        }
-    }
+    Some(written)
 }
 
 /// What `Sec-WebSocket-Key` says.
@@ -206,34 +334,4 @@ fn key(head: &[u8]) -> Option<String> {
     let found =
         request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("sec-websocket-key"))?;
     String::from_utf8(found.value.to_vec()).ok()
-}
-
-/// Says each frame again, unmasked. Frames are small and whole, as they are sent here.
-async fn echo(mut stream: TcpStream) -> Option<()> {
-    let mut buffer = Vec::new();
-    let end = head(&mut stream, &mut buffer).await?;
-    let accept = accept(&key(&buffer[..end])?);
-    let mut left = buffer.split_off(end);
-    let head = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: {accept}\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).await.ok()?;
-    let mut closed = false;
-    while !closed {
-        let mut out = Vec::new();
-        hear(&stream, &mut left, |opcode, payload| {
-            if out.capacity() == 0 {
-                out = OUT.take();
-                out.clear();
-            }
-            closed |= opcode == 8;
-            write_frame(&mut out, if opcode == 9 { 10 } else { opcode }, payload, false);
-        })
-        .await?;
-        say(&stream, &out).await?;
-        if out.capacity() > 0 {
-            OUT.set(out);
-        }
-    }
-    Some(())
 }
