@@ -11,7 +11,7 @@ use crate::error::{GatewayError, Kind};
 use crate::exchange::End;
 use crate::manifest::model::OnDisconnect;
 use crate::sse::{self, Splitter, StreamTimes};
-use crate::stores::{MessageStatus, Owner, TurnEnd, TurnRef};
+use crate::stores::{MessageStatus, Owner, Piece, TurnEnd, TurnRef};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::BoxBody;
@@ -77,8 +77,8 @@ pub(super) struct Turn {
 #[derive(Debug, Default)]
 struct Said {
     reply: Reply,
-    /// Whether there is more of it than was last saved.
-    fresh: bool,
+    /// How many bytes of it are saved.
+    saved: usize,
 }
 
 /// How a turn ends.
@@ -136,15 +136,20 @@ impl Turn {
         }
     }
 
-    /// What was said by now, if there is more than when this was last asked.
-    pub(super) fn fresh(&self) -> Option<String> {
-        let mut said = self.said();
-        std::mem::take(&mut said.fresh).then(|| said.reply.text().to_owned())
+    /// What was said since it was last saved.
+    pub(super) fn unsaved(&self) -> Option<Piece> {
+        let said = self.said();
+        let text = &said.reply.text()[said.saved..];
+        (!text.is_empty()).then(|| Piece {
+            turn: self.id.clone(),
+            at: said.saved as u64,
+            text: text.to_owned(),
+        })
     }
 
-    /// That what [`fresh`](Self::fresh) gave could not be saved.
-    pub(super) fn unsaved(&self) {
-        self.said().fresh = true;
+    /// That a piece is saved.
+    pub(super) fn is_saved(&self, piece: &Piece) {
+        self.said().saved = piece.end() as usize;
     }
 
     /// Its message is stored, or its account is gone.
@@ -234,12 +239,7 @@ impl Turn {
             let mut events = 0;
             while let Some(event) = splitter.next_event() {
                 events += 1;
-                let meaning = {
-                    let mut said = self.said();
-                    let meaning = said.reply.take(&event);
-                    said.fresh |= meaning == Meaning::Says;
-                    meaning
-                };
+                let meaning = self.said().reply.take(&event);
                 let (status, end) = match meaning {
                     Meaning::Ends => (MessageStatus::Complete, End::Complete),
                     Meaning::Fails => (MessageStatus::Failed, End::Complete),

@@ -484,21 +484,24 @@ impl Turns {
         if running.is_empty() {
             return;
         }
-        let mut said: Vec<(String, String)> = Vec::new();
-        for (number, turn) in running.iter().enumerate() {
-            // Copying megabytes must not hold up what passes meanwhile.
+        let (mut saying, mut said) = (Vec::new(), Vec::new());
+        for (number, turn) in running.into_iter().enumerate() {
+            // Copying much must not hold up what passes meanwhile.
             if number % 32 == 31 {
                 tokio::task::yield_now().await;
             }
-            said.extend(turn.fresh().map(|text| (turn.id.clone(), text)));
+            if let Some(piece) = turn.unsaved() {
+                saying.push(turn);
+                said.push(piece);
+            }
         }
         let until = self.alive_until(SystemTime::now());
         match self.store.keep_turns(self.replica(), &said, until).await {
-            Ok(stop) => stop.iter().for_each(|id| self.stop_asked(id)),
-            Err(error) => {
-                tracing::debug!(%error, "what running answers said cannot be saved now");
-                running.iter().for_each(|turn| turn.unsaved());
+            Ok(stop) => {
+                saying.iter().zip(&said).for_each(|(turn, piece)| turn.is_saved(piece));
+                stop.iter().for_each(|id| self.stop_asked(id));
             }
+            Err(error) => tracing::debug!(%error, "what running answers said cannot be saved now"),
         }
     }
 

@@ -66,12 +66,7 @@ macro_rules! no_conversations {
                 ) -> Stored<Once<TurnRef>> {
                     none()
                 }
-                async fn keep_turns(
-                    &self,
-                    _: &str,
-                    _: &[(String, String)],
-                    _: SystemTime,
-                ) -> Stored<Vec<String>> {
+                async fn keep_turns(&self, _: &str, _: &[Piece], _: SystemTime) -> Stored<Vec<String>> {
                     Ok(Vec::new())
                 }
                 async fn finish_turn(&self, _: &TurnRef, _: &TurnEnd, _: SystemTime) -> Stored<()> {

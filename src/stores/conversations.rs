@@ -1,7 +1,7 @@
 //! Sessions, messages and turns, as rows.
 //!
 //! A *turn* is a question and its answer. It is opened with the user's message, in one transaction; while it runs, its
-//! row keeps what was said so far and says until when its replica is known to be alive; it is closed with the
+//! row says until when its replica is known to be alive, and pieces beside it keep what was said so far; it is closed with the
 //! assistant's message, in one transaction. The turn's id *is* the id of that message, so that however many finish it
 //! (the replica that ran it, one that took it for dead), there is one row.
 //!
@@ -186,6 +186,29 @@ pub trait Conversations: Send + Sync {
     async fn message(&self, owner: &Owner, session_id: &str, id: &str) -> Stored<Message>;
 }
 
+/// A piece of what a running turn said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The turn.
+    pub turn: String,
+    /// How many bytes of what it said come before.
+    pub at: u64,
+    /// What it said there.
+    pub text: String,
+}
+
+impl Piece {
+    /// [`at`](Self::at), as databases count.
+    pub(super) fn place(&self) -> i64 {
+        i64::try_from(self.at).unwrap_or(i64::MAX)
+    }
+
+    /// Where the next one begins.
+    pub fn end(&self) -> u64 {
+        self.at + self.text.len() as u64
+    }
+}
+
 /// Turns that run.
 #[async_trait]
 pub trait Turns: Send + Sync {
@@ -198,15 +221,12 @@ pub trait Turns: Send + Sync {
         retry: Option<&RetryKey>,
         now: SystemTime,
     ) -> Stored<Once<TurnRef>>;
-    /// A replica's word that it runs its turns, until `alive_until`; with what those that went on said so far (turn
-    /// and whole text). The ids of its turns that somebody asked to stop, and of those that said something but are no
-    /// more: their account is deleted. A turn that was taken for dead meanwhile, and so has its message, is none of them.
-    async fn keep_turns(
-        &self,
-        replica: &str,
-        said: &[(String, String)],
-        alive_until: SystemTime,
-    ) -> Stored<Vec<String>>;
+    /// A replica's word that it runs its turns, until `alive_until`; with what those that went on said since they were
+    /// last kept. A piece may be given again, and longer then. The ids of its turns that somebody asked to stop, and of
+    /// those that said something but are no more: their account is deleted. A turn that was taken for dead meanwhile, and
+    /// so has its message, is none of them.
+    async fn keep_turns(&self, replica: &str, said: &[Piece], alive_until: SystemTime)
+    -> Stored<Vec<String>>;
     /// Closes a turn with the assistant's message, in one transaction. A turn that was taken for dead meanwhile gets
     /// this message instead of the one it got then, in its place and with its time. Nothing happens where the account is
     /// deleted.

@@ -14,6 +14,7 @@ mod absent;
 mod bell;
 mod conversations;
 mod faults;
+mod fold;
 mod lockout;
 mod portable;
 mod postgres;
@@ -25,7 +26,7 @@ mod testing;
 mod tests;
 
 pub use conversations::{
-    Author, ChatSession, Conversations, Message, MessageStatus, NewTurn, Once, Order, Owner, RetryKey,
+    Author, ChatSession, Conversations, Message, MessageStatus, NewTurn, Once, Order, Owner, Piece, RetryKey,
     TurnEnd, TurnRef, Turns,
 };
 pub use rows::folded;

@@ -131,19 +131,18 @@ impl PostgresStore {
     }
 
     /// Keeps a replica's turns alive and what they said; which of them shall stop. One statement, however many.
-    async fn keep(
-        &self,
-        replica: &str,
-        said: &[(String, String)],
-        alive_until: i64,
-    ) -> sqlx::Result<Vec<(String,)>> {
-        let ids: Vec<&str> = said.iter().map(|(turn, _)| turn.as_str()).collect();
-        let contents: Vec<Cow<'_, str>> = said.iter().map(|(_, content)| text(content)).collect();
+    async fn keep(&self, replica: &str, said: &[Piece], alive_until: i64) -> sqlx::Result<Vec<(String,)>> {
+        let ids: Vec<&str> = said.iter().map(|piece| piece.turn.as_str()).collect();
+        let places: Vec<i64> = said.iter().map(Piece::place).collect();
+        let contents: Vec<Cow<'_, str>> = said.iter().map(|piece| text(&piece.text)).collect();
         sqlx::query_as(
-            "WITH said AS (SELECT * FROM UNNEST($2::text[], $3::text[]) AS s (id, content)), \
+            "WITH said AS (SELECT * FROM UNNEST($2::text[], $3::bigint[], $4::text[]) AS s (id, place, content)), \
              own AS MATERIALIZED (SELECT id FROM turns WHERE replica = $1 ORDER BY id FOR UPDATE), \
-             kept AS (UPDATE turns SET alive_until = $4, said = COALESCE(said.content, turns.said) \
-             FROM own LEFT JOIN said ON said.id = own.id WHERE turns.id = own.id \
+             pieces AS (INSERT INTO turn_pieces (turn_id, at_byte, said) \
+             SELECT said.id, said.place, said.content FROM said JOIN own ON own.id = said.id \
+             ON CONFLICT (turn_id, at_byte) DO UPDATE SET said = EXCLUDED.said \
+             WHERE length(EXCLUDED.said) > length(turn_pieces.said)), \
+             kept AS (UPDATE turns SET alive_until = $5 FROM own WHERE turns.id = own.id \
              RETURNING turns.id, turns.stop_asked) \
              SELECT id FROM kept WHERE stop_asked UNION ALL \
              SELECT id FROM said WHERE NOT EXISTS (SELECT 1 FROM turns WHERE turns.id = said.id) \
@@ -152,6 +151,7 @@ impl PostgresStore {
         )
         .bind(replica)
         .bind(ids)
+        .bind(places)
         .bind(contents)
         .bind(alive_until)
         .fetch_all(&self.pool)

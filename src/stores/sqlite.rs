@@ -4,12 +4,15 @@
 //! IMMEDIATE: writers queue in the pool under a deadline instead of failing half way with SQLITE_BUSY. Another process
 //! on the same file (`voicegate admin`) is waited for.
 //!
+//! What the log holds is brought into the file by another thread ([`fold`](super::fold)).
+//!
 //! `synchronous = FULL` for the writer: a kill -9 leaves no half transaction in any mode, but under NORMAL a power cut
 //! may take the last commits back, and a used refresh token or a revocation must not come back to life. Writes here
 //! are logins and messages of people, not requests: one fsync each is affordable.
 
 use super::bell::Bell;
 use super::faults::{fault, migration_fault, within};
+use super::fold::{Folder, TOO_LONG};
 use super::portable::{bring_up, portable_store};
 use super::rows::{UserRow, text};
 use super::*;
@@ -46,6 +49,8 @@ pub(super) struct SqliteStore {
     writer: SqlitePool,
     /// Several; in memory, the writer's own.
     readers: SqlitePool,
+    /// None in memory.
+    folder: Option<Folder>,
     call: Duration,
     migrate: Duration,
     bell: Bell,
@@ -68,7 +73,7 @@ impl SqliteStore {
         if in_memory {
             // It lives as long as its only connection.
             let only = pool.max_connections(1).connect_with(options).await.map_err(fault)?;
-            return Ok(Self::new(only.clone(), only, limits));
+            return Ok(Self::new(only.clone(), only, None, limits));
         }
 
         let unopened = |why: &dyn std::fmt::Display| {
@@ -81,21 +86,24 @@ impl SqliteStore {
         let writing =
             options.clone().journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
         switch_to_wal(&writing, limits.call_timeout).await.map_err(|error| unopened(&error))?;
-        let writing = writing.thread_name(|_| WRITER.to_owned());
+        let writing =
+            writing.thread_name(|_| WRITER.to_owned()).pragma("wal_autocheckpoint", TOO_LONG.to_string());
         let writer = pool.clone().max_connections(1).connect_with(writing).await;
         let writer = writer.map_err(|error| unopened(&error))?;
-        go_behind(WRITER);
+        go_behind(WRITER, NICE);
+        let folder = Folder::start(pool.clone(), options.clone(), writer.clone());
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         let readers = pool
             .max_connections(limits.max_connections.clamp(1, cores.max(2)))
             .connect_lazy_with(options.clone().pragma("query_only", "ON"));
-        Ok(Self::new(writer, readers, limits))
+        Ok(Self::new(writer, readers, Some(folder), limits))
     }
 
-    fn new(writer: SqlitePool, readers: SqlitePool, limits: &StoreLimits) -> Self {
+    fn new(writer: SqlitePool, readers: SqlitePool, folder: Option<Folder>, limits: &StoreLimits) -> Self {
         SqliteStore {
             writer,
             readers,
+            folder,
             call: limits.call_timeout,
             migrate: limits.migrate_timeout,
             bell: Bell::default(),
@@ -147,12 +155,7 @@ impl SqliteStore {
 
     /// Keeps a replica's turns alive and what they said; which of them shall stop. A few answers at a time, with rests: SQLite
     /// writes on the cores that pass streams on, and there is one writer, for whom others wait.
-    async fn keep(
-        &self,
-        replica: &str,
-        said: &[(String, String)],
-        alive_until: i64,
-    ) -> sqlx::Result<Vec<(String,)>> {
+    async fn keep(&self, replica: &str, said: &[Piece], alive_until: i64) -> sqlx::Result<Vec<(String,)>> {
         sqlx::query("UPDATE turns SET alive_until = $2 WHERE replica = $1")
             .bind(replica)
             .bind(alive_until)
@@ -164,20 +167,26 @@ impl SqliteStore {
             if number > 0 {
                 tokio::time::sleep(rest).await;
             }
-            let values: Vec<String> =
-                (1..=group.len()).map(|row| format!("(${}, ${})", row * 2, row * 2 + 1)).collect();
+            let values: Vec<String> = (0..group.len() * 3)
+                .step_by(3)
+                .map(|before| format!("(${}, ${}, ${})", before + 2, before + 3, before + 4))
+                .collect();
+            // A call that was given up may yet come behind the one that repeats it: the longer text is the later.
             let sql = format!(
-                "WITH v (id, said) AS (VALUES {}) UPDATE turns SET said = v.said FROM v \
-                 WHERE turns.id = v.id AND turns.replica = $1 RETURNING id",
+                "WITH v (id, place, said) AS (VALUES {}) INSERT INTO turn_pieces (turn_id, at_byte, said) \
+                 SELECT v.id, v.place, v.said FROM v JOIN turns ON turns.id = v.id AND turns.replica = $1 WHERE TRUE \
+                 ON CONFLICT (turn_id, at_byte) DO UPDATE SET said = excluded.said \
+                 WHERE length(excluded.said) > length(turn_pieces.said) RETURNING turn_id",
                 values.join(", ")
             );
             // Numbers and commas alone are put together here.
             let mut query = sqlx::query_as(AssertSqlSafe(sql)).bind(replica);
-            for (turn, content) in group {
-                query = query.bind(turn).bind(text(content));
+            for piece in group {
+                query = query.bind(&piece.turn).bind(piece.place()).bind(text(&piece.text));
             }
             let kept: Vec<(String,)> = query.fetch_all(&self.writer).await?;
-            for (turn, _) in group.iter().filter(|(turn, _)| !kept.iter().any(|(id,)| id == turn)) {
+            let kept = |turn: &str| kept.iter().any(|(id,)| id == turn);
+            for Piece { turn, .. } in group.iter().filter(|piece| !kept(&piece.turn)) {
                 let sql = "SELECT 1 FROM turns WHERE id = $1 UNION ALL SELECT 1 FROM messages WHERE id = $1";
                 if sqlx::query(sql).bind(turn).fetch_optional(&self.writer).await?.is_none() {
                     lost.push((turn.clone(),));
@@ -194,8 +203,8 @@ impl SqliteStore {
     }
 }
 
-/// Gives the threads of that name a lower priority. Where the system has no such thing, they keep theirs.
-fn go_behind(name: &str) {
+/// Gives the threads of that name a priority that many steps lower. Where the system has no such thing, they keep theirs.
+pub(super) fn go_behind(name: &str, steps: i32) {
     let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return };
     for thread in threads.flatten() {
         let called = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
@@ -206,9 +215,9 @@ fn go_behind(name: &str) {
             // Linux takes a thread's id for the thread alone.
             let own = rustix::process::getpriority_process(None);
             let set =
-                own.and_then(|own| rustix::process::setpriority_process(Some(id), (own + NICE).min(19)));
+                own.and_then(|own| rustix::process::setpriority_process(Some(id), (own + steps).min(19)));
             if let Err(error) = set {
-                tracing::debug!(%error, "SQLite's writer keeps its priority");
+                tracing::debug!(%error, name, "a thread of SQLite's keeps its priority");
             }
         }
     }
@@ -258,6 +267,9 @@ impl Store for SqliteStore {
 
     async fn close(&self) {
         let closing = async {
+            if let Some(folder) = &self.folder {
+                folder.close().await;
+            }
             self.readers.close().await;
             // Last: the last connection folds the WAL into the file.
             self.writer.close().await;

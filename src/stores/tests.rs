@@ -19,7 +19,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
 /// Migrations that a new database needs.
-const MIGRATIONS: usize = 2;
+const MIGRATIONS: usize = 3;
 
 /// A database of a test's own, brought up to date, and a store on it.
 struct Bed {

@@ -150,12 +150,19 @@ async fn the_last_reader_to_leave_stops_it() {
 }
 
 #[tokio::test]
-async fn what_is_fresh_is_told_once_and_again_if_it_was_not_saved() {
+async fn what_was_said_is_unsaved_until_it_is_saved() {
     let turn = turn(1024);
-    assert_eq!(turn.fresh(), None);
+    assert_eq!(turn.unsaved(), None);
     read(&turn, answer(vec![(0, Ok(TOKEN))], true, false)).await;
-    assert_eq!(turn.fresh().as_deref(), Some("hi"));
-    assert_eq!(turn.fresh(), None);
-    turn.unsaved();
-    assert_eq!(turn.fresh().as_deref(), Some("hi"));
+    let first = turn.unsaved().unwrap();
+    assert_eq!((&*first.turn, first.at, &*first.text), (&*turn.id, 0, "hi"));
+    // Nobody heard of its being saved, and more is said: the piece comes again, longer.
+    read(&turn, answer(vec![(0, Ok(TOKEN))], true, false)).await;
+    let longer = turn.unsaved().unwrap();
+    assert_eq!((longer.at, &*longer.text), (0, "hihi"));
+    turn.is_saved(&first);
+    let rest = turn.unsaved().unwrap();
+    assert_eq!((rest.at, &*rest.text), (2, "hi"));
+    turn.is_saved(&rest);
+    assert_eq!(turn.unsaved(), None);
 }

@@ -114,10 +114,10 @@ macro_rules! portable_turns {
                 async fn keep_turns(
                     &self,
                     replica: &str,
-                    said: &[(String, String)],
+                    said: &[Piece],
                     alive_until: SystemTime,
                 ) -> Stored<Vec<String>> {
-                    storable([replica].into_iter().chain(said.iter().map(|(turn, _)| turn.as_str())))?;
+                    storable([replica].into_iter().chain(said.iter().map(|piece| piece.turn.as_str())))?;
                     let stop = within(self.call, self.keep(replica, said, millis(alive_until))).await?;
                     Ok(stop.into_iter().map(|(id,)| id).collect())
                 }
@@ -213,15 +213,23 @@ macro_rules! portable_turns {
                                     .await?;
                                 // Asked again with the session locked: it may have ended, or its replica be back.
                                 let said: Option<(String,)> = sqlx::query_as(
-                                    "DELETE FROM turns WHERE id = $1 AND (replica = $2 OR alive_until < $3) \
-                                     RETURNING said",
+                                    "UPDATE turns SET alive_until = alive_until \
+                                     WHERE id = $1 AND (replica = $2 OR alive_until < $3) RETURNING said",
                                 )
                                 .bind(id)
                                 .bind(replica)
                                 .bind(now)
                                 .fetch_optional(&mut *tx)
                                 .await?;
-                                let Some((said,)) = said else { continue };
+                                let Some((mut said,)) = said else { continue };
+                                let pieces: Vec<(String,)> = sqlx::query_as(
+                                    "SELECT said FROM turn_pieces WHERE turn_id = $1 ORDER BY at_byte",
+                                )
+                                .bind(id)
+                                .fetch_all(&mut *tx)
+                                .await?;
+                                said.extend(pieces.into_iter().map(|(piece,)| piece));
+                                sqlx::query("DELETE FROM turns WHERE id = $1").bind(id).execute(&mut *tx).await?;
                                 let status = status_name(MessageStatus::Interrupted);
                                 let tokens = None::<i64>;
                                 if close_turn!(tx, session_id, id, said, status, tokens, now, "NOTHING") {

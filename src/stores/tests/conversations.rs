@@ -1,6 +1,6 @@
 //! What stores promise about sessions, messages and the deletion of users.
 
-use super::turns::{ended, turn};
+use super::turns::{ended, piece, turn};
 use super::*;
 
 /// The owner that a user is.
@@ -359,7 +359,7 @@ async fn hostile_texts_are_only_texts(bed: &Bed) {
         let Once::Done(begun) = bed.store.begin_turn(&ada, &turn, None, at(1)).await.unwrap() else {
             panic!("no key, no retry")
         };
-        bed.store.keep_turns("r1", &[(name.clone(), text.to_owned())], at(20)).await.unwrap();
+        bed.store.keep_turns("r1", &[piece(&name, 0, text)], at(20)).await.unwrap();
         bed.store.finish_turn(&begun, &ended(text), at(1)).await.unwrap();
         let kept = text.replace('\0', "\u{fffd}");
         assert_eq!(contents(bed, &ada, &id, Order::OldestFirst).await, [kept.clone(), kept]);

@@ -55,6 +55,19 @@ async fn the_writer_waits_for_another_process_and_then_gives_up() {
     store.set_role(&user.id, "admin", at(1)).await.unwrap();
 }
 
+/// Before there were pieces, what was said so far stood in the turn's row.
+#[tokio::test]
+async fn what_a_replica_of_before_saved_is_not_lost() {
+    let bed = Bed::sqlite_file().await;
+    let ada = conversations::owner(&bed.user("ada").await);
+    conversations::session(&bed, &ada, "s1", 1).await;
+    turns::begin(&bed, &ada, &turns::turn("s1", "t1"), 1).await;
+    let mut before = SqliteConnection::connect(&bed.url).await.unwrap();
+    sqlx::query("UPDATE turns SET said = 'so far'").execute(&mut before).await.unwrap();
+    assert_eq!(bed.store.recover_turns("r2", at(99)).await.unwrap(), 1);
+    assert_eq!(bed.store.message(&ada, "s1", "t1").await.unwrap().content, "so far");
+}
+
 /// Names the file to [`writes_until_it_is_killed`].
 const VICTIM: &str = "VOICEGATE_TEST_VICTIM";
 

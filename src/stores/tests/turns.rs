@@ -20,11 +20,15 @@ pub(super) fn ended(content: &str) -> TurnEnd {
     TurnEnd { content: content.to_owned(), status: MessageStatus::Complete, total_tokens: Some(7) }
 }
 
-async fn begin(bed: &Bed, owner: &Owner, turn: &NewTurn, seconds: i64) -> TurnRef {
+pub(super) async fn begin(bed: &Bed, owner: &Owner, turn: &NewTurn, seconds: i64) -> TurnRef {
     match bed.store.begin_turn(owner, turn, None, at(seconds)).await.unwrap() {
         Once::Done(turn) => turn,
         other => panic!("{other:?}"),
     }
+}
+
+pub(super) fn piece(turn: &str, at: u64, text: &str) -> Piece {
+    Piece { turn: turn.to_owned(), at, text: text.to_owned() }
 }
 
 async fn said(bed: &Bed, owner: &Owner, session: &str) -> Vec<String> {
@@ -114,7 +118,7 @@ async fn a_replica_keeps_its_turns_alive(bed: &Bed) {
 
     // Also a turn that did not go on, and not that of another replica, whoever speaks of it.
     let words = [("t1", "first"), ("t3", "stolen"), ("gone", "x")];
-    let words = words.map(|(turn, text)| (turn.to_owned(), text.to_owned()));
+    let words = words.map(|(turn, text)| piece(turn, 0, text));
     assert_eq!(bed.store.keep_turns("r1", &words, at(30)).await.unwrap(), ["gone"]);
     assert_eq!(bed.store.recover_turns("new", at(11)).await.unwrap(), 1);
     assert_eq!(bed.store.message(&ada, "s2", "t3").await.unwrap().content, "", "r2 said nothing by then");
@@ -139,6 +143,28 @@ async fn a_replica_keeps_its_turns_alive(bed: &Bed) {
     assert_eq!(said(bed, &ada, "s1").await, ["query t1", "first"]);
 }
 
+/// Whatever of what a replica says is heard twice, or late.
+async fn pieces_of_an_answer_are_put_together(bed: &Bed) {
+    let ada = owner(&bed.user("ada").await);
+    session(bed, &ada, "s1", 1).await;
+    begin(bed, &ada, &turn("s1", "t1"), 1).await;
+    begin(bed, &ada, &turn("s1", "t2"), 1).await;
+    for pieces in [
+        vec![piece("t1", 0, "今天"), piece("t2", 0, "x")],
+        // The answer to the one before was lost, and more was said; then the first comes once more.
+        vec![piece("t1", 0, "今天天气")],
+        vec![piece("t1", 0, "今天")],
+        vec![piece("t1", 12, "很好"), piece("t2", 1, "y")],
+        vec![piece("t1", 18, "。")],
+    ] {
+        assert_eq!(bed.store.keep_turns("r1", &pieces, at(10)).await.unwrap(), none());
+    }
+    assert_eq!(bed.store.recover_turns("r2", at(11)).await.unwrap(), 2);
+    assert_eq!(bed.store.message(&ada, "s1", "t1").await.unwrap().content, "今天天气很好。");
+    assert_eq!(bed.store.message(&ada, "s1", "t2").await.unwrap().content, "xy");
+    assert_eq!(bed.count("turn_pieces").await.unwrap_or(0), 0, "they go with their turn");
+}
+
 async fn a_replica_that_starts_again_closes_what_it_left(bed: &Bed) {
     let ada = owner(&bed.user("ada").await);
     session(bed, &ada, "s1", 1).await;
@@ -154,7 +180,7 @@ async fn who_finishes_late_is_right(bed: &Bed) {
     let ada = owner(&bed.user("ada").await);
     session(bed, &ada, "s1", 1).await;
     let begun = begin(bed, &ada, &turn("s1", "t1"), 1).await;
-    bed.store.keep_turns("r1", &[("t1".to_owned(), "half".to_owned())], at(10)).await.unwrap();
+    bed.store.keep_turns("r1", &[piece("t1", 0, "half")], at(10)).await.unwrap();
     assert_eq!(bed.store.recover_turns("r2", at(11)).await.unwrap(), 1);
     talk(bed, &ada, "s1", "t2", 12).await;
     assert_eq!(said(bed, &ada, "s1").await, ["query t1", "half", "query t2", "answer t2"]);
@@ -279,12 +305,13 @@ async fn deleting_an_account_during_a_turn_resurrects_nothing(bed: &Bed) {
     let ada = owner(&user);
     session(bed, &ada, "s1", 1).await;
     let begun = begin(bed, &ada, &turn("s1", "t1"), 1).await;
+    bed.store.keep_turns("r1", &[piece("t1", 0, "on")], at(20)).await.unwrap();
     bed.store.delete_user(&user.id, at(2)).await.unwrap();
-    let words = [("t1".to_owned(), "on and on".to_owned())];
+    let words = [piece("t1", 2, " and on")];
     assert_eq!(bed.store.keep_turns("r1", &words, at(20)).await.unwrap(), ["t1"], "nobody wants it any more");
     bed.store.finish_turn(&begun, &ended("answer"), at(3)).await.unwrap();
     assert_eq!(bed.store.recover_turns("r1", at(99)).await.unwrap(), 0);
-    for table in ["users", "sessions", "messages", "turns"] {
+    for table in ["users", "sessions", "messages", "turns", "turn_pieces"] {
         if let Some(count) = bed.count(table).await {
             assert_eq!(count, 0, "{table}");
         }
@@ -337,7 +364,8 @@ async fn a_thousand_turns_are_kept_at_once(bed: &Bed) {
         begin(bed, &ada, &turn("s1", &format!("t{number}")), 1).await;
     }
     let text = "word ".repeat(200);
-    let words: Vec<_> = (0..1000).map(|number| (format!("t{number}"), format!("{text}{number}"))).collect();
+    let words: Vec<_> =
+        (0..1000).map(|number| piece(&format!("t{number}"), 0, &format!("{text}{number}"))).collect();
     let start = std::time::Instant::now();
     assert_eq!(bed.store.keep_turns("r1", &words, at(30)).await.unwrap(), none());
     let took = start.elapsed();
@@ -354,6 +382,7 @@ contract!(
     a_turn_is_a_question_and_an_answer,
     however_often_a_turn_is_finished_there_is_one_message,
     a_replica_keeps_its_turns_alive,
+    pieces_of_an_answer_are_put_together,
     a_replica_that_starts_again_closes_what_it_left,
     who_finishes_late_is_right,
     finishing_and_recovering_at_once_leave_the_finisher_s_message,

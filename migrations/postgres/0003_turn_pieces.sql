@@ -1,0 +1,11 @@
+-- What running turns said so far, in pieces: what is saved each second is what came since, not all of it again.
+-- `turns.said` is no longer written; what a replica of before wrote there is still read.
+
+CREATE TABLE turn_pieces (
+    turn_id TEXT COLLATE "C" NOT NULL REFERENCES turns (id) ON DELETE CASCADE,
+    -- How many bytes of the answer come before it.
+    at_byte BIGINT  NOT NULL,
+    said    TEXT    NOT NULL,
+    PRIMARY KEY (turn_id, at_byte)
+    -- Rows come every second and go with their turns.
+) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000);
