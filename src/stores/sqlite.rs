@@ -8,7 +8,8 @@
 //!
 //! `synchronous = FULL` for the writer: a kill -9 leaves no half transaction in any mode, but under NORMAL a power cut
 //! may take the last commits back, and a used refresh token or a revocation must not come back to life. Writes here
-//! are logins and messages of people, not requests: one fsync each is affordable.
+//! are logins and messages of people, not requests: one fsync each is affordable. What running answers said so far is
+//! there for a process that is killed, and needs none.
 
 use super::bell::Bell;
 use super::faults::{fault, migration_fault, within};
@@ -17,6 +18,7 @@ use super::portable::{bring_up, portable_store};
 use super::rows::{UserRow, text};
 use super::*;
 use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
@@ -24,6 +26,7 @@ use sqlx::sqlite::{
 use sqlx::{AssertSqlSafe, Connection, Sqlite, Transaction};
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 pub(super) static MIGRATIONS: Migrator = Migrator {
@@ -49,6 +52,8 @@ pub(super) struct SqliteStore {
     writer: SqlitePool,
     /// Several; in memory, the writer's own.
     readers: SqlitePool,
+    /// Whether the writer does without fsync until somebody else takes it.
+    hasty: Arc<AtomicBool>,
     /// None in memory.
     folder: Option<Folder>,
     call: Duration,
@@ -73,7 +78,7 @@ impl SqliteStore {
         if in_memory {
             // It lives as long as its only connection.
             let only = pool.max_connections(1).connect_with(options).await.map_err(fault)?;
-            return Ok(Self::new(only.clone(), only, None, limits));
+            return Ok(Self::new(only.clone(), only, Arc::default(), None, limits));
         }
 
         let unopened = |why: &dyn std::fmt::Display| {
@@ -88,7 +93,18 @@ impl SqliteStore {
         switch_to_wal(&writing, limits.call_timeout).await.map_err(|error| unopened(&error))?;
         let writing =
             writing.thread_name(|_| WRITER.to_owned()).pragma("wal_autocheckpoint", TOO_LONG.to_string());
-        let writer = pool.clone().max_connections(1).connect_with(writing).await;
+        let hasty = Arc::<AtomicBool>::default();
+        let was_hasty = hasty.clone();
+        let careful = pool.clone().before_acquire(move |connection, _| {
+            let was = was_hasty.swap(false, Ordering::Relaxed);
+            Box::pin(async move {
+                if was {
+                    sqlx::query("PRAGMA synchronous = FULL").execute(connection).await?;
+                }
+                Ok(true)
+            })
+        });
+        let writer = careful.max_connections(1).connect_with(writing).await;
         let writer = writer.map_err(|error| unopened(&error))?;
         go_behind(WRITER, NICE);
         let folder = Folder::start(pool.clone(), options.clone(), writer.clone());
@@ -96,13 +112,20 @@ impl SqliteStore {
         let readers = pool
             .max_connections(limits.max_connections.clamp(1, cores.max(2)))
             .connect_lazy_with(options.clone().pragma("query_only", "ON"));
-        Ok(Self::new(writer, readers, Some(folder), limits))
+        Ok(Self::new(writer, readers, hasty, Some(folder), limits))
     }
 
-    fn new(writer: SqlitePool, readers: SqlitePool, folder: Option<Folder>, limits: &StoreLimits) -> Self {
+    fn new(
+        writer: SqlitePool,
+        readers: SqlitePool,
+        hasty: Arc<AtomicBool>,
+        folder: Option<Folder>,
+        limits: &StoreLimits,
+    ) -> Self {
         SqliteStore {
             writer,
             readers,
+            hasty,
             folder,
             call: limits.call_timeout,
             migrate: limits.migrate_timeout,
@@ -134,6 +157,14 @@ impl SqliteStore {
         self.writer.begin_with("BEGIN IMMEDIATE").await
     }
 
+    /// The writer, without fsync. Whoever takes it next has it with.
+    async fn hasty_writer(&self) -> sqlx::Result<PoolConnection<Sqlite>> {
+        let mut writer = self.writer.acquire().await?;
+        self.hasty.store(true, Ordering::Relaxed);
+        sqlx::query("PRAGMA synchronous = NORMAL").execute(&mut *writer).await?;
+        Ok(writer)
+    }
+
     async fn one_user<'q>(
         &self,
         query: sqlx::query::QueryAs<'q, Sqlite, UserRow, sqlx::sqlite::SqliteArguments>,
@@ -159,7 +190,7 @@ impl SqliteStore {
         sqlx::query("UPDATE turns SET alive_until = $2 WHERE replica = $1")
             .bind(replica)
             .bind(alive_until)
-            .execute(&self.writer)
+            .execute(&mut *self.hasty_writer().await?)
             .await?;
         let mut lost = Vec::new();
         let rest = REST.min(RESTS / said.len().div_ceil(AT_ONCE).max(1) as u32);
@@ -184,11 +215,12 @@ impl SqliteStore {
             for piece in group {
                 query = query.bind(&piece.turn).bind(piece.place()).bind(text(&piece.text));
             }
-            let kept: Vec<(String,)> = query.fetch_all(&self.writer).await?;
+            let mut writer = self.hasty_writer().await?;
+            let kept: Vec<(String,)> = query.fetch_all(&mut *writer).await?;
             let kept = |turn: &str| kept.iter().any(|(id,)| id == turn);
             for Piece { turn, .. } in group.iter().filter(|piece| !kept(&piece.turn)) {
                 let sql = "SELECT 1 FROM turns WHERE id = $1 UNION ALL SELECT 1 FROM messages WHERE id = $1";
-                if sqlx::query(sql).bind(turn).fetch_optional(&self.writer).await?.is_none() {
+                if sqlx::query(sql).bind(turn).fetch_optional(&mut *writer).await?.is_none() {
                     lost.push((turn.clone(),));
                 }
             }
@@ -315,6 +347,24 @@ fn is_locked(error: &sqlx::Error) -> bool {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn only_what_answers_said_so_far_does_without_fsync() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("a.db").display());
+        let store = SqliteStore::open(&url, &StoreLimits::default()).await.unwrap();
+        let level = async |writer: &mut SqliteConnection| -> i64 {
+            sqlx::query_scalar("PRAGMA synchronous").fetch_one(writer).await.unwrap()
+        };
+        const NORMAL: i64 = 1;
+        const FULL: i64 = 2;
+        assert_eq!(level(&mut *store.writer.acquire().await.unwrap()).await, FULL);
+        assert_eq!(level(&mut *store.hasty_writer().await.unwrap()).await, NORMAL);
+        assert_eq!(level(&mut *store.begin().await.unwrap()).await, FULL);
+        // Whoever had it gives up in the middle.
+        drop(tokio::time::timeout(Duration::ZERO, store.hasty_writer()).await);
+        assert_eq!(level(&mut *store.writer.acquire().await.unwrap()).await, FULL);
+    }
 
     #[tokio::test]
     async fn the_writer_goes_behind_and_nobody_else_does() {

@@ -4,13 +4,13 @@
 
 #![forbid(unsafe_code)]
 
-use load::{argument, marks, micros, now, quantile, turn};
+use load::{argument, marks, micros, now, quantile, stay_awake, turn};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::{JoinSet, LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
 #[derive(Default)]
@@ -54,6 +54,7 @@ async fn main() {
     let limit = Duration::from_millis(events as u64 * pace + 15_000);
     LocalSet::new()
         .run_until(async {
+            spawn_local(stay_awake());
             let mut tasks = JoinSet::new();
             for index in 0..streams {
                 let (address, request, seen) = (address.clone(), request(index), seen.clone());
