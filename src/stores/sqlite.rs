@@ -4,7 +4,7 @@
 //! IMMEDIATE: writers queue in the pool under a deadline instead of failing half way with SQLITE_BUSY. Another process
 //! on the same file (`voicegate admin`) is waited for.
 //!
-//! What the log holds is brought into the file by another thread ([`fold`](super::fold)).
+//! Another thread brings what the log holds into the file: [`super::fold`].
 //!
 //! `synchronous = FULL` for the writer: a kill -9 leaves no half transaction in any mode, but under NORMAL a power cut
 //! may take the last commits back, and a used refresh token or a revocation must not come back to life. Writes here
