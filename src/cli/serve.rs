@@ -44,11 +44,10 @@ pub(super) fn run(command: Serve) -> u8 {
     code
 }
 
-/// Sockets that one look at them reports at most. What a task reads and what it wakes must still be in the core's cache when it
-/// runs: with a thousand ready at once (tokio's default is 1,024) each waited behind all others, at twice the cost an event.
-const SOCKETS_AT_ONCE: usize = 32;
-/// Tasks that run before the sockets are looked at again, if there are so many: those of one look and what they woke come first.
-const TASKS_AT_ONCE: u32 = 256;
+/// Sockets that one look at them reports at most, where there is one worker. What a task reads and what it wakes must still be in the
+/// core's cache when it runs: with a thousand ready at once (tokio's default is 1,024) each waited behind all others, at twice the
+/// cost an event. tokio looks again after 61 tasks: these, and the one that each may wake, are through by then.
+const SOCKETS_AT_ONCE: usize = 24;
 
 /// One worker needs no other to be able to take its work over, and does without what that costs.
 fn runtime(workers: Option<usize>) -> std::io::Result<Runtime> {
@@ -56,10 +55,12 @@ fn runtime(workers: Option<usize>) -> std::io::Result<Runtime> {
         Some(0 | 1) => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
-    if let Some(workers @ 2..) = workers {
-        builder.worker_threads(workers);
-    }
-    builder.max_io_events_per_tick(SOCKETS_AT_ONCE).event_interval(TASKS_AT_ONCE).enable_all().build()
+    match workers {
+        Some(0 | 1) => builder.max_io_events_per_tick(SOCKETS_AT_ONCE),
+        Some(workers) => builder.worker_threads(workers),
+        None => &mut builder,
+    };
+    builder.enable_all().build()
 }
 
 async fn serve(command: Serve, log: &LogGuard) -> u8 {

@@ -352,7 +352,7 @@ async fn an_answer_of_a_killed_replica_is_closed_by_the_other_with_what_was_save
     model.say(9);
     back.events(3).await;
     eventually("it is saved", SOON, async || {
-        stores.database.number("SELECT COUNT(*) FROM turns WHERE said LIKE '%8 '").await == 1
+        stores.database.number("SELECT COUNT(*) FROM turn_pieces WHERE said LIKE '%8 '").await == 1
     })
     .await;
     one.signal("KILL");
